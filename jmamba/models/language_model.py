@@ -1,0 +1,232 @@
+"""The Mamba language model: embedding, stacked blocks, norm and output projection."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+from jmamba_kernels import accumulation_dtype
+
+from jmamba.models.config import MambaConfig
+from jmamba.models.mixer import Block, Precision, RMSNorm, torch_uniform
+from jmamba.types import LayerCache, Tokens
+
+
+class LMOutput(NamedTuple):
+    """Next-token logits in float32 and what the model remembers of the tokens."""
+
+    logits: Float[Array, "b l v"]
+    cache: LayerCache
+
+
+class MambaLM(nnx.Module):
+    """A Mamba-1 or Falcon-Mamba language model.
+
+    Blocks are stacked along a leading layer axis and scanned, so that compile time does
+    not grow with depth. Parameters are ordinary `nnx.Param`s: `nnx.split`, `nnx.state`
+    and optax work as usual.
+
+    Args:
+      config: sizes and choices.
+      dtype: compute dtype of activations.
+      param_dtype: dtype of stored weights; A_log, D and the step-size bias stay float32.
+      remat: whether the backward pass recomputes each block instead of storing its
+        intermediate values.
+      rngs: source of the initial weights.
+
+    Examples:
+      >>> config = MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = MambaLM(config, rngs=nnx.Rngs(0))
+      >>> tokens = jnp.array([list(b"hello")])
+      >>> model(tokens).logits.shape
+      (1, 5, 256)
+      >>> cache = model(tokens[:, :4]).cache  # prefill, then one step
+      >>> step = model(tokens[:, 4:], cache=cache)
+      >>> bool(jnp.allclose(step.logits[:, -1], model(tokens).logits[:, -1], atol=1e-5))
+      True
+
+    References:
+      Gu & Dao, "Mamba", arXiv 2312.00752.
+    """
+
+    def __init__(
+        self,
+        config: MambaConfig,
+        *,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        precision = Precision(jnp.dtype(param_dtype), jnp.dtype(dtype))
+        self.config, self.remat, self.dtype = config, remat, precision.compute
+
+        @nnx.split_rngs(splits=config.num_layers)
+        @nnx.vmap(in_axes=(0,), out_axes=0)
+        def stack_blocks(rngs):
+            return Block(config, precision=precision, rngs=rngs)
+
+        table_shape = (config.vocab_size, config.d_model)
+        table = jax.random.normal(rngs.params(), table_shape, precision.param)
+        self.embedding = nnx.Param(table * jnp.asarray(0.02, table.dtype))
+        self.layers = stack_blocks(rngs)
+        self.norm_f = RMSNorm(config.d_model, eps=config.norm_eps, precision=precision)
+        head_shape = (config.d_model, config.vocab_size)
+        self.lm_head = (
+            None
+            if config.tie_embeddings
+            else nnx.Param(torch_uniform(rngs.params(), head_shape, precision.param))
+        )
+
+    def __call__(
+        self,
+        tokens: Tokens,
+        *,
+        attention_mask: Bool[Array, "b l"] | Int[Array, "b l"] | None = None,
+        segment_ids: Int[Array, "b l"] | None = None,
+        cache: LayerCache | None = None,
+    ) -> LMOutput:
+        """Return next-token logits for every position.
+
+        Args:
+          tokens: token ids.
+          attention_mask: 1 where a token is, 0 where padding is, on any side: each row
+            gets what it gets alone. Logits at padding are those of the token before.
+          segment_ids: id of the sequence a token belongs to, for packed sequences;
+            the first segment of a row continues from the cache.
+          cache: what a call on earlier tokens returned; this call continues from there.
+
+        Raises:
+          ValueError: tokens are not (b, l) integers within the vocabulary, or the mask
+            has another shape.
+        """
+        check_tokens(tokens, self.config.vocab_size, attention_mask)
+        tokens = jnp.asarray(tokens)
+        graphdef, state = nnx.split(self)
+        return _forward(graphdef, state, tokens, attention_mask, segment_ids, cache)
+
+    def layer(self, index: int) -> Block:
+        """Return one block as a module of its own.
+
+        Raises:
+          IndexError: there is no such layer; negative indices count from the end.
+        """
+        count = self.config.num_layers
+        if not -count <= index < count:
+            raise IndexError(f"layer {index} of a model with {count} layers (0 based).")
+        graphdef, state = nnx.split(self.layers)
+        return nnx.merge(graphdef, jax.tree.map(lambda x: x[index], state))
+
+    def embed(self, tokens: Tokens) -> Float[Array, "b l m"]:
+        """Return the residual stream before the first block."""
+        x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.dtype)
+        if not self.config.residual_in_fp32:
+            return x
+        return x.astype(accumulation_dtype(x.dtype))
+
+    def unembed(self, x: Float[Array, "*b m"]) -> Float[Array, "*b v"]:
+        """Return float32 logits of a residual stream after the last block."""
+        x = self.norm_f(x)
+        head = self.embedding[...].T if self.lm_head is None else self.lm_head[...]
+        dtype = accumulation_dtype(x.dtype)
+        return jnp.matmul(x, head.astype(x.dtype), preferred_element_type=dtype)
+
+    def empty_cache(self, batch: int) -> LayerCache:
+        """Return the cache of a model that has seen no token."""
+        c = self.config
+        ssm_dtype = accumulation_dtype(self.dtype)
+        return LayerCache(
+            jnp.zeros((c.num_layers, batch, c.d_inner, c.d_conv - 1), self.dtype),
+            jnp.zeros((c.num_layers, batch, c.d_inner, c.d_state), ssm_dtype),
+        )
+
+    def run_layers(
+        self, x: Float[Array, "b l m"], visit=None, *, cache=None, **options
+    ):
+        """Run the stacked blocks in one scan.
+
+        Args:
+          x: the residual stream before the first block.
+          visit: called as visit(carry, x_in, BlockOutput) -> carry after each block, to
+            record what an analysis needs; a pair (visit, initial carry), or None.
+          cache: what a call on earlier tokens returned.
+          **options: `lengths` and `segment_ids` of `Block`.
+
+        Returns:
+          The residual stream after the last block, the new cache and visit's carry.
+        """
+        visit, carry = visit or (lambda carry, x, out: carry, None)
+        graphdef, state = nnx.split(self.layers)
+
+        def body(carry, layer):
+            x, visited = carry
+            state, cache = layer
+            out = nnx.merge(graphdef, state)(x, cache=cache, **options)
+            return (out.x, visit(visited, x, out)), out.cache
+
+        body = jax.checkpoint(body) if self.remat else body
+        (x, carry), cache = jax.lax.scan(body, (x, carry), (state, cache))
+        return x, cache, carry
+
+
+@partial(jax.jit, static_argnames="graphdef")
+def _forward(graphdef, state, tokens, attention_mask, segment_ids, cache):
+    model = nnx.merge(graphdef, state)
+    if attention_mask is None:
+        x, cache, _ = model.run_layers(
+            model.embed(tokens), cache=cache, segment_ids=segment_ids
+        )
+        return LMOutput(model.unembed(x), cache)
+    order, lengths, back = compact(attention_mask)
+    tokens = jnp.take_along_axis(tokens, order, axis=1)
+    if segment_ids is not None:
+        segment_ids = jnp.take_along_axis(segment_ids, order, axis=1)
+    x, cache, _ = model.run_layers(
+        model.embed(tokens), cache=cache, lengths=lengths, segment_ids=segment_ids
+    )
+    logits = jnp.take_along_axis(model.unembed(x), back[:, :, None], axis=1)
+    return LMOutput(logits, cache)
+
+
+def compact(attention_mask):
+    """Say how to move the tokens of each row to its front, padding to its end.
+
+    Returns:
+      order (b, l): which position comes at each place; lengths (b,): tokens per row;
+      back (b, l): where to read the result of each position, padding reading that of
+      the token before it.
+    """
+    mask = jnp.asarray(attention_mask).astype(bool)
+    order = jnp.argsort(~mask, axis=1, stable=True)
+    back = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+    return order, jnp.sum(mask, axis=1), back
+
+
+def check_tokens(tokens, vocab_size: int, attention_mask=None) -> None:
+    """Raise unless tokens are (b, l) integers within the vocabulary.
+
+    Values are checked only where they are known, that is outside of jit.
+    """
+    shape, dtype = jnp.shape(tokens), jnp.result_type(tokens)
+    if len(shape) != 2 or not jnp.issubdtype(dtype, jnp.integer):
+        raise ValueError(
+            f"tokens must be integers of shape (batch, length), but got {dtype} of "
+            f"shape {shape}. For one text of ids write jnp.array([ids])."
+        )
+    if shape[1] == 0:
+        raise ValueError("tokens are empty (length 0); give at least one token.")
+    if attention_mask is not None and jnp.shape(attention_mask) != shape:
+        raise ValueError(
+            f"attention_mask has shape {jnp.shape(attention_mask)}, but tokens have "
+            f"{shape}; give one 0 or 1 per token."
+        )
+    if not isinstance(tokens, jax.core.Tracer):
+        low, high = int(np.min(tokens)), int(np.max(tokens))
+        if low < 0 or high >= vocab_size:
+            raise ValueError(
+                f"token ids must lie in [0, {vocab_size}), but range from {low} to "
+                f"{high}. Was the text encoded with another model's tokenizer?"
+            )

@@ -1,0 +1,111 @@
+"""The short causal depthwise convolution in front of the scan."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+from jmamba_kernels import accumulation_dtype
+
+
+class ConvOutput(NamedTuple):
+    """Outputs `y` and the last k-1 inputs, from which a continuation goes on."""
+
+    y: Float[Array, "b l d"]
+    last_state: Float[Array, "b d k-1"]
+
+
+def causal_conv1d(
+    x: Float[Array, "b l d"],
+    weight: Float[Array, "d k"],
+    bias: Float[Array, "d"] | None = None,
+    *,
+    activation: str | None = None,
+    initial_state: Float[Array, "b d k-1"] | None = None,
+    segment_ids: Int[Array, "b l"] | None = None,
+) -> ConvOutput:
+    """Convolve each channel with its own causal window.
+
+        y[t] = act(bias + sum_j weight[j] x[t - (k-1) + j])
+
+    Sums are float32 for float32, bfloat16 and float16 inputs, float64 for float64.
+
+    Args:
+      x: input.
+      weight: one window per channel, the current token last.
+      bias: added before the activation.
+      activation: None or "silu".
+      initial_state: the k-1 inputs before the first token; None for zeros.
+      segment_ids: tokens of another segment count as zeros (packed sequences); the
+        first segment continues from `initial_state`.
+
+    Returns:
+      y in the dtype of x, and the last k-1 inputs of the sequence.
+
+    Raises:
+      ValueError: shapes do not fit together, or the activation is unknown.
+
+    Examples:
+      >>> x = jnp.arange(1.0, 4.0).reshape(1, 3, 1)
+      >>> y, last_state = causal_conv1d(x, jnp.array([[1.0, 10.0]]))
+      >>> y[0, :, 0].tolist(), last_state.tolist()
+      ([10.0, 21.0, 32.0], [[[3.0]]])
+
+    References:
+      Gu & Dao, "Mamba", arXiv 2312.00752, section 3.4, figure 3.
+    """
+    x, weight = jnp.asarray(x), jnp.asarray(weight)
+    window = _check(x, weight, bias, activation, initial_state, segment_ids)
+    length = x.shape[1]
+    if initial_state is None:
+        past = jnp.zeros((x.shape[0], window - 1, x.shape[2]), x.dtype)
+    else:
+        past = jnp.swapaxes(initial_state, 1, 2).astype(x.dtype)  # b d k-1 -> b k-1 d
+    padded = jnp.concatenate([past, x], axis=1)
+    dtype = accumulation_dtype(x.dtype)
+    y = jnp.zeros(x.shape, dtype)
+    if bias is not None:
+        y = y + jnp.asarray(bias).astype(dtype)
+    for j in range(window):
+        term = padded[:, j : j + length].astype(dtype) * weight[:, j].astype(dtype)
+        if segment_ids is not None:
+            term = jnp.where(_same_segment(segment_ids, window - 1 - j), term, 0)
+        y = y + term
+    if activation == "silu":
+        y = jax.nn.silu(y)
+    last_state = jnp.swapaxes(padded[:, length:], 1, 2)  # b k-1 d -> b d k-1
+    return ConvOutput(y.astype(x.dtype), last_state)
+
+
+def _same_segment(segment_ids, shift):
+    """Return whether the token `shift` places back has the same id, (b, l, 1)."""
+    first = jnp.broadcast_to(segment_ids[:, :1], (segment_ids.shape[0], shift))
+    length = segment_ids.shape[1]
+    shifted = jnp.concatenate([first, segment_ids], axis=1)[:, :length]
+    return (shifted == segment_ids)[:, :, None]
+
+
+def _check(x, weight, bias, activation, initial_state, segment_ids) -> int:
+    """Return the window size, or raise an error that says what does not fit."""
+    if x.ndim != 3 or weight.ndim != 2 or weight.shape[0] != x.shape[2]:
+        raise ValueError(
+            f"causal_conv1d needs x (b, l, d) and weight (d, k), but got x {x.shape} "
+            f"and weight {weight.shape}. The order is batch, length, channel."
+        )
+    (b, l, d), k = x.shape, weight.shape[1]  # noqa: E741
+    needed = {
+        "bias": (bias, (d,)),
+        "initial_state": (initial_state, (b, d, k - 1)),
+        "segment_ids": (segment_ids, (b, l)),
+    }
+    for name, (value, shape) in needed.items():
+        if value is not None and jnp.shape(value) != shape:
+            raise ValueError(
+                f"causal_conv1d: {name} has shape {jnp.shape(value)}, but x {x.shape} "
+                f"and weight {weight.shape} need {shape}."
+            )
+    if activation not in (None, "silu"):
+        raise ValueError(
+            f"causal_conv1d: unknown activation {activation!r}; give None or 'silu'."
+        )
+    return k

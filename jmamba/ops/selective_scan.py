@@ -1,0 +1,221 @@
+"""The selective scan: validation in front of the primitives."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+from jmamba_kernels import IMPLEMENTATIONS, ScanInputs, accumulation_dtype
+
+from jmamba.ops import primitives
+
+
+class ScanOutput(NamedTuple):
+    """Outputs `y` and the state after the last step."""
+
+    y: Float[Array, "b l d"]
+    last_state: Float[Array, "b d n"]
+
+
+def selective_scan(
+    u: Float[Array, "b l d"],
+    delta: Float[Array, "b l d"],
+    A: Float[Array, "d n"],
+    B: Float[Array, "b l n"] | Float[Array, "b l g n"],
+    C: Float[Array, "b l n"] | Float[Array, "b l g n"],
+    D: Float[Array, "d"] | None = None,
+    z: Float[Array, "b l d"] | None = None,
+    delta_bias: Float[Array, "d"] | None = None,
+    *,
+    delta_softplus: bool = False,
+    initial_state: Float[Array, "b d n"] | None = None,
+    segment_ids: Int[Array, "b l"] | None = None,
+    implementation: str | None = None,
+) -> ScanOutput:
+    """Run the selective state space recurrence over a sequence.
+
+        delta[t] = softplus(delta[t] + delta_bias)
+        h[t] = exp(delta[t] A) h[t-1] + delta[t] B[t] u[t]
+        y[t] = (C[t] . h[t] + D u[t]) silu(z[t])
+
+    Every JAX transform works: jit, grad, jvp, jacfwd, jacrev, hessian, vmap over any
+    argument, checkpoint, linearize, scan. States and sums are float32 for float32,
+    bfloat16 and float16 inputs, and float64 for float64.
+
+    Args:
+      u: input, one value per token and channel.
+      delta: step sizes; positive unless `delta_softplus` makes them so.
+      A: continuous-time decay rates, negative.
+      B: input gates, shared by all channels or by those of one of g groups.
+      C: output gates, like B.
+      D: skip weights; None for no skip.
+      z: gate, applied as silu(z); None for no gate.
+      delta_bias: added to delta before softplus.
+      delta_softplus: whether to apply softplus to delta + delta_bias.
+      initial_state: state before the first token; None for zero.
+      segment_ids: the state is reset wherever the id differs from the token before
+        (packed sequences). The first token continues from `initial_state`.
+      implementation: None picks one when the program is lowered, per platform; a name
+        of `jmamba.ops.IMPLEMENTATIONS`, or "xla", never falls back to another.
+
+    Returns:
+      y in the dtype of u, and the state after the last token, both differentiable.
+
+    Raises:
+      ValueError: shapes do not fit together, or the implementation is unknown.
+      TypeError: an operand is not a real floating-point array.
+
+    Examples:
+      >>> ones = jnp.ones((1, 3, 2))
+      >>> gate = jnp.ones((1, 3, 1))
+      >>> y, last_state = selective_scan(ones, ones, -jnp.ones((2, 1)), gate, gate)
+      >>> [round(float(v), 3) for v in y[0, :, 0]]
+      [1.0, 1.368, 1.503]
+
+    References:
+      Gu & Dao, "Mamba", arXiv 2312.00752, section 3.2, algorithm 2.
+    """
+    B, C = (x[:, :, None] if x.ndim == 3 else x for x in map(jnp.asarray, (B, C)))
+    inputs = ScanInputs(
+        u, delta, A, B, C, D, z, delta_bias, initial_state, segment_ids
+    )
+    inputs = jax.tree.map(jnp.asarray, inputs)
+    check_inputs(inputs)
+    check_implementation(implementation)
+    result = primitives.scan(
+        inputs, delta_softplus=bool(delta_softplus), implementation=implementation
+    )
+    return ScanOutput(result.y, result.last_state)
+
+
+def selective_state_update(
+    state: Float[Array, "b d n"],
+    u: Float[Array, "b d"],
+    delta: Float[Array, "b d"],
+    A: Float[Array, "d n"],
+    B: Float[Array, "b n"] | Float[Array, "b g n"],
+    C: Float[Array, "b n"] | Float[Array, "b g n"],
+    D: Float[Array, "d"] | None = None,
+    z: Float[Array, "b d"] | None = None,
+    delta_bias: Float[Array, "d"] | None = None,
+    *,
+    delta_softplus: bool = False,
+) -> tuple[Float[Array, "b d"], Float[Array, "b d n"]]:
+    """Advance the recurrence of `selective_scan` by one token.
+
+    Args:
+      state: state before the token.
+      u, delta, A, B, C, D, z, delta_bias, delta_softplus: as in `selective_scan`,
+        without the length axis.
+
+    Returns:
+      y in the dtype of u, and the new state in the dtype of the recurrence.
+
+    Raises:
+      ValueError: shapes do not fit together.
+      TypeError: an operand is not a real floating-point array.
+
+    Examples:
+      >>> ones = jnp.ones((1, 2))
+      >>> A, gate = -jnp.ones((2, 1)), jnp.ones((1, 1))
+      >>> y, state = selective_state_update(jnp.ones((1, 2, 1)), ones, ones, A, gate, gate)
+      >>> round(float(y[0, 0]), 3)
+      1.368
+
+    References:
+      Gu & Dao, "Mamba", arXiv 2312.00752, section 3.2, algorithm 2.
+    """
+    B, C = (x[:, None] if x.ndim == 2 else x for x in map(jnp.asarray, (B, C)))
+    inputs = ScanInputs(
+        *(x[:, None] for x in map(jnp.asarray, (u, delta))),
+        A,
+        B[:, None],
+        C[:, None],
+        D,
+        None if z is None else jnp.asarray(z)[:, None],
+        delta_bias,
+        state,
+    )
+    inputs = jax.tree.map(jnp.asarray, inputs)
+    check_inputs(inputs)
+    dtype = accumulation_dtype(inputs.u.dtype)
+    u, delta, A, B, C, D, z, delta_bias, state, _ = (
+        None if x is None else x.astype(dtype) for x in inputs
+    )
+    u, delta, B, C = u[:, 0], delta[:, 0], B[:, 0], C[:, 0]
+    if delta_bias is not None:
+        delta = delta + delta_bias
+    if delta_softplus:
+        delta = jax.nn.softplus(delta)
+    B, C = (jnp.repeat(x, u.shape[-1] // x.shape[1], axis=1) for x in (B, C))
+    A_bar = jnp.exp(delta[:, :, None] * A)
+    state = A_bar * state + (delta * u)[:, :, None] * B
+    y = jnp.sum(C * state, axis=-1)
+    if D is not None:
+        y = y + D * u
+    if z is not None:
+        y = y * jax.nn.silu(z[:, 0])
+    return y.astype(inputs.u.dtype), state
+
+
+_SHAPES = {
+    "u": "(b, l, d)",
+    "delta": "(b, l, d)",
+    "A": "(d, n)",
+    "B": "(b, l, n) or (b, l, g, n)",
+    "C": "(b, l, n) or (b, l, g, n)",
+    "D": "(d,)",
+    "z": "(b, l, d)",
+    "delta_bias": "(d,)",
+    "initial_state": "(b, d, n)",
+    "segment_ids": "(b, l)",
+}
+
+
+def check_inputs(inputs: ScanInputs) -> None:
+    """Raise one error that lists every operand whose dtype or shape does not fit."""
+    if inputs.u.ndim != 3 or inputs.A.ndim != 2:
+        raise ValueError(
+            f"selective_scan needs u of shape (b, l, d) and A of shape (d, n), "
+            f"but got u {inputs.u.shape} and A {inputs.A.shape}."
+        )
+    for name, x in inputs._asdict().items():
+        kind = jnp.integer if name == "segment_ids" else jnp.floating
+        if x is not None and not jnp.issubdtype(x.dtype, kind):
+            needed = "integers" if name == "segment_ids" else "real floating point"
+            raise TypeError(
+                f"selective_scan: {name} is {x.dtype}, but must be {needed}. "
+                f"Convert it first, for example {name}.astype("
+                f"{'jnp.int32' if name == 'segment_ids' else 'jnp.float32'})."
+            )
+    (b, l, d), n = inputs.u.shape, inputs.A.shape[1]  # noqa: E741
+    groups = inputs.B.shape[2] if inputs.B.ndim == 4 else 1
+    sizes = {"b": b, "l": l, "d": d, "n": n, "g": groups}
+    wrong = []
+    for name, x in inputs._asdict().items():
+        if x is None:
+            continue
+        if x.shape != tuple(sizes[axis] for axis in primitives.AXES[name]):
+            wrong.append(f"{name} {x.shape} should be {_SHAPES[name]}")
+    if wrong:
+        raise ValueError(
+            f"selective_scan: with b={b}, l={l}, d={d} (from u) and n={n} (from A), "
+            + "; ".join(wrong)
+            + ". The order is batch, length, channel."
+        )
+    if groups == 0 or d % groups:
+        raise ValueError(
+            f"selective_scan: {groups} groups of B and C do not divide d={d} channels. "
+            f"Give B and C as (b, l, g, n) with g a divisor of d."
+        )
+    if l == 0:
+        raise ValueError("selective_scan: the sequence is empty (l=0); give l >= 1.")
+
+
+def check_implementation(implementation: str | None) -> None:
+    """Raise unless the name is in the table."""
+    if implementation not in (None, "xla", *IMPLEMENTATIONS):
+        raise ValueError(
+            f"Unknown implementation {implementation!r}. Give None (chosen per "
+            f"platform), 'xla', or one of {', '.join(sorted(IMPLEMENTATIONS))}."
+        )

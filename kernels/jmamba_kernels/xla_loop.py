@@ -1,0 +1,194 @@
+"""The XLA form for CPUs: one token at a time, the whole step in registers.
+
+XLA:CPU turns each step into a few vectorised loops over (n, d) as long as no
+reduction stands in it: sums over n are written out, sums over d are matrix-vector
+products. Nothing of shape (b, l, d, n) exists: the cotangent recomputes the states
+of one chunk at a time from the saved states.
+"""
+
+from functools import partial
+
+import jax.numpy as jnp
+from jax import lax
+
+from jmamba_kernels.contract import CHUNK, num_chunks
+from jmamba_kernels.recurrence import (
+    Recurrence,
+    RecurrenceMaps,
+    gather_groups,
+    implementation,
+    spread,
+)
+
+
+def _at(x, t, axis=1):
+    return lax.dynamic_index_in_dim(x, t, axis, keepdims=False)
+
+
+def _put(x, value, t, axis=1):
+    return lax.dynamic_update_index_in_dim(x, value, t, axis)
+
+
+def _sum_states(terms):
+    """Sum over n written out: a reduction would not be fused into the step."""
+    return sum(terms[1:], start=terms[0])
+
+
+def _decay(r: Recurrence, t):
+    """Return exp(delta[t] A) keep[t], shape (b, n, d)."""
+    A_bar = jnp.exp(_at(r.delta, t)[:, None] * r.A)
+    if r.keep is None:
+        return A_bar
+    return jnp.where(_at(r.keep, t)[:, None, None], A_bar, 0)
+
+
+def _advance(r: Recurrence, h, t):
+    """Return h[t] from h[t-1]."""
+    input_t = _at(r.delta, t) * _at(r.u, t)
+    return _decay(r, t) * h + input_t[:, None] * spread(_at(r.B, t), h.shape[-1])
+
+
+def _read(C_t, h):
+    """Return C[t] . h[t] for states (..., n, d) and C_t (..., n, g)."""
+    n, d = h.shape[-2:]
+    return _sum_states([h[..., i, :] * spread(C_t[..., i, :], d) for i in range(n)])
+
+
+def scan(r: Recurrence, save_states: bool):
+    """Run the recurrence; see `recurrence.RecurrenceMaps`."""
+    batch, length, _ = r.u.shape
+    chunks = num_chunks(length)
+
+    def step(t, carry):
+        h, s = carry
+        h = _advance(r, h, t)
+        return h, _put(s, _read(_at(r.C, t), h), t)
+
+    if not save_states:
+        h, s = lax.fori_loop(0, length, step, (r.initial_state, jnp.zeros_like(r.u)))
+        return s, h, None
+
+    def chunk(i, carry):
+        h, s, states = carry
+        states = _put(states, h, i)
+        stop = jnp.minimum((i + 1) * CHUNK, length)
+        h, s = lax.fori_loop(i * CHUNK, stop, step, (h, s))
+        return h, s, states
+
+    states = jnp.zeros((batch, chunks, *r.initial_state.shape[1:]), r.u.dtype)
+    init = (r.initial_state, jnp.zeros_like(r.u), states)
+    h, s, states = lax.fori_loop(0, chunks, chunk, init)
+    return s, h, states
+
+
+def tangent(r: Recurrence, t: Recurrence):
+    """Run the recurrence and k of its tangents together.
+
+    h'[t] = A_bar[t] h'[t-1] + A_bar[t] (A delta'[t] + delta[t] A') h[t-1]
+            + (delta u B)'[t]
+    """
+    directions = next(x.shape[0] for x in t if x is not None)
+    channels = r.u.shape[-1]
+
+    def step(i, carry):
+        h, d_h, s, d_s = carry
+        A_bar, delta, u = _decay(r, i), _at(r.delta, i), _at(r.u, i)
+        B, C = _at(r.B, i), _at(r.C, i)
+        carried = A_bar * h
+        d_h = A_bar * d_h
+        if t.delta is not None:
+            d_delta = _at(t.delta, i, 2)
+            spread_B = spread(B, channels)
+            d_h += (carried * r.A + u[:, None] * spread_B) * d_delta[:, :, None]
+        if t.A is not None:
+            d_h += (carried * delta[:, None]) * t.A[:, None]
+        if t.u is not None:
+            d_h += (delta * _at(t.u, i, 2))[:, :, None] * spread(B, channels)
+        if t.B is not None:
+            d_h += (delta * u)[:, None] * spread(_at(t.B, i, 2), channels)
+        h = _advance(r, h, i)
+        d_s_i = _read(C, d_h)
+        if t.C is not None:
+            d_s_i += _read(_at(t.C, i, 2), h)
+        return h, d_h, _put(s, _read(C, h), i), _put(d_s, d_s_i, i, 2)
+
+    d_h = jnp.zeros((directions, *r.initial_state.shape), r.u.dtype)
+    if t.initial_state is not None:
+        d_h = t.initial_state
+    d_s = jnp.zeros((directions, *r.u.shape), r.u.dtype)
+    init = (r.initial_state, d_h, jnp.zeros_like(r.u), d_s)
+    _, d_h, s, d_s = lax.fori_loop(0, r.u.shape[1], step, init)
+    return s, d_s, d_h
+
+
+def _recompute(r: Recurrence, h, start, stop, s):
+    """Return h[start-1 .. stop-1] in a buffer of CHUNK + 1 states, and s."""
+
+    def step(t, carry):
+        h, states, s = carry
+        h = _advance(r, h, t)
+        states = _put(states, h, t - start + 1, 0)
+        return h, states, _put(s, _read(_at(r.C, t), h), t)
+
+    states = _put(jnp.zeros((CHUNK + 1, *h.shape), h.dtype), h, 0, 0)
+    _, states, s = lax.fori_loop(start, stop, step, (h, states, s))
+    return states, s
+
+
+def cotangent(r: Recurrence, chunk_states, d_s, d_last_state):
+    """Run the reversed recurrence, chunk by chunk, for k cotangents together.
+
+    With g[t] the cotangent of h[t]:
+
+        g[t] = C[t] d_s[t] + A_bar[t+1] g[t+1]
+        d_C[t] = h[t] d_s[t]                d_B[t] = g[t] delta[t] u[t]
+        d_u[t] = delta[t] B[t] . g[t]       w[t] = A_bar[t] h[t-1] g[t]
+        d_delta[t] = A . w[t] + u[t] B[t] . g[t]     d_A = sum_t delta[t] w[t]
+    """
+    directions, batch, length, channels = d_s.shape
+    groups = r.B.shape[-1]
+    contract = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+
+    def step(states, start, stop, i, carry):
+        g, d = carry
+        t = stop - 1 - i
+        delta, u, B = _at(r.delta, t), _at(r.u, t), _at(r.B, t)
+        d_s_t = _at(d_s, t, 2)
+        h_previous, h = _at(states, t - start, 0), _at(states, t - start + 1, 0)
+        g = g + d_s_t[:, :, None] * spread(_at(r.C, t), channels)
+        by_group = [gather_groups(x, groups) for x in (g, delta * u, h, d_s_t)]
+        d_B = contract("kbngp,bgp->kbng", by_group[0], by_group[1])
+        d_C = contract("bngp,kbgp->kbng", by_group[2], by_group[3])
+        B_g = _read(B, g)
+        g = _decay(r, t) * g
+        w = g * h_previous
+        d_delta = _sum_states([w[:, :, i] * r.A[i] for i in range(r.A.shape[0])])
+        d = Recurrence(
+            u=_put(d.u, delta * B_g, t, 2),
+            delta=_put(d.delta, d_delta + u * B_g, t, 2),
+            A=d.A + w * delta[:, None],
+            B=_put(d.B, d_B, t, 2),
+            C=_put(d.C, d_C, t, 2),
+            initial_state=d.initial_state,
+        )
+        return g, d
+
+    def chunk(i, carry):
+        g, d, s = carry
+        i = chunk_states.shape[1] - 1 - i
+        start, stop = i * CHUNK, jnp.minimum((i + 1) * CHUNK, length)
+        states, s = _recompute(r, _at(chunk_states, i), start, stop, s)
+        g, d = lax.fori_loop(0, stop - start, partial(step, states, start, stop), (g, d))
+        return g, d, s
+
+    def zeros(x):
+        return jnp.zeros((directions, *x.shape), x.dtype)
+
+    h0 = r.initial_state
+    d = Recurrence(zeros(r.u), zeros(r.u), zeros(h0), zeros(r.B), zeros(r.C), zeros(h0))
+    init = (d_last_state, d, jnp.zeros_like(r.u))
+    g, d, s = lax.fori_loop(0, chunk_states.shape[1], chunk, init)
+    return s, d._replace(A=jnp.sum(d.A, axis=1), initial_state=g)
+
+
+xla_loop = implementation(RecurrenceMaps(scan, tangent, cotangent))
