@@ -50,7 +50,8 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: Float[Array, "... m"]) -> Float[Array, "... m"]:
         """Return x / rms(x) * scale in the compute dtype."""
         y = rms_norm(x, self.eps)
-        return (y * self.scale[...].astype(y.dtype)).astype(self.compute)
+        scale = jnp.broadcast_to(self.scale[...].astype(y.dtype), y.shape)
+        return (y * scale).astype(self.compute)
 
 
 class Conv1D(nnx.Module):
@@ -112,7 +113,7 @@ class Mixer(nnx.Module):
         self,
         x: Float[Array, "b l m"],
         *,
-        conv_state: Float[Array, "b d k-1"] | None = None,
+        conv_state: Float[Array, "b d _"] | None = None,
         lengths: Int[Array, "b"] | None = None,
         segment_ids: Int[Array, "b l"] | None = None,
     ) -> SSMInputs:
@@ -152,7 +153,7 @@ class Mixer(nnx.Module):
             dt, B, C = (
                 rms_norm(v, config.mixer_rms_eps).astype(u.dtype) for v in (dt, B, C)
             )
-        dt_bias = self.dt_bias[...]
+        dt_bias = self.dt_bias[...][None, None]
         delta = jax.nn.softplus(self.dt_proj(dt).astype(dt_bias.dtype) + dt_bias)
         if lengths is not None:
             valid = jnp.arange(x.shape[1])[None, :] < lengths[:, None]
@@ -241,6 +242,6 @@ def _last_inputs(x, conv_state, lengths, window):
         conv_state = jnp.zeros((x.shape[0], x.shape[2], window - 1), x.dtype)
     past = jnp.swapaxes(conv_state, 1, 2).astype(x.dtype)  # b d k-1 -> b k-1 d
     padded = jnp.concatenate([past, x], axis=1)
-    index = lengths[:, None] + jnp.arange(window - 1)
+    index = lengths[:, None] + jnp.arange(window - 1)[None]
     last = jnp.take_along_axis(padded, index[:, :, None], axis=1)
     return jnp.swapaxes(last, 1, 2)  # b k-1 d -> b d k-1

@@ -1,9 +1,8 @@
 """Differentiable operations."""
 
-from jmamba_kernels import IMPLEMENTATIONS as IMPLEMENTATIONS
-
 from jmamba.ops.causal_conv1d import ConvOutput as ConvOutput
 from jmamba.ops.causal_conv1d import causal_conv1d as causal_conv1d
 from jmamba.ops.selective_scan import ScanOutput as ScanOutput
 from jmamba.ops.selective_scan import selective_scan as selective_scan
 from jmamba.ops.selective_scan import selective_state_update as selective_state_update
+from jmamba_kernels import IMPLEMENTATIONS as IMPLEMENTATIONS

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
 from jmamba_kernels import accumulation_dtype
 
 
@@ -65,9 +66,10 @@ def causal_conv1d(
     dtype = accumulation_dtype(x.dtype)
     y = jnp.zeros(x.shape, dtype)
     if bias is not None:
-        y = y + jnp.asarray(bias).astype(dtype)
+        y = y + jnp.asarray(bias).astype(dtype)[None, None]
     for j in range(window):
-        term = padded[:, j : j + length].astype(dtype) * weight[:, j].astype(dtype)
+        taps = weight[None, None, :, j].astype(dtype)
+        term = padded[:, j : j + length].astype(dtype) * taps
         if segment_ids is not None:
             term = jnp.where(_same_segment(segment_ids, window - 1 - j), term, 0)
         y = y + term

@@ -27,7 +27,9 @@ AXES = {
 
 def _choose_axes(in_axes, out_axes, batched) -> str:
     """Return the axes to fold into: "k", "b", "dg", or "" where none will do."""
-    moving = [axes for axes, is_batched in zip(in_axes, batched, strict=True) if is_batched]
+    moving = [
+        axes for axes, is_batched in zip(in_axes, batched, strict=True) if is_batched
+    ]
     for target in ("k", "b", "dg"):
         has = [any(letter in axes for letter in target) for axes in moving + out_axes]
         if all(has):
@@ -80,7 +82,9 @@ def fold_batch(bind, values, dims, in_axes, out_axes):
         for x, axes, yes in zip(values, in_axes, batched, strict=True)
     ]
     out = bind(*folded)
-    out = [_unfold(x, axes, target, size) for x, axes in zip(out, out_axes, strict=True)]
+    out = [
+        _unfold(x, axes, target, size) for x, axes in zip(out, out_axes, strict=True)
+    ]
     return out, [0] * len(out)
 
 
@@ -90,6 +94,8 @@ def _loop(bind, values, batched):
 
     def run(parts):
         parts = iter(parts)
-        return bind(*(next(parts) if yes else x for x, yes in zip(values, batched, strict=True)))
+        return bind(
+            *(next(parts) if yes else x for x, yes in zip(values, batched, strict=True))
+        )
 
     return jax.lax.map(run, moving)

@@ -18,17 +18,17 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+from jmamba.ops.folding import AXES, fold_batch
 from jmamba_kernels import (
     IMPLEMENTATIONS,
     ScanInputs,
     ScanResult,
+    accumulation_dtype,
     choose,
     num_chunks,
-    accumulation_dtype,
 )
 from jmamba_kernels.table import PLATFORMS
-
-from jmamba.ops.folding import AXES, fold_batch
 
 scan_p = Primitive("selective_scan")
 tangent_p = Primitive("selective_scan_tangent")
@@ -59,7 +59,7 @@ def scan(
     return ScanResult(*out, None)
 
 
-# What the primitives compute, on values ------------------------------------------------
+# What the primitives compute, on values -----------------------------------------------
 # Operands travel as flat lists: `names` says which of ScanInputs' fields they are.
 
 
@@ -119,7 +119,7 @@ def _register(primitive):
         )
 
 
-# Shapes --------------------------------------------------------------------------------
+# Shapes -------------------------------------------------------------------------------
 
 
 def _shape(like, shape, dtype=None):
@@ -155,7 +155,7 @@ for _primitive in (scan_p, tangent_p, cotangent_p):
     _register(_primitive)
 
 
-# Derivatives ---------------------------------------------------------------------------
+# Derivatives --------------------------------------------------------------------------
 
 
 def _is_zero(x):
@@ -233,7 +233,7 @@ ad.primitive_transposes[tangent_p] = _tangent_transpose
 ad.primitive_transposes[cotangent_p] = _cotangent_transpose
 
 
-# Batching ------------------------------------------------------------------------------
+# Batching -----------------------------------------------------------------------------
 
 _OUT_AXES = {"y": "bld", "last_state": "bdn", "chunk_states": "bmnd"}
 

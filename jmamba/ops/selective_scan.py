@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
-from jmamba_kernels import IMPLEMENTATIONS, ScanInputs, accumulation_dtype
 
 from jmamba.ops import primitives
+from jmamba_kernels import IMPLEMENTATIONS, ScanInputs, accumulation_dtype
 
 
 class ScanOutput(NamedTuple):
@@ -76,9 +76,7 @@ def selective_scan(
       Gu & Dao, "Mamba", arXiv 2312.00752, section 3.2, algorithm 2.
     """
     B, C = (x[:, :, None] if x.ndim == 3 else x for x in map(jnp.asarray, (B, C)))
-    inputs = ScanInputs(
-        u, delta, A, B, C, D, z, delta_bias, initial_state, segment_ids
-    )
+    inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias, initial_state, segment_ids)
     inputs = jax.tree.map(jnp.asarray, inputs)
     check_inputs(inputs)
     check_implementation(implementation)
@@ -117,8 +115,8 @@ def selective_state_update(
 
     Examples:
       >>> ones = jnp.ones((1, 2))
-      >>> A, gate = -jnp.ones((2, 1)), jnp.ones((1, 1))
-      >>> y, state = selective_state_update(jnp.ones((1, 2, 1)), ones, ones, A, gate, gate)
+      >>> state, A, gate = jnp.ones((1, 2, 1)), -jnp.ones((2, 1)), jnp.ones((1, 1))
+      >>> y, state = selective_state_update(state, ones, ones, A, gate, gate)
       >>> round(float(y[0, 0]), 3)
       1.368
 
@@ -144,15 +142,15 @@ def selective_state_update(
     )
     u, delta, B, C = u[:, 0], delta[:, 0], B[:, 0], C[:, 0]
     if delta_bias is not None:
-        delta = delta + delta_bias
+        delta = delta + delta_bias[None]
     if delta_softplus:
         delta = jax.nn.softplus(delta)
     B, C = (jnp.repeat(x, u.shape[-1] // x.shape[1], axis=1) for x in (B, C))
-    A_bar = jnp.exp(delta[:, :, None] * A)
+    A_bar = jnp.exp(delta[:, :, None] * A[None])
     state = A_bar * state + (delta * u)[:, :, None] * B
     y = jnp.sum(C * state, axis=-1)
     if D is not None:
-        y = y + D * u
+        y = y + D[None] * u
     if z is not None:
         y = y * jax.nn.silu(z[:, 0])
     return y.astype(inputs.u.dtype), state

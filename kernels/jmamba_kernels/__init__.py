@@ -4,7 +4,7 @@ from jmamba_kernels.contract import CHUNK as CHUNK
 from jmamba_kernels.contract import Implementation as Implementation
 from jmamba_kernels.contract import ScanInputs as ScanInputs
 from jmamba_kernels.contract import ScanResult as ScanResult
-from jmamba_kernels.contract import num_chunks as num_chunks
 from jmamba_kernels.contract import accumulation_dtype as accumulation_dtype
+from jmamba_kernels.contract import num_chunks as num_chunks
 from jmamba_kernels.table import IMPLEMENTATIONS as IMPLEMENTATIONS
 from jmamba_kernels.table import choose as choose

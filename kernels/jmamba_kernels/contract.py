@@ -14,7 +14,8 @@ Axes: b batch, l length, d channels, n states, g groups of B and C (g divides d)
 k directions, m chunks of `CHUNK` tokens.
 """
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int

@@ -7,7 +7,8 @@ by itself, so such an implementation only writes the three maps of the recurrenc
 `implementation` wraps them to the full contract.
 """
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,8 @@ from jmamba_kernels.contract import (
     Implementation,
     ScanInputs,
     ScanResult,
-    keep_mask,
     accumulation_dtype,
+    keep_mask,
 )
 
 
@@ -74,7 +75,7 @@ def prepare(inputs: ScanInputs, *, delta_softplus: bool) -> Recurrence:
     dtype = accumulation_dtype(inputs.u.dtype)
     u, delta, A, B, C = (x.astype(dtype) for x in inputs[:5])
     if inputs.delta_bias is not None:
-        delta = delta + inputs.delta_bias.astype(dtype)
+        delta = delta + inputs.delta_bias.astype(dtype)[None, None]
     if delta_softplus:
         delta = jax.nn.softplus(delta)
     if inputs.initial_state is None:
@@ -89,7 +90,7 @@ def prepare(inputs: ScanInputs, *, delta_softplus: bool) -> Recurrence:
 def finish(s: Float[Array, "b l d"], inputs: ScanInputs) -> Float[Array, "b l d"]:
     """Return y = (s + D u) silu(z) in the dtype of u."""
     if inputs.D is not None:
-        s = s + inputs.D.astype(s.dtype) * inputs.u.astype(s.dtype)
+        s = s + inputs.D.astype(s.dtype)[None, None] * inputs.u.astype(s.dtype)
     if inputs.z is not None:
         s = s * jax.nn.silu(inputs.z.astype(s.dtype))
     return s.astype(inputs.u.dtype)

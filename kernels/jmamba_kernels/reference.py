@@ -13,8 +13,8 @@ from jmamba_kernels.contract import (
     Implementation,
     ScanInputs,
     ScanResult,
-    keep_mask,
     accumulation_dtype,
+    keep_mask,
 )
 
 
@@ -34,7 +34,7 @@ def scan(
     )
     batch, length, channels = u.shape
     if inputs.delta_bias is not None:
-        delta = delta + inputs.delta_bias.astype(u.dtype)
+        delta = delta + inputs.delta_bias.astype(u.dtype)[None, None]
     if delta_softplus:
         delta = jax.nn.softplus(delta)
     per_group = channels // B.shape[2]
@@ -50,7 +50,7 @@ def scan(
 
     def step(h, x):
         u, delta, B, C, keep = x
-        A_bar = jnp.exp(delta[:, :, None] * A) * keep[:, None, None]
+        A_bar = jnp.exp(delta[:, :, None] * A[None]) * keep[:, None, None]
         h_next = A_bar * h + (delta * u)[:, :, None] * B
         return h_next, (jnp.sum(C * h_next, axis=-1), h)
 
@@ -58,12 +58,14 @@ def scan(
     last_state, (y, states) = jax.lax.scan(step, h, by_time)
     y = jnp.moveaxis(y, 0, 1)
     if inputs.D is not None:
-        y = y + inputs.D.astype(u.dtype) * u
+        y = y + inputs.D.astype(u.dtype)[None, None] * u
     if inputs.z is not None:
         y = y * jax.nn.silu(inputs.z.astype(u.dtype))
     chunk_states = None
     if save_states:
-        chunk_states = jnp.transpose(states[::CHUNK], (1, 0, 3, 2))  # m b d n -> b m n d
+        chunk_states = jnp.transpose(
+            states[::CHUNK], (1, 0, 3, 2)
+        )  # m b d n -> b m n d
     return ScanResult(y.astype(inputs.u.dtype), last_state, chunk_states)
 
 

@@ -56,7 +56,7 @@ def _chunks(r: Recurrence) -> _Chunk:
 
 
 def _decay(A, x: _Chunk):
-    A_bar = jnp.exp(x.delta[:, :, None] * A)  # t b n d
+    A_bar = jnp.exp(x.delta[:, :, None] * A[None, None])  # t b n d
     if x.keep is None:
         return A_bar
     return jnp.where(x.keep[:, :, None, None], A_bar, 0)
@@ -69,7 +69,7 @@ def _linear_scan(a, x, h, *, reverse=False):
         return left[0] * right[0], left[1] * right[0] + right[1]
 
     decay, local = lax.associative_scan(combine, (a, x), reverse=reverse)
-    return decay * h + local
+    return decay * h[None] + local
 
 
 def _previous(h, states):
@@ -108,10 +108,11 @@ def tangent(r: Recurrence, t: Recurrence):
         channels = x.u.shape[-1]
         source = jnp.zeros_like(A_bar)
         if "delta" in d:
-            inner = A_bar * h_previous * r.A + x.u[:, :, None] * spread(x.B, channels)
+            inner = A_bar * h_previous * r.A[None, None]
+            inner += x.u[:, :, None] * spread(x.B, channels)
             source += inner * d["delta"][:, :, None]
         if d_A is not None:
-            source += A_bar * h_previous * x.delta[:, :, None] * d_A
+            source += A_bar * h_previous * x.delta[:, :, None] * d_A[None, None]
         if "u" in d:
             source += (x.delta * d["u"])[:, :, None] * spread(x.B, channels)
         if "B" in d:
@@ -159,7 +160,7 @@ def cotangent(r: Recurrence, chunk_states, d_s, d_last_state):
         d_B = jnp.einsum("tbngp,tbgp->tbng", g_groups,
                          gather_groups(x.delta * x.u, groups))  # fmt: skip
         d_C = jnp.einsum("tbngp,tbgp->tbng", h_groups, gather_groups(d_s, groups))
-        d_delta = jnp.sum(r.A * w, axis=2) + x.u * B_g
+        d_delta = jnp.sum(r.A[None, None] * w, axis=2) + x.u * B_g
         d_A = jnp.sum(x.delta[:, :, None] * w, axis=(0, 1))
         return A_bar[0] * g[0], d_A, (x.delta * B_g, d_delta, d_B, d_C)
 

@@ -36,7 +36,7 @@ def _sum_states(terms):
 
 def _decay(r: Recurrence, t):
     """Return exp(delta[t] A) keep[t], shape (b, n, d)."""
-    A_bar = jnp.exp(_at(r.delta, t)[:, None] * r.A)
+    A_bar = jnp.exp(_at(r.delta, t)[:, None] * r.A[None])
     if r.keep is None:
         return A_bar
     return jnp.where(_at(r.keep, t)[:, None, None], A_bar, 0)
@@ -95,21 +95,22 @@ def tangent(r: Recurrence, t: Recurrence):
         A_bar, delta, u = _decay(r, i), _at(r.delta, i), _at(r.u, i)
         B, C = _at(r.B, i), _at(r.C, i)
         carried = A_bar * h
-        d_h = A_bar * d_h
+        d_h = A_bar[None] * d_h
         if t.delta is not None:
             d_delta = _at(t.delta, i, 2)
-            spread_B = spread(B, channels)
-            d_h += (carried * r.A + u[:, None] * spread_B) * d_delta[:, :, None]
+            rate = carried * r.A[None] + u[:, None] * spread(B, channels)
+            d_h += rate[None] * d_delta[:, :, None]
         if t.A is not None:
-            d_h += (carried * delta[:, None]) * t.A[:, None]
+            d_h += (carried * delta[:, None])[None] * t.A[:, None]
         if t.u is not None:
-            d_h += (delta * _at(t.u, i, 2))[:, :, None] * spread(B, channels)
+            d_u = delta[None] * _at(t.u, i, 2)
+            d_h += d_u[:, :, None] * spread(B, channels)[None]
         if t.B is not None:
-            d_h += (delta * u)[:, None] * spread(_at(t.B, i, 2), channels)
+            d_h += (delta * u)[None, :, None] * spread(_at(t.B, i, 2), channels)
         h = _advance(r, h, i)
-        d_s_i = _read(C, d_h)
+        d_s_i = _read(C[None], d_h)
         if t.C is not None:
-            d_s_i += _read(_at(t.C, i, 2), h)
+            d_s_i += _read(_at(t.C, i, 2), h[None])
         return h, d_h, _put(s, _read(C, h), i), _put(d_s, d_s_i, i, 2)
 
     d_h = jnp.zeros((directions, *r.initial_state.shape), r.u.dtype)
@@ -155,18 +156,20 @@ def cotangent(r: Recurrence, chunk_states, d_s, d_last_state):
         delta, u, B = _at(r.delta, t), _at(r.u, t), _at(r.B, t)
         d_s_t = _at(d_s, t, 2)
         h_previous, h = _at(states, t - start, 0), _at(states, t - start + 1, 0)
-        g = g + d_s_t[:, :, None] * spread(_at(r.C, t), channels)
+        g = g + d_s_t[:, :, None] * spread(_at(r.C, t), channels)[None]
         by_group = [gather_groups(x, groups) for x in (g, delta * u, h, d_s_t)]
         d_B = contract("kbngp,bgp->kbng", by_group[0], by_group[1])
         d_C = contract("bngp,kbgp->kbng", by_group[2], by_group[3])
-        B_g = _read(B, g)
-        g = _decay(r, t) * g
-        w = g * h_previous
-        d_delta = _sum_states([w[:, :, i] * r.A[i] for i in range(r.A.shape[0])])
+        B_g = _read(B[None], g)
+        g = _decay(r, t)[None] * g
+        w = g * h_previous[None]
+        d_delta = _sum_states(
+            [w[:, :, i] * r.A[None, None, i] for i in range(r.A.shape[0])]
+        )
         d = Recurrence(
-            u=_put(d.u, delta * B_g, t, 2),
-            delta=_put(d.delta, d_delta + u * B_g, t, 2),
-            A=d.A + w * delta[:, None],
+            u=_put(d.u, delta[None] * B_g, t, 2),
+            delta=_put(d.delta, d_delta + u[None] * B_g, t, 2),
+            A=d.A + w * delta[None, :, None],
             B=_put(d.B, d_B, t, 2),
             C=_put(d.C, d_C, t, 2),
             initial_state=d.initial_state,
@@ -178,7 +181,9 @@ def cotangent(r: Recurrence, chunk_states, d_s, d_last_state):
         i = chunk_states.shape[1] - 1 - i
         start, stop = i * CHUNK, jnp.minimum((i + 1) * CHUNK, length)
         states, s = _recompute(r, _at(chunk_states, i), start, stop, s)
-        g, d = lax.fori_loop(0, stop - start, partial(step, states, start, stop), (g, d))
+        g, d = lax.fori_loop(
+            0, stop - start, partial(step, states, start, stop), (g, d)
+        )
         return g, d, s
 
     def zeros(x):

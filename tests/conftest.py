@@ -1,0 +1,51 @@
+"""Settings under which every test runs.
+
+Types: dtypes are never promoted implicitly, ranks neither, and jaxtyping's annotations
+are checked at run time by beartype. A test that uses `pytest.raises` runs without the
+annotation checks, since it asks what a user sees, who does not have them; where
+`raises` is hidden in a helper, ask for the fixture `unchecked`.
+
+Devices: the CPU counts as 8 devices, so that sharding is tested without hardware.
+"""
+
+import inspect
+import os
+
+import hypothesis
+import jax
+import jaxtyping
+import pytest
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+install_import_hook(["jmamba", "jmamba_kernels"], "beartype.beartype")
+
+hypothesis.settings.register_profile(
+    "quick",
+    deadline=None,  # the first example of a shape compiles
+    max_examples=8,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("quick")
+
+
+@pytest.fixture
+def unchecked():
+    """Run a test without the annotation checks, as a user would."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(autouse=True)
+def _check_annotations_where_nothing_raises(request):
+    function = getattr(request, "function", None)  # a doctest has none
+    if function is None:
+        return
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is not None and "raises" in code.co_names:
+        request.getfixturevalue("unchecked")

@@ -1,0 +1,138 @@
+"""What the tests share: implementations, tolerances, errors and random operands."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jmamba_kernels
+from jmamba_kernels import ScanInputs
+
+IMPLEMENTATIONS = tuple(jmamba_kernels.IMPLEMENTATIONS)
+"""Every op test is parametrised over these: a new backend is one line in the table."""
+
+OPTIONS = ("D", "z", "delta_bias", "initial_state", "segment_ids")
+"""The optional operands of the scan."""
+
+PARAMETERS = ("A", "D", "delta_bias")
+"""Operands that all tokens share."""
+
+
+class Tolerance(NamedTuple):
+    """Largest error allowed, relative to the largest magnitude of what is expected."""
+
+    value: float
+    gradient: float
+
+
+TOLERANCES = {
+    # sums in another order: 1e-16 per term, l n terms
+    "float64": Tolerance(1e-13, 1e-12),
+    # measured 1e-7 and flat in l up to 2048, gradients up to 1e-6
+    "float32": Tolerance(2e-6, 1e-5),
+    # y is rounded once, to 8 bits (2^-9); a gradient is rounded once more on its way
+    "bfloat16": Tolerance(8e-3, 1.6e-2),
+    # the same with 11 bits (2^-12)
+    "float16": Tolerance(1e-3, 2e-3),
+}
+"""By the dtype of u, whatever the implementation, on a CPU."""
+
+
+def tolerance(dtype) -> Tolerance:
+    """Return the tolerance for results made from operands of a dtype."""
+    return TOLERANCES[jnp.dtype(dtype).name]
+
+
+def relative_error(actual, expected) -> float:
+    """Return max |actual - expected| / max |expected|, computed in float64."""
+    actual = np.asarray(actual, np.float64)
+    expected = np.asarray(expected, np.float64)
+    if actual.shape != expected.shape:
+        raise AssertionError(f"shapes {actual.shape} and {expected.shape} differ")
+    if actual.size == 0:
+        return 0.0
+    largest = np.max(np.abs(expected))
+    return float(np.max(np.abs(actual - expected)) / (largest if largest else 1.0))
+
+
+def assert_close(actual, expected, bound: float, what: str = "") -> None:
+    """Assert that two equal pytrees differ by `bound` at most, relative to the largest.
+
+    NaNs and infinities fail, since no comparison with them holds.
+    """
+    flat, tree = jax.tree.flatten_with_path(actual)
+    expected_flat, expected_tree = jax.tree.flatten(expected)
+    assert tree == expected_tree, f"{tree} is not {expected_tree}"
+    for (path, a), e in zip(flat, expected_flat, strict=True):
+        error = relative_error(a, e)
+        name = f"{what}{jax.tree_util.keystr(path)}"
+        assert error <= bound, f"{name}: error {error:.2e} is above {bound:.0e}"
+
+
+def make_inputs(
+    seed: int = 0,
+    *,
+    batch: int = 2,
+    length: int = 9,
+    channels: int = 5,
+    states: int = 3,
+    groups: int = 1,
+    options: tuple[str, ...] = (),
+    dtype="float32",
+) -> ScanInputs:
+    """Draw operands of the size a trained model has.
+
+    `delta` is positive, so that it may be used with and without softplus; A, D,
+    delta_bias and initial_state stay float32 under lower precision, as in a model.
+    """
+    draw = np.random.default_rng(seed)
+    dtype = jnp.dtype(dtype)
+    wide = jnp.dtype("float64" if dtype == jnp.float64 else "float32")
+
+    def normal(*shape, dtype=dtype):
+        return jnp.asarray(draw.standard_normal(shape).astype(wide)).astype(dtype)
+
+    def uniform(low, high, *shape, dtype=dtype):
+        return jnp.asarray(draw.uniform(low, high, shape).astype(wide)).astype(dtype)
+
+    by_token, by_gate = (batch, length, channels), (batch, length, groups, states)
+    # all are drawn, so that the others do not depend on which are there
+    optional = {
+        "D": normal(channels, dtype=wide),
+        "z": normal(*by_token),
+        "delta_bias": uniform(0.0, 0.5, channels, dtype=wide),
+        "initial_state": normal(batch, channels, states, dtype=wide),
+        "segment_ids": jnp.asarray(np.cumsum(draw.random((batch, length)) < 0.3, 1)),
+    }
+    return ScanInputs(
+        u=normal(*by_token),
+        delta=uniform(0.05, 1.0, *by_token),
+        A=-uniform(0.2, 3.0, channels, states, dtype=wide),
+        B=normal(*by_gate),
+        C=normal(*by_gate),
+        **{name: optional[name] for name in options},
+    )
+
+
+def widen(tree):
+    """Return a pytree of numpy arrays, its floating leaves in float64."""
+
+    def one(x):
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        return np.asarray(
+            x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x
+        ).astype(np.float64 if floating else np.int32)
+
+    return jax.tree.map(one, tree)
+
+
+def in_float64(function, *args):
+    """Run a function on float64 copies of its (already rounded) arguments.
+
+    Returns:
+      The result as numpy arrays.
+    """
+    with jax.enable_x64(True):
+        out = function(*jax.tree.map(jnp.asarray, widen(args)))
+        return jax.tree.map(np.asarray, out)
