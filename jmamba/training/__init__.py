@@ -1,0 +1,1 @@
+"""Training: data, optimizer, loop and measurement."""

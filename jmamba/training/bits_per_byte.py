@@ -1,0 +1,62 @@
+"""How well a byte-level model predicts a text."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from jmamba.models.language_model import MambaLM
+
+
+def bits_per_byte(
+    model: MambaLM,
+    data: np.ndarray,
+    *,
+    streams: int = 16,
+    length: int = 1024,
+    report: Callable[[int, float], None] = lambda done, bits: None,
+) -> float:
+    """Return the mean of -log2 p(byte | all bytes before it in its stream).
+
+    The text is cut into streams that are read side by side, each from front to back
+    through the cache, so that no byte but a stream's first lacks its context. A
+    stream's first byte is not predicted and not counted.
+
+    Args:
+      model: a byte-level model.
+      data: the text.
+      streams: how many parts are read side by side.
+      length: bytes per call.
+      report: called with (bytes done, bits per byte so far).
+
+    Raises:
+      ValueError: there are fewer than 2 bytes per stream.
+    """
+    per_stream = len(data) // streams
+    if per_stream < 2:
+        raise ValueError(
+            f"{len(data)} bytes are too few for {streams} streams of at least 2 bytes."
+        )
+    rows = data[: streams * per_stream].reshape(streams, per_stream).astype(np.int32)
+    graphdef, state = nnx.split(model)
+    cache, nats, done = model.empty_cache(streams), 0.0, 0
+    for start in range(0, per_stream - 1, length):
+        stop = min(start + length, per_stream - 1)
+        chunk = jnp.asarray(rows[:, start : stop + 1])
+        total, cache = _sum_nats(graphdef, state, chunk, cache)
+        nats += float(total)
+        done += streams * (stop - start)
+        report(done, nats / done / math.log(2))
+    return nats / done / math.log(2)
+
+
+@partial(jax.jit, static_argnames="graphdef")
+def _sum_nats(graphdef, state, chunk, cache):
+    out = nnx.merge(graphdef, state)(chunk[:, :-1], cache=cache)
+    losses = optax.softmax_cross_entropy_with_integer_labels(out.logits, chunk[:, 1:])
+    return jnp.sum(losses), out.cache

@@ -1,0 +1,74 @@
+"""Bytes to train on and to measure on."""
+
+import gzip
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+
+class ByteSplits(NamedTuple):
+    """The three parts of a byte corpus, in file order."""
+
+    train: UInt8[np.ndarray, "n"]
+    validation: UInt8[np.ndarray, "n"]
+    test: UInt8[np.ndarray, "n"]
+
+
+def read_bytes(path: str | Path) -> UInt8[np.ndarray, "n"]:
+    """Read a file as bytes; a `.gz` file is unpacked on the way.
+
+    Raises:
+      ValueError: there is no such file, it is empty or not a gzip file.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+        data = gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (OSError, EOFError) as error:
+        raise ValueError(
+            f"Cannot read training data from {path}: {error}. Give a plain file or a "
+            "whole .gz file, for example enwik8 or enwik8.gz."
+        ) from error
+    if not data:
+        raise ValueError(f"{path} is empty; give a file with text in it.")
+    return np.frombuffer(data, np.uint8)
+
+
+def split_bytes(
+    data: UInt8[np.ndarray, "n"], *, validation: float = 0.05, test: float = 0.05
+) -> ByteSplits:
+    """Cut a corpus into its first part to train on and two last parts to measure on.
+
+    On enwik8 the default is the usual split of 90, 5 and 5 million bytes.
+
+    Raises:
+      ValueError: a part would be empty.
+    """
+    held_out = [int(len(data) * part) for part in (validation, test)]
+    stop = len(data) - sum(held_out)
+    if min(*held_out, stop) < 2:
+        raise ValueError(
+            f"{len(data)} bytes are too few to split into training, validation "
+            f"({validation:.0%}) and test ({test:.0%}) parts; give a longer file."
+        )
+    return ByteSplits(*np.split(data, [stop, stop + held_out[0]]))
+
+
+def sample_windows(
+    data: UInt8[np.ndarray, "n"], *, batch: int, length: int, seed: int, step: int
+) -> Int32[np.ndarray, "b l+1"]:
+    """Draw random windows; the same seed and step always give the same ones.
+
+    Raises:
+      ValueError: the data are shorter than a window.
+    """
+    if len(data) <= length + 1:
+        raise ValueError(
+            f"{len(data)} bytes hold no window of {length} + 1 bytes; give a longer "
+            "file or a shorter length."
+        )
+    rng = np.random.default_rng((seed, step))
+    starts = rng.integers(0, len(data) - length, size=batch)
+    return data[starts[:, None] + np.arange(length + 1)].astype(np.int32)

@@ -1,0 +1,194 @@
+"""Training a language model: one compiled step in a loop that can be resumed."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from jmamba.models.config import MambaConfig
+from jmamba.models.language_model import MambaLM
+from jmamba.training.data import sample_windows
+from jmamba.training.optimizer import make_optimizer, make_schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run.
+
+    Attributes:
+      steps: optimizer steps.
+      batch: sequences per step.
+      length: tokens per sequence.
+      learning_rate: peak of the cosine schedule.
+      warmup: steps of linear rise.
+      weight_decay: of projection matrices.
+      seed: of the initial weights and of the order of the data.
+      save_every: steps between checkpoints of the whole training state.
+    """
+
+    steps: int
+    batch: int
+    length: int
+    learning_rate: float = 3e-3
+    warmup: int = 200
+    weight_decay: float = 0.1
+    seed: int = 0
+    save_every: int = 500
+
+    def __post_init__(self):
+        """Check that the numbers make a run."""
+        positive = ("steps", "batch", "length", "learning_rate", "save_every")
+        wrong = {k: getattr(self, k) for k in positive if not getattr(self, k) > 0}
+        if wrong or not 0 <= self.warmup < self.steps:
+            raise ValueError(
+                f"TrainConfig: {wrong or {'warmup': self.warmup}} cannot be; steps "
+                "(more than warmup), batch, length, learning_rate and save_every must "
+                "be positive."
+            )
+
+
+class TrainState(NamedTuple):
+    """All that a run needs to go on: parameters, optimizer state and the step."""
+
+    parameters: nnx.State
+    optimizer: optax.OptState
+    step: jax.Array
+
+
+class StepReport(NamedTuple):
+    """What one step tells the outside."""
+
+    step: int
+    loss: float
+    tokens: int
+
+    @property
+    def bits_per_token(self) -> float:
+        """The loss in bits instead of nats."""
+        return self.loss / math.log(2)
+
+
+def next_token_loss(model: MambaLM, tokens) -> jax.Array:
+    """Return the mean cross-entropy, in nats, of each token given those before it."""
+    logits = model(tokens[:, :-1]).logits
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
+    return jnp.mean(losses)
+
+
+@partial(jax.jit, static_argnames=("graphdef", "optimizer"), donate_argnames="state")
+def train_step(state: TrainState, tokens, *, graphdef, optimizer):
+    """Return the state after one optimizer step, and the loss before it."""
+
+    def loss_of(parameters):
+        return next_token_loss(nnx.merge(graphdef, parameters), tokens)
+
+    loss, gradients = jax.value_and_grad(loss_of)(state.parameters)
+    updates, optimizer_state = optimizer.update(
+        gradients, state.optimizer, state.parameters
+    )
+    parameters = optax.apply_updates(state.parameters, updates)
+    return TrainState(parameters, optimizer_state, state.step + 1), loss
+
+
+def train(
+    model: MambaLM,
+    data: np.ndarray,
+    config: TrainConfig,
+    *,
+    directory: str | Path | None = None,
+    report: Callable[[StepReport], None] = lambda report: None,
+) -> MambaLM:
+    """Train a model on a byte corpus.
+
+    Args:
+      model: where to start from.
+      data: the bytes to train on.
+      config: settings of the run.
+      directory: where to keep checkpoints of the whole state; a run that finds one
+        there goes on from it. None keeps none.
+      report: called after each step.
+
+    Returns:
+      The trained model.
+
+    Raises:
+      FloatingPointError: the loss is no longer finite; says at which step.
+    """
+    graphdef, parameters = nnx.split(model)
+    schedule = make_schedule(
+        config.learning_rate, steps=config.steps, warmup=config.warmup
+    )
+    optimizer = make_optimizer(schedule, weight_decay=config.weight_decay)
+    state = TrainState(parameters, optimizer.init(parameters), jnp.zeros((), jnp.int32))
+    saver = _Saver(directory, config.save_every)
+    state = saver.restore(state)
+    draw = partial(sample_windows, data, batch=config.batch, length=config.length,
+                   seed=config.seed)  # fmt: skip
+    for step in range(int(state.step), config.steps):
+        tokens = jnp.asarray(draw(step=step))
+        state, loss = train_step(state, tokens, graphdef=graphdef, optimizer=optimizer)
+        loss = float(loss)
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss is {loss} at step {step}. Lower the learning rate "
+                f"(now {config.learning_rate}); the last good checkpoint is in "
+                f"{directory}."
+            )
+        report(StepReport(step + 1, loss, config.batch * config.length))
+        saver.save(state, step + 1, last=step + 1 == config.steps)
+    saver.close()
+    return nnx.merge(graphdef, state.parameters)
+
+
+class _Saver:
+    """Checkpoints of the training state through Orbax, or none."""
+
+    def __init__(self, directory, save_every):
+        self.manager = None
+        if directory is not None:
+            import orbax.checkpoint as ocp
+
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=2, save_interval_steps=save_every
+            )
+            self.manager = ocp.CheckpointManager(
+                Path(directory).absolute(), options=options
+            )
+
+    def restore(self, state):
+        if self.manager is None or self.manager.latest_step() is None:
+            return state
+        import orbax.checkpoint as ocp
+
+        leaves, structure = jax.tree.flatten(state)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, leaves)
+        restored = self.manager.restore(
+            self.manager.latest_step(), args=ocp.args.StandardRestore(abstract)
+        )
+        return jax.tree.unflatten(structure, restored)
+
+    def save(self, state, step, *, last):
+        if self.manager is not None:
+            import orbax.checkpoint as ocp
+
+            leaves = jax.tree.leaves(state)
+            args = ocp.args.StandardSave(leaves)
+            self.manager.save(step, args=args, force=last)
+
+    def close(self):
+        if self.manager is not None:
+            self.manager.wait_until_finished()
+            self.manager.close()
+
+
+def new_model(config: MambaConfig, seed: int) -> MambaLM:
+    """Return a model with fresh weights."""
+    return MambaLM(config, rngs=nnx.Rngs(seed))
