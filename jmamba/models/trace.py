@@ -1,0 +1,121 @@
+"""What happened inside a model: selective parameters and residual stream per layer."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jmamba.models.language_model import MambaLM, check_tokens
+from jmamba.types import SSMInputs, Tokens
+
+
+class Trace(NamedTuple):
+    """Everything an analysis starts from, for the chosen layers.
+
+    Attributes:
+      layers: which layers these are, in ascending order.
+      ssm: the selective parameters of each; `ssm.z` is the gate's argument.
+      residual_in: the residual stream entering each layer.
+      residual_out: the residual stream leaving each layer.
+      logits: next-token logits of the model.
+    """
+
+    layers: Int[Array, "s"]
+    ssm: SSMInputs
+    residual_in: Float[Array, "s b l m"]
+    residual_out: Float[Array, "s b l m"]
+    logits: Float[Array, "b l v"]
+
+    def layer(self, index: int) -> SSMInputs:
+        """Return the selective parameters of one traced layer, by its number.
+
+        Raises:
+          ValueError: the layer was not traced.
+        """
+        layers = np.asarray(self.layers).tolist()
+        if index not in layers:
+            raise ValueError(
+                f"Layer {index} is not in this trace, which holds {layers}; trace with "
+                f"layers=[..., {index}]."
+            )
+        return jax.tree.map(lambda x: x[layers.index(index)], self.ssm)
+
+
+def trace(
+    model: MambaLM, tokens: Tokens, *, layers: Sequence[int] | None = None
+) -> Trace:
+    """Run a model and keep the inside of chosen layers.
+
+    Memory grows with the layers chosen, not with the depth of the model. Texts of
+    different lengths may be padded on the right: the model is causal.
+
+    Args:
+      model: the model to look into.
+      tokens: token ids.
+      layers: which layers to keep, counted from 0, negative ones from the end; None
+        for all.
+
+    Raises:
+      ValueError: tokens do not fit the model, or a layer does not exist.
+
+    Examples:
+      >>> from jmamba import MambaConfig
+      >>> config = MambaConfig(vocab_size=256, d_model=16, num_layers=4)
+      >>> model = MambaLM(config, rngs=nnx.Rngs(0))
+      >>> t = trace(model, jnp.array([list(b"hello")]), layers=[0, -1])
+      >>> t.layers.tolist(), t.ssm.delta.shape
+      ([0, 3], (2, 1, 5, 32))
+    """
+    check_tokens(tokens, model.config.vocab_size)
+    chosen = choose_layers(layers, model.config.num_layers)
+    graphdef, state = nnx.split(model)
+    return _trace(graphdef, state, jnp.asarray(tokens), chosen)
+
+
+def choose_layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    """Return layer numbers in ascending order, negative ones counted from the end.
+
+    Raises:
+      ValueError: a layer does not exist.
+    """
+    if layers is None:
+        return tuple(range(count))
+    wrong = [i for i in layers if not -count <= i < count]
+    if wrong or not layers:
+        raise ValueError(
+            f"layers={list(layers)}: the model has layers 0 to {count - 1} "
+            f"(or -{count} to -1); give at least one of them."
+        )
+    return tuple(sorted({i % count for i in layers}))
+
+
+@partial(jax.jit, static_argnames=("graphdef", "layers"))
+def _trace(graphdef, state, tokens, layers):
+    model = nnx.merge(graphdef, state)
+    x = model.embed(tokens)
+
+    def record(x, out):
+        return out.ssm, x, out.x
+
+    # One slot per chosen layer and one that all the others overwrite.
+    slots = np.full(model.config.num_layers, len(layers))
+    slots[list(layers)] = range(len(layers))
+    shapes = jax.eval_shape(lambda x: record(x, model.layer(0)(x)), x)
+    records = jax.tree.map(
+        lambda like: jnp.zeros((len(layers) + 1, *like.shape), like.dtype), shapes
+    )
+
+    def visit(carry, x, out):
+        index, records = carry
+        slot = jnp.asarray(slots)[index]
+        put = partial(jax.lax.dynamic_update_index_in_dim, index=slot, axis=0)
+        return index + 1, jax.tree.map(put, records, record(x, out))
+
+    x, _, (_, records) = model.run_layers(x, (visit, (0, records)))
+    records = jax.tree.map(lambda x: x[: len(layers)], records)
+    return Trace(jnp.asarray(layers), *records, model.unembed(x))
