@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jmamba_kernels
+from jmamba.ops import ScanOutput, selective_scan
 from jmamba_kernels import ScanInputs
 
 IMPLEMENTATIONS = tuple(jmamba_kernels.IMPLEMENTATIONS)
@@ -136,3 +137,27 @@ def in_float64(function, *args):
     with jax.enable_x64(True):
         out = function(*jax.tree.map(jnp.asarray, widen(args)))
         return jax.tree.map(np.asarray, out)
+
+
+def run_scan(inputs: ScanInputs, implementation: str, *, delta_softplus=False):
+    """Call the op on ScanInputs."""
+    return selective_scan(
+        *inputs[:8],
+        delta_softplus=delta_softplus,
+        initial_state=inputs.initial_state,
+        segment_ids=inputs.segment_ids,
+        implementation=implementation,
+    )
+
+
+def run_definition(inputs: ScanInputs, *, delta_softplus=False):
+    """Run the definition as plain JAX code, which JAX differentiates by itself."""
+    maps = jmamba_kernels.IMPLEMENTATIONS["reference"]
+    return ScanOutput(*maps.scan(inputs, delta_softplus=delta_softplus)[:2])
+
+
+def differentiable(inputs: ScanInputs) -> dict[str, jax.Array]:
+    """Return the operands that are there and have gradients, by name."""
+    parts = {k: v for k, v in inputs._asdict().items() if v is not None}
+    parts.pop("segment_ids", None)
+    return parts

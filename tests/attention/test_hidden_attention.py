@@ -1,0 +1,195 @@
+import chex
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import assert_close
+from hypothesis import strategies as st
+
+import jmamba
+from jmamba.attention import (
+    REDUCTIONS,
+    channel_attention,
+    hidden_attention,
+    reduced_attention,
+)
+from jmamba.ops import selective_scan
+from jmamba.types import SSMInputs
+
+
+def draw_ssm(seed=0, batch=2, length=11, channels=5, states=3) -> SSMInputs:
+    draw = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return jnp.asarray(draw.standard_normal(shape), jnp.float32)
+
+    return SSMInputs(
+        u=normal(batch, length, channels),
+        delta=jax.nn.softplus(normal(batch, length, channels)),
+        A=-jnp.exp(normal(channels, states)),
+        B=normal(batch, length, states),
+        C=normal(batch, length, states),
+        D=normal(channels),
+        z=normal(batch, length, channels),
+        conv_state=normal(batch, channels, 3),
+    )
+
+
+def attention_loop(ssm: SSMInputs) -> np.ndarray:
+    """The definition, with a running product of decays, in float64."""
+    delta, A, B, C = (np.asarray(x, np.float64) for x in ssm[1:5])
+    b, length, d = delta.shape
+    alpha = np.zeros((b, d, length, length))
+    for i in range(length):
+        for j in range(i + 1):
+            decay = np.ones((b, d, A.shape[1]))
+            for k in range(j + 1, i + 1):
+                decay *= np.exp(delta[:, k, :, None] * A)
+            gates = C[:, i, None] * decay * delta[:, j, :, None] * B[:, j, None]
+            alpha[:, :, i, j] = gates.sum(-1)
+    return alpha
+
+
+@hypothesis.given(
+    seed=st.integers(0, 2**16), length=st.integers(1, 12), states=st.integers(1, 5)
+)
+def test_hidden_attention_equals_the_definition(seed, length, states):
+    ssm = draw_ssm(seed, length=length, states=states)
+    alpha = hidden_attention(ssm)
+    chex.assert_shape(alpha, (2, 5, length, length))
+    assert_close(alpha, attention_loop(ssm), 2e-6)
+
+
+@hypothesis.given(seed=st.integers(0, 2**16), length=st.integers(1, 40))
+def test_hidden_attention_times_u_is_the_scan(seed, length):
+    ssm = draw_ssm(seed, length=length)
+    y, _ = selective_scan(*ssm[:6])
+    seen = jnp.einsum("bdij,bjd->bid", hidden_attention(ssm), ssm.u)
+    assert_close(seen + (ssm.D * ssm.u.reshape(-1, 5)).reshape(ssm.u.shape), y, 2e-6)
+
+
+def test_hidden_attention_is_the_jacobian_with_frozen_selectivity():
+    ssm = draw_ssm(batch=1)
+
+    def scan_channels(u):
+        return selective_scan(u[None], *(x for x in ssm[1:5])).y[0]
+
+    jacobian = jax.jacfwd(scan_channels)(ssm.u[0])  # i d j d
+    alpha = jnp.einsum("idjd->dij", jacobian)
+    assert_close(hidden_attention(ssm)[0], alpha, 2e-6)
+
+
+def test_hidden_attention_of_a_trained_shape_has_no_weight_ahead():
+    alpha = hidden_attention(draw_ssm())
+    assert not np.any(np.triu(np.asarray(alpha), 1))
+
+
+def test_hidden_attention_rows_and_channels_select():
+    ssm = draw_ssm()
+    whole = hidden_attention(ssm)
+    part = hidden_attention(ssm, channels=[-1, 2], rows=[3, -1])
+    chex.assert_trees_all_close(part, whole[:, jnp.array([4, 2])][:, :, jnp.array([3, 10])])
+
+
+def test_channel_attention_vmaps_over_channels():
+    ssm = draw_ssm(batch=1)
+    rows = jnp.arange(11)
+    over = jax.vmap(channel_attention, in_axes=(1, 0, None, None, None))
+    alpha = over(ssm.delta[0], ssm.A, ssm.B[0], ssm.C[0], rows)
+    chex.assert_trees_all_close(alpha, hidden_attention(ssm)[0])
+
+
+def test_hidden_attention_keeps_precision_in_long_texts():
+    length = 16_384
+    draw = np.random.default_rng(0)
+    delta = draw.uniform(0.01, 0.2, length).astype(np.float32)
+    A = np.array([-16.0, -0.5, -0.01], np.float32)
+    ones = np.ones((length, 3), np.float32)
+    rows = np.array([length - 1, length // 2])
+    alpha = channel_attention(*map(jnp.asarray, (delta, A, ones, ones, rows)))
+    S = np.cumsum(delta.astype(np.float64))
+    elapsed = S[rows][:, None] - S
+    decay = np.exp(elapsed[:, :, None] * A.astype(np.float64)) * (elapsed >= 0)[..., None]
+    expected = decay.sum(-1) * delta
+    assert_close(alpha, expected, 2e-6)
+    near = slice(length - 40, None)  # where the fast states still count
+    np.testing.assert_allclose(alpha[0, near], expected[0, near], rtol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("at_once", [1, 2, 5, 64])
+def test_reduced_attention_equals_reducing_the_matrices(reduction, at_once):
+    ssm = draw_ssm()
+    alpha = np.asarray(hidden_attention(ssm), np.float64)
+    expected = {
+        "mean": alpha.mean(1),
+        "mean_abs": np.abs(alpha).mean(1),
+        "max": alpha.max(1),
+        "min": alpha.min(1),
+    }[reduction]
+    reduced = reduced_attention(ssm, reduction, channels_at_once=at_once)
+    assert_close(reduced, expected, 2e-6)
+    rows = reduced_attention(ssm, reduction, rows=[-1], channels_at_once=at_once)
+    chex.assert_trees_all_close(rows, reduced[:, -1:])
+
+
+def test_reduced_attention_holds_no_matrix_per_channel():
+    length, channels = 64, 48
+    ssm = draw_ssm(batch=1, length=length, channels=channels)
+    run = jax.jit(lambda ssm: reduced_attention(ssm, channels_at_once=2))
+    memory = run.lower(ssm).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < channels * length * length * 4 / 4
+
+
+def test_hidden_attention_is_differentiable():
+    ssm = draw_ssm(batch=1, length=6)
+
+    def total(ssm, attention):
+        return jnp.sum(jnp.sin(attention(ssm)))
+
+    def dense(ssm):  # autodiff of the recurrence, in u only, gives the matrix
+        def scan_channels(u):
+            return selective_scan(u[None], *ssm[1:5], implementation="reference").y[0]
+
+        return jnp.einsum("idjd->dij", jax.jacfwd(scan_channels)(ssm.u[0]))[None]
+
+    gradients = jax.grad(total)(ssm, hidden_attention)
+    expected = jax.grad(total)(ssm, dense)
+    assert_close(gradients[1:5], expected[1:5], 1e-5)
+
+
+def test_hidden_attention_compiles_once():
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def last_row(ssm):
+        return hidden_attention(ssm, rows=[-1])
+
+    chex.clear_trace_counter()
+    last_row(draw_ssm(0)), last_row(draw_ssm(1))
+
+
+def test_hidden_attention_of_a_model_rebuilds_its_mixer():
+    config = jmamba.MambaConfig(vocab_size=32, d_model=16, num_layers=2)
+    model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+    t = jmamba.trace(model, jnp.array([[1, 2, 3, 4, 5]]))
+    ssm = t.layer(1)
+    seen = jnp.einsum("bdij,bjd->bid", hidden_attention(ssm), ssm.u)
+    gated = (seen + ssm.D[None, None] * ssm.u) * jax.nn.silu(ssm.z)
+    out = model.layer(1).mixer.out_proj(gated)
+    assert_close(t.residual_in[1] + out, t.residual_out[1], 2e-6)
+
+
+def test_hidden_attention_messages():
+    ssm = draw_ssm()
+    with pytest.raises(ValueError, match=r"rows=\[11\]: positions go from 0 to 10"):
+        hidden_attention(ssm, rows=[11])
+    with pytest.raises(ValueError, match=r"channels=\[\]: .* at least one"):
+        hidden_attention(ssm, channels=[])
+    with pytest.raises(ValueError, match=r"would return .* reduced_attention"):
+        hidden_attention(ssm, memory_limit=100)
+    with pytest.raises(ValueError, match="Unknown reduction 'median'; give one of mean"):
+        reduced_attention(ssm, "median")
+    with pytest.raises(ValueError, match=r"rows=\[-12\]"):
+        reduced_attention(ssm, rows=[-12])

@@ -1,0 +1,134 @@
+import gzip
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import jmamba
+from jmamba.training import data, loop, optimizer
+from jmamba.training.bits_per_byte import bits_per_byte
+from jmamba.training.loop import TrainConfig, new_model, train
+
+CONFIG = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2, d_state=4)
+TEXT = np.frombuffer(b"the cat sat on the mat. " * 200, np.uint8)
+
+
+def run(config, **options):
+    losses = []
+    model = train(
+        new_model(CONFIG, 0), TEXT, config, report=lambda r: losses.append(r.loss), **options
+    )
+    return model, losses
+
+
+def test_train_learns_a_repeating_text():
+    config = TrainConfig(steps=60, batch=4, length=32, warmup=5, learning_rate=1e-2)
+    model, losses = run(config)
+    assert losses[0] == pytest.approx(math.log(256), rel=0.05)
+    bits = bits_per_byte(model, TEXT[:960], streams=4, length=50)
+    assert bits < 2.0
+
+
+def test_train_goes_on_from_a_checkpoint(tmp_path):
+    config = TrainConfig(steps=12, batch=2, length=16, warmup=2, save_every=4)
+    model, losses = run(config)
+
+    class Stop(Exception):
+        pass
+
+    def interrupt(report):
+        if report.step == 10:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(new_model(CONFIG, 0), TEXT, config, directory=tmp_path, report=interrupt)
+    resumed, rest = run(config, directory=tmp_path)
+    assert rest == losses[-len(rest) :] and 0 < len(rest) < 12
+    same = jax.tree.map(jnp.array_equal, nnx.state(model), nnx.state(resumed))
+    assert all(jax.tree.leaves(same))
+
+
+def test_train_says_when_the_loss_breaks(monkeypatch):
+    monkeypatch.setattr(loop, "next_token_loss", lambda model, tokens: jnp.float32("nan"))
+    jax.clear_caches()
+    with pytest.raises(FloatingPointError, match="loss is nan at step 0. Lower the"):
+        run(TrainConfig(steps=3, batch=2, length=16, warmup=1))
+
+
+def test_train_config_messages():
+    with pytest.raises(ValueError, match="'batch': 0"):
+        TrainConfig(steps=3, batch=0, length=16, warmup=1)
+    with pytest.raises(ValueError, match="'warmup': 3"):
+        TrainConfig(steps=3, batch=1, length=16, warmup=3)
+
+
+def test_decay_mask_spares_time_scales():
+    mask = optimizer.decay_mask(nnx.state(new_model(CONFIG, 0)))
+    decayed = {
+        "/".join(str(k.key) for k in path[:-1])
+        for path, on in jax.tree.leaves_with_path(mask)
+        if on
+    }
+    names = ("in_proj", "x_proj", "dt_proj", "out_proj")
+    assert decayed == {f"layers/mixer/{name}/kernel" for name in names}
+
+
+def test_schedule_rises_and_falls():
+    schedule = optimizer.make_schedule(1.0, steps=100, warmup=10)
+    assert schedule(0) == 0 and schedule(10) == pytest.approx(1)
+    assert schedule(100) == pytest.approx(0.01) and schedule(55) < 0.6
+
+
+def test_bits_per_byte_equals_one_pass():
+    model = new_model(CONFIG, 1)
+    text = TEXT[:120]
+    logits = model(jnp.asarray(text[None, :-1].astype(np.int32))).logits
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+        logits, jnp.asarray(text[None, 1:].astype(np.int32))
+    )
+    expected = float(losses.mean()) / math.log(2)
+    bits = bits_per_byte(model, text, streams=1, length=17)
+    assert bits == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="120 bytes are too few for 100 streams"):
+        bits_per_byte(model, text, streams=100)
+
+
+def test_read_bytes_reads_plain_and_gzip(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"abc")
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"abc"))
+    for name in ("a.txt", "a.gz"):
+        assert data.read_bytes(tmp_path / name).tobytes() == b"abc"
+
+
+def test_read_bytes_messages(tmp_path):
+    whole = gzip.compress(bytes(range(256)) * 9)
+    (tmp_path / "cut.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "not.gz").write_bytes(b"plain text")
+    for name in ("cut.gz", "not.gz", "absent"):
+        with pytest.raises(ValueError, match=f"Cannot read training data from .*{name}"):
+            data.read_bytes(tmp_path / name)
+    with pytest.raises(ValueError, match="is empty; give a file with text"):
+        data.read_bytes(tmp_path / "empty")
+
+
+def test_split_bytes_is_the_usual_one():
+    splits = data.split_bytes(np.zeros(1000, np.uint8))
+    assert [len(part) for part in splits] == [900, 50, 50]
+    with pytest.raises(ValueError, match="10 bytes are too few to split"):
+        data.split_bytes(np.zeros(10, np.uint8))
+
+
+def test_sample_windows_repeat_and_stay_inside():
+    text = np.arange(100, dtype=np.uint8)
+    draw = dict(batch=50, length=9, seed=3)
+    first, second = (data.sample_windows(text, step=s, **draw) for s in (0, 1))
+    assert first.shape == (50, 10) and np.all(np.diff(first, axis=1) == 1)
+    assert np.array_equal(first, data.sample_windows(text, step=0, **draw))
+    assert not np.array_equal(first, second)
+    with pytest.raises(ValueError, match="hold no window of 99"):
+        data.sample_windows(text, batch=1, length=99, seed=0, step=0)
