@@ -1,5 +1,6 @@
 """The Mamba language model: embedding, stacked blocks, norm and output projection."""
 
+import os
 from functools import partial
 from typing import NamedTuple
 
@@ -80,6 +81,64 @@ class MambaLM(nnx.Module):
             if config.tie_embeddings
             else nnx.Param(torch_uniform(rngs.params(), head_shape, precision.param))
         )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | os.PathLike,
+        *,
+        dtype=None,
+        param_dtype=None,
+        revision: str | None = None,
+        remat: bool = False,
+    ) -> "MambaLM":
+        """Load a model from a folder or the Hub; see `jmamba.checkpoints.load`.
+
+        Args:
+          path_or_id: a folder, or a Hub id such as "state-spaces/mamba-130m-hf".
+          dtype: compute and storage dtype; None for float32, "auto" for the
+            checkpoint's.
+          param_dtype: storage dtype, if it is to differ.
+          revision: branch, tag or commit on the Hub.
+          remat: whether the backward pass recomputes each block.
+
+        Raises:
+          CheckpointError: the checkpoint cannot be found, read or understood.
+          ValueError: a dtype is not a floating one.
+        """
+        # the one import against the arrows: checkpoints builds on models, and only a
+        # call of this convenience reaches back
+        from jmamba.checkpoints import load
+
+        return load(
+            path_or_id,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            revision=revision,
+            remat=remat,
+        )
+
+    def save_pretrained(
+        self,
+        directory: str | os.PathLike,
+        *,
+        tokenizer: str | os.PathLike | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write the folder that transformers loads; see `jmamba.checkpoints.save`.
+
+        Args:
+          directory: the folder to make.
+          tokenizer: folder or Hub id to copy the tokenizer's files from; "bytes" if
+            tokens are the bytes of a text.
+          overwrite: whether a checkpoint that is there already is replaced.
+
+        Raises:
+          CheckpointError: the directory exists, or there are no tokenizer's files.
+        """
+        from jmamba.checkpoints import save  # for the same reason as above
+
+        save(self, directory, tokenizer=tokenizer, overwrite=overwrite)
 
     def __call__(
         self,

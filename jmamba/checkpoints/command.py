@@ -1,0 +1,102 @@
+"""The command that converts checkpoints: convert_weights.py and `jmamba convert`."""
+
+import sys
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+from rich.table import Table
+
+from jmamba.checkpoints.conversion import Conversion, convert
+
+
+class Format(StrEnum):
+    """What can be written."""
+
+    orbax = "orbax"
+    hf = "hf"
+
+
+def convert_command(
+    src: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id.")],
+    dst: Annotated[str, typer.Argument(help="Folder to write.")],
+    format: Annotated[
+        Format, typer.Option(help="orbax for JAX, hf for transformers.")
+    ] = Format.orbax,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16; the source's if left out."),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit on the Hub.")
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Compare logits with transformers' (needs it)."),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a checkpoint that is there.")
+    ] = False,
+) -> None:
+    """Convert a Mamba checkpoint: PyTorch in, JAX out, or back to PyTorch."""
+    with exit_codes(), Progress(
+        "{task.description}",
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bars:  # fmt: skip
+        tasks = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what)
+            bars.update(tasks[what], completed=done, total=total)
+
+        summary = convert(
+            src,
+            dst,
+            format=format.value,
+            dtype=dtype,
+            revision=revision,
+            verify=verify,
+            overwrite=overwrite,
+            progress=show,
+        )
+    Console().print(summary_table(summary))
+
+
+@contextmanager
+def exit_codes():
+    """Turn a user's mistake into its message and exit code 2, Ctrl-C into 130."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        sys.stderr.write("Interrupted; nothing was written.\n")
+        raise typer.Exit(130) from error
+
+
+def summary_table(found: Conversion) -> Table:
+    """Return a conversion's summary as a table for the terminal."""
+    table = Table(title="Converted", show_header=False)
+    table.add_row("from", f"{found.source} ({found.layout})")
+    table.add_row("to", f"{found.destination} ({found.format}, {found.dtype})")
+    table.add_row("layers", f"{found.num_layers}")
+    table.add_row("parameters", f"{found.num_parameters:,}")
+    table.add_row("read", f"{found.source_bytes / 2**20:,.1f} MiB")
+    table.add_row("written", f"{found.destination_bytes / 2**20:,.1f} MiB")
+    table.add_row("time", f"{found.seconds:.1f} s")
+    check = found.verification
+    if check is not None:
+        table.add_row(
+            "logits",
+            f"{check.error:.1e} from transformers' (relative to the largest), same "
+            f"prediction at {check.agreement:.0%} of {check.num_tokens} tokens",
+        )
+    return table

@@ -1,0 +1,151 @@
+"""Converting a PyTorch checkpoint into one of jmamba's, or of transformers'."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jmamba.checkpoints.configs import StoredConfig, read_config
+from jmamba.checkpoints.dtypes import main_dtype
+from jmamba.checkpoints.errors import CheckpointError
+from jmamba.checkpoints.filling import Progress
+from jmamba.checkpoints.folders import check_destination, new_folder
+from jmamba.checkpoints.hub import locate
+from jmamba.checkpoints.loading import load_folder
+from jmamba.checkpoints.orbax_files import is_orbax, write_orbax
+from jmamba.checkpoints.parameters import parameters_of
+from jmamba.checkpoints.saving import write_model
+from jmamba.checkpoints.tokenizer import copy_tokenizer
+from jmamba.checkpoints.verification import Verification, verify
+from jmamba.models.language_model import MambaLM
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What a conversion read, wrote and found.
+
+    Attributes:
+      source: what was asked for: folder or Hub id.
+      destination: the folder that was written.
+      layout: layout of the source: original, hf, falcon or orbax.
+      format: format of the destination: orbax or hf.
+      dtype: dtype of the written weights; A_log, D and dt_bias are float32 at least.
+      num_layers: blocks of the model.
+      num_parameters: numbers in the model.
+      source_bytes: size of the source's files.
+      destination_bytes: size of the destination's files.
+      seconds: time it took, download included.
+      verification: how far the logits are from transformers', if that was asked for.
+    """
+
+    source: str
+    destination: Path
+    layout: str
+    format: str
+    dtype: str
+    num_layers: int
+    num_parameters: int
+    source_bytes: int
+    destination_bytes: int
+    seconds: float
+    verification: Verification | None
+
+
+def _write_hf(model: MambaLM, folder: Path, extra: dict, progress: Progress | None):
+    write_model(model, folder, extra=extra, progress=progress)
+
+
+def _write_orbax(model: MambaLM, folder: Path, extra: dict, progress: Progress | None):
+    write_orbax(model, folder, extra=extra)  # Orbax says nothing on the way
+
+
+FORMATS: dict[str, Callable] = {"orbax": _write_orbax, "hf": _write_hf}
+"""Format -> how to write it."""
+
+
+def convert(
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    *,
+    format: str = "orbax",
+    dtype=None,
+    revision: str | None = None,
+    verify: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Convert a checkpoint of any layout that `load` reads.
+
+    Args:
+      source: folder or Hub id.
+      destination: the folder to make; it appears only when it is complete.
+      format: "orbax" for JAX, "hf" for transformers.
+      dtype: dtype of the written weights; None for the source's.
+      revision: branch, tag or commit on the Hub.
+      verify: whether to compare logits with those that transformers gets from the
+        source; needs transformers and torch.
+      overwrite: whether a checkpoint that is there already is replaced.
+      progress: called as progress(what, done, total) with bytes.
+
+    Raises:
+      CheckpointError: the source cannot be read, the destination not written, or the
+        logits differ.
+      ValueError: the format or the dtype is unknown.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format must be {' or '.join(FORMATS)}, but is {format!r}.")
+    check_destination(destination, overwrite=overwrite)
+    start = time.perf_counter()
+    folder = locate(source, revision=revision)
+    stored = read_config(folder)
+    layout = "orbax" if is_orbax(folder) else stored.layout
+    if verify and layout == "orbax":
+        raise CheckpointError(
+            f"{folder} is an Orbax checkpoint, which transformers cannot read, so "
+            "there is nothing to verify against; leave verify out."
+        )
+    dtype = "auto" if dtype is None else dtype
+    model = load_folder(folder, dtype=dtype, progress=progress)
+    with new_folder(destination, overwrite=overwrite) as new:
+        extra = _token_ids(stored) | copy_tokenizer(
+            source, new, revision=revision, required=False
+        )
+        FORMATS[format](model, new, extra, progress)
+        sizes: dict[str, Any] = _facts(model) | {
+            "source_bytes": _size(folder),
+            "destination_bytes": _size(new),
+        }
+        del model
+        found = _verify(folder, new, dtype=sizes["dtype"]) if verify else None
+    return Conversion(
+        source=str(source),
+        destination=Path(destination),
+        layout=layout,
+        format=format,
+        seconds=time.perf_counter() - start,
+        verification=found,
+        **sizes,
+    )
+
+
+_verify = verify  # convert's own argument has the same name
+
+
+def _token_ids(stored: StoredConfig) -> dict[str, Any]:
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {name: stored.raw[name] for name in names if name in stored.raw}
+
+
+def _facts(model: MambaLM) -> dict[str, Any]:
+    arrays = parameters_of(model).values()
+    return {
+        "dtype": main_dtype(array.dtype.name for array in arrays),
+        "num_layers": model.config.num_layers,
+        "num_parameters": sum(array.size for array in arrays),
+    }
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

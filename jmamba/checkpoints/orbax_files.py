@@ -1,0 +1,134 @@
+"""Orbax checkpoints of the parameters, beside the same config.json."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jmamba.checkpoints.configs import read_config
+from jmamba.checkpoints.dtypes import choose_dtypes, main_dtype
+from jmamba.checkpoints.errors import CheckpointError, compress
+from jmamba.checkpoints.folders import new_folder
+from jmamba.checkpoints.parameters import flatten, make_skeleton, nest, parameters_of
+from jmamba.checkpoints.saving import write_config_file
+from jmamba.checkpoints.tokenizer import copy_tokenizer
+from jmamba.checkpoints.validation import check_keys
+from jmamba.models.language_model import MambaLM
+
+PARAMETERS = "parameters"
+"""Name of Orbax's own folder inside a checkpoint."""
+
+
+def save_orbax(
+    model: MambaLM,
+    directory: str | os.PathLike,
+    *,
+    tokenizer: str | os.PathLike | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a model's parameters with Orbax; sharded arrays are written as they lie.
+
+    Args:
+      model: what to write; weights keep their dtype.
+      directory: the folder to make.
+      tokenizer: folder or Hub id to copy the tokenizer's files from; "bytes" if tokens
+        are the bytes of a text.
+      overwrite: whether a checkpoint that is there already is replaced.
+
+    Raises:
+      CheckpointError: the directory exists, or the tokenizer's files are not found.
+    """
+    with new_folder(directory, overwrite=overwrite) as folder:
+        write_orbax(model, folder, extra=copy_tokenizer(tokenizer, folder))
+
+
+def write_orbax(model: MambaLM, folder: Path, *, extra: Mapping[str, Any]) -> None:
+    """Write config.json and parameters into a folder that is there."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder.absolute() / PARAMETERS, nest(parameters_of(model)))
+        checkpointer.wait_until_finished()
+    write_config_file(model, folder, extra)
+
+
+def is_orbax(folder: Path) -> bool:
+    """Say whether a folder is a checkpoint that `save_orbax` wrote."""
+    return (folder / PARAMETERS).is_dir()
+
+
+def load_orbax(
+    directory: str | os.PathLike,
+    *,
+    dtype=None,
+    param_dtype=None,
+    remat: bool = False,
+    sharding=None,
+) -> MambaLM:
+    """Load a model that `save_orbax` wrote.
+
+    Args:
+      directory: the folder.
+      dtype: compute and storage dtype; None for float32, "auto" for the stored one.
+      param_dtype: storage dtype, if it is to differ.
+      remat: whether the backward pass recomputes each block.
+      sharding: called as sharding(path, shape) -> jax.sharding.Sharding, so that every
+        host and device reads only its part; None for the default device.
+
+    Raises:
+      CheckpointError: the folder is no such checkpoint, is damaged, or its parameters
+        do not fit its config.json or are not finite.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = Path(directory).expanduser().absolute()
+    config = read_config(folder).config
+    with ocp.StandardCheckpointer() as checkpointer:
+        stored = _metadata(checkpointer, folder / PARAMETERS)
+        main = main_dtype(np.dtype(leaf.dtype).name for leaf in stored.values())
+        compute, param = choose_dtypes(dtype, param_dtype, main)
+        skeleton = make_skeleton(config, dtype=compute, param_dtype=param, remat=remat)
+        check_keys(
+            {".".join(path): shape for path, shape in skeleton.shapes.items()},
+            {".".join(path): tuple(leaf.shape) for path, leaf in stored.items()},
+            str(folder),
+        )
+        default = jax.sharding.SingleDeviceSharding(jnp.zeros(()).device)  # type: ignore[arg-type]
+        abstract = {
+            path: jax.ShapeDtypeStruct(
+                leaf.shape,
+                leaf.dtype,
+                sharding=sharding(path, leaf.shape) if sharding else default,
+            )
+            for path, leaf in skeleton.parameters.items()
+        }
+        try:
+            tree = checkpointer.restore(folder / PARAMETERS, nest(abstract))
+        except (ValueError, OSError, KeyError) as error:
+            raise _damaged(folder, error) from error
+    arrays = flatten(tree)
+    bad = [".".join(p) for p, a in arrays.items() if not jnp.isfinite(a).all()]
+    if bad:
+        raise CheckpointError(
+            f"The weights in {folder} are not finite: {compress(bad)}."
+        )
+    return skeleton.build(arrays)
+
+
+def _metadata(checkpointer, folder: Path) -> dict:
+    try:
+        return flatten(checkpointer.metadata(folder).item_metadata.tree)
+    except (ValueError, OSError, KeyError, AttributeError) as error:
+        raise _damaged(folder.parent, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> CheckpointError:
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return CheckpointError(
+        f"{folder / PARAMETERS} is no complete Orbax checkpoint ({line}); convert or "
+        "copy it again."
+    )
