@@ -242,6 +242,10 @@ def _forward(graphdef, state, tokens, attention_mask, segment_ids, cache):
     order, lengths, back = compact(attention_mask)
     tokens = jnp.take_along_axis(tokens, order, axis=1)
     if segment_ids is not None:
+        # padding goes on with the last token's segment, so that it resets nothing
+        last = jnp.maximum(lengths - 1, 0)[:, None]
+        places = jnp.minimum(jnp.arange(tokens.shape[1])[None], last)
+        order = jnp.take_along_axis(order, places, axis=1)
         segment_ids = jnp.take_along_axis(segment_ids, order, axis=1)
     x, cache, _ = model.run_layers(
         model.embed(tokens), cache=cache, lengths=lengths, segment_ids=segment_ids
@@ -275,15 +279,16 @@ def check_tokens(tokens, vocab_size: int, attention_mask=None) -> None:
             f"tokens must be integers of shape (batch, length), but got {dtype} of "
             f"shape {shape}. For one text of ids write jnp.array([ids])."
         )
-    if shape[1] == 0:
-        raise ValueError("tokens are empty (length 0); give at least one token.")
+    if 0 in shape:
+        raise ValueError(f"tokens are empty (shape {shape}); give at least one token.")
     if attention_mask is not None and jnp.shape(attention_mask) != shape:
         raise ValueError(
             f"attention_mask has shape {jnp.shape(attention_mask)}, but tokens have "
             f"{shape}; give one 0 or 1 per token."
         )
     if not isinstance(tokens, jax.core.Tracer):
-        low, high = int(np.min(tokens)), int(np.max(tokens))
+        values = np.asarray(tokens)
+        low, high = int(values.min()), int(values.max())
         if low < 0 or high >= vocab_size:
             raise ValueError(
                 f"token ids must lie in [0, {vocab_size}), but range from {low} to "

@@ -11,6 +11,7 @@ from jmamba_kernels import accumulation_dtype
 
 from jmamba.models.config import MambaConfig
 from jmamba.ops import causal_conv1d, selective_scan, selective_state_update
+from jmamba.ops.causal_conv1d import count_segments
 from jmamba.types import LayerCache, SSMInputs
 
 torch_uniform = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -147,7 +148,7 @@ class Mixer(nnx.Module):
             segment_ids=segment_ids,
         )
         if lengths is not None:
-            last = _last_inputs(x, conv_state, lengths, config.d_conv)
+            last = _last_inputs(x, conv_state, lengths, segment_ids, config.d_conv)
         dt, B, C = jnp.split(self.x_proj(u), [r, r + n], axis=-1)
         if config.mixer_rms_eps is not None:
             dt, B, C = (
@@ -219,7 +220,10 @@ class Block(nnx.Module):
         """
         conv_state, ssm_state = (None, None) if cache is None else cache
         ssm = self.mixer.ssm_inputs(
-            self.norm(x), conv_state=conv_state, lengths=lengths, segment_ids=segment_ids
+            self.norm(x),
+            conv_state=conv_state,
+            lengths=lengths,
+            segment_ids=segment_ids,
         )
         out, last_state = self.mixer.mix(
             ssm, ssm_state=ssm_state, segment_ids=segment_ids
@@ -231,17 +235,26 @@ class Block(nnx.Module):
 def _dt_bias(config: MambaConfig, rngs: nnx.Rngs):
     """Draw b with softplus(b) log-uniform in [dt_min, dt_max] (Mamba, section 3.6)."""
     low, high = jnp.log(config.dt_min), jnp.log(config.dt_max)
-    dt = jnp.exp(jax.random.uniform(rngs.params(), (config.d_inner,)) * (high - low) + low)
+    dt = jnp.exp(
+        jax.random.uniform(rngs.params(), (config.d_inner,)) * (high - low) + low
+    )
     dt = jnp.maximum(dt, config.dt_init_floor)
     return dt + jnp.log(-jnp.expm1(-dt))
 
 
-def _last_inputs(x, conv_state, lengths, window):
-    """Return the last k-1 convolution inputs of each row of the given length."""
+def _last_inputs(x, conv_state, lengths, segment_ids, window):
+    """Return the last k-1 convolution inputs of each row of the given length.
+
+    As in `causal_conv1d`, inputs of another segment than the last are zero.
+    """
     if conv_state is None:
         conv_state = jnp.zeros((x.shape[0], x.shape[2], window - 1), x.dtype)
     past = jnp.swapaxes(conv_state, 1, 2).astype(x.dtype)  # b d k-1 -> b k-1 d
     padded = jnp.concatenate([past, x], axis=1)
     index = lengths[:, None] + jnp.arange(window - 1)[None]
     last = jnp.take_along_axis(padded, index[:, :, None], axis=1)
+    if segment_ids is not None:
+        runs = count_segments(segment_ids, window - 1)
+        runs = jnp.take_along_axis(runs, index, axis=1)
+        last = jnp.where((runs == runs[:, -1:])[:, :, None], last, 0)
     return jnp.swapaxes(last, 1, 2)  # b k-1 d -> b d k-1

@@ -41,7 +41,8 @@ def causal_conv1d(
         first segment continues from `initial_state`.
 
     Returns:
-      y in the dtype of x, and the last k-1 inputs of the sequence.
+      y in the dtype of x, and the last k-1 inputs of the sequence, zeros where they
+      belong to another segment than the last.
 
     Raises:
       ValueError: shapes do not fit together, or the activation is unknown.
@@ -63,6 +64,7 @@ def causal_conv1d(
     else:
         past = jnp.swapaxes(initial_state, 1, 2).astype(x.dtype)  # b d k-1 -> b k-1 d
     padded = jnp.concatenate([past, x], axis=1)
+    runs = None if segment_ids is None else count_segments(segment_ids, window - 1)
     dtype = accumulation_dtype(x.dtype)
     y = jnp.zeros(x.shape, dtype)
     if bias is not None:
@@ -70,21 +72,26 @@ def causal_conv1d(
     for j in range(window):
         taps = weight[None, None, :, j].astype(dtype)
         term = padded[:, j : j + length].astype(dtype) * taps
-        if segment_ids is not None:
-            term = jnp.where(_same_segment(segment_ids, window - 1 - j), term, 0)
+        if runs is not None:
+            same = runs[:, j : j + length] == runs[:, window - 1 :]
+            term = jnp.where(same[:, :, None], term, 0)
         y = y + term
     if activation == "silu":
         y = jax.nn.silu(y)
-    last_state = jnp.swapaxes(padded[:, length:], 1, 2)  # b k-1 d -> b d k-1
+    last = padded[:, length:]
+    if runs is not None:
+        last = jnp.where((runs[:, length:] == runs[:, -1:])[:, :, None], last, 0)
+    last_state = jnp.swapaxes(last, 1, 2)  # b k-1 d -> b d k-1
     return ConvOutput(y.astype(x.dtype), last_state)
 
 
-def _same_segment(segment_ids, shift):
-    """Return whether the token `shift` places back has the same id, (b, l, 1)."""
-    first = jnp.broadcast_to(segment_ids[:, :1], (segment_ids.shape[0], shift))
-    length = segment_ids.shape[1]
-    shifted = jnp.concatenate([first, segment_ids], axis=1)[:, :length]
-    return (shifted == segment_ids)[:, :, None]
+def count_segments(segment_ids: Int[Array, "b l"], past: int) -> Int[Array, "b t"]:
+    """Number the segments from 0, the tokens before the first one included.
+
+    Unlike ids, the numbers never come back: a segment ends where the id changes.
+    """
+    changes = segment_ids[:, 1:] != segment_ids[:, :-1]
+    return jnp.pad(jnp.cumsum(changes, axis=1), ((0, 0), (past + 1, 0)))
 
 
 def _check(x, weight, bias, activation, initial_state, segment_ids) -> int:
