@@ -178,7 +178,7 @@ def _scan_jvp(primals, tangents, *, save_states, **params):
     )
     d_out = [x[0] for x in d_out]
     if save_states:  # a residual of the other maps, which depend on the inputs alone
-        d_out.append(ad.Zero.from_primal_value(out[2]))
+        d_out.append(ad.Zero(jax.typeof(out[2]).to_tangent_aval()))
     return (out, d_out) if save_states else (out[:2], d_out)
 
 

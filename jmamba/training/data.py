@@ -58,8 +58,8 @@ def split_bytes(
 
 def sample_windows(
     data: UInt8[np.ndarray, "n"], *, batch: int, length: int, seed: int, step: int
-) -> Int32[np.ndarray, "b l+1"]:
-    """Draw random windows; the same seed and step always give the same ones.
+) -> Int32[np.ndarray, "b w"]:
+    """Draw random windows of length + 1 bytes; the same seed and step always give the same ones.
 
     Raises:
       ValueError: the data are shorter than a window.

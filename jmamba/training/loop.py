@@ -91,10 +91,12 @@ def train_step(state: TrainState, tokens, *, graphdef, optimizer):
         return next_token_loss(nnx.merge(graphdef, parameters), tokens)
 
     loss, gradients = jax.value_and_grad(loss_of)(state.parameters)
-    updates, optimizer_state = optimizer.update(
-        gradients, state.optimizer, state.parameters
-    )
-    parameters = optax.apply_updates(state.parameters, updates)
+    # optax mixes integer step counts with floats
+    with jax.numpy_dtype_promotion("standard"):
+        updates, optimizer_state = optimizer.update(
+            gradients, state.optimizer, state.parameters
+        )
+        parameters = optax.apply_updates(state.parameters, updates)
     return TrainState(parameters, optimizer_state, state.step + 1), loss
 
 
