@@ -1,5 +1,6 @@
 """What the tests share: implementations, tolerances, errors and random operands."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,10 @@ OPTIONS = ("D", "z", "delta_bias", "initial_state", "segment_ids")
 
 PARAMETERS = ("A", "D", "delta_bias")
 """Operands that all tokens share."""
+
+
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+"""jit that compiles twice as fast: for expected values, and tests of rules."""
 
 
 class Tolerance(NamedTuple):
@@ -135,7 +140,7 @@ def in_float64(function, *args):
       The result as numpy arrays.
     """
     with jax.enable_x64(True):
-        out = function(*jax.tree.map(jnp.asarray, widen(args)))
+        out = quick_jit(function)(*jax.tree.map(jnp.asarray, widen(args)))
         return jax.tree.map(np.asarray, out)
 
 
@@ -161,3 +166,38 @@ def differentiable(inputs: ScanInputs) -> dict[str, jax.Array]:
     parts = {k: v for k, v in inputs._asdict().items() if v is not None}
     parts.pop("segment_ids", None)
     return parts
+
+
+def loop_definition(inputs, *, delta_softplus):
+    """Run the recurrence one number at a time, in float64."""
+    x = widen(inputs)
+    (batch, length, channels), states = x.u.shape, x.A.shape[1]
+    per_group = channels // x.B.shape[2]
+    y = np.zeros(x.u.shape)
+    last_state = np.zeros((batch, channels, states))
+    for b, d in np.ndindex(batch, channels):
+        h = (
+            np.zeros(states)
+            if x.initial_state is None
+            else x.initial_state[b, d].copy()
+        )
+        for t in range(length):
+            delta = x.delta[b, t, d]
+            if x.delta_bias is not None:
+                delta = delta + x.delta_bias[d]
+            if delta_softplus:
+                delta = np.log1p(np.exp(delta))
+            if x.segment_ids is not None and t > 0:
+                if x.segment_ids[b, t] != x.segment_ids[b, t - 1]:
+                    h = np.zeros(states)
+            for n in range(states):
+                B = x.B[b, t, d // per_group, n]
+                h[n] = np.exp(delta * x.A[d, n]) * h[n] + delta * B * x.u[b, t, d]
+                y[b, t, d] += x.C[b, t, d // per_group, n] * h[n]
+            if x.D is not None:
+                y[b, t, d] += x.D[d] * x.u[b, t, d]
+            if x.z is not None:
+                z = x.z[b, t, d]
+                y[b, t, d] *= z / (1 + np.exp(-z))
+        last_state[b, d] = h
+    return y, last_state

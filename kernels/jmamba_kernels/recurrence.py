@@ -120,7 +120,14 @@ def implementation(maps: RecurrenceMaps) -> Implementation:
         t = jax.vmap(push_prepare)(directions)
         still = [k for k, v in SOURCES.items() if not set(v) & set(directions)]
         r = prepare(inputs, delta_softplus=delta_softplus)
-        s, d_s, d_last_state = maps.tangent(r, t._replace(**dict.fromkeys(still)))
+        if len(still) < len(SOURCES):
+            s, d_s, d_last_state = maps.tangent(r, t._replace(**dict.fromkeys(still)))
+        else:  # only D or z move, which stand outside the recurrence
+            s, last_state, _ = maps.scan(r, False)
+            count = next(iter(directions.values())).shape[0]
+            d_s, d_last_state = (
+                jnp.zeros((count, *x.shape), x.dtype) for x in (s, last_state)
+            )
 
         def push_finish(d_s, t):
             def finish_parts(s, parts):

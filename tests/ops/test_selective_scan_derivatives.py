@@ -1,0 +1,77 @@
+"""The derivative table: every transform against autodiff of the float64 definition."""
+
+from functools import cache, partial
+
+import pytest
+from helpers import (
+    IMPLEMENTATIONS,
+    OPTIONS,
+    assert_close,
+    in_float64,
+    make_inputs,
+    quick_jit,
+    run_definition,
+    run_scan,
+    tolerance,
+)
+from transforms import TRANSFORMS
+
+from jmamba_kernels import CHUNK
+
+OTHERS = [name for name in IMPLEMENTATIONS if name != "reference"]  # has no own maps
+TINY = {"batch": 1, "length": 4, "channels": 4, "states": 2}
+ALL = {**TINY, "options": OPTIONS, "groups": 2, "delta_softplus": True}
+OPTION_CASES = {
+    **{name: {"options": (name,)} for name in OPTIONS},
+    "softplus": {"delta_softplus": True},
+    "groups": {"groups": 2, "channels": 4},
+}
+LONG = {"batch": 2, "length": CHUNK + 3, "channels": 3, "states": 2}
+
+
+def make_case(delta_softplus=False, **sizes):
+    return make_inputs(21, **sizes), delta_softplus
+
+
+@cache
+def expected(name, case):
+    """Return what a transform of the definition gives in float64."""
+    inputs, delta_softplus = make_case(**dict(case))
+    scan = partial(run_definition, delta_softplus=delta_softplus)
+    return in_float64(partial(TRANSFORMS[name], scan), inputs)
+
+
+def check(name, implementation, case):
+    inputs, delta_softplus = make_case(**case)
+    scan = partial(
+        run_scan, implementation=implementation, delta_softplus=delta_softplus
+    )
+    actual = quick_jit(partial(TRANSFORMS[name], scan))(inputs)
+    wanted = expected(name, tuple(sorted(case.items())))
+    assert_close(actual, wanted, tolerance("float32").gradient, name)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_transform_equals_that_of_the_definition(implementation, name):
+    check(name, implementation, ALL)
+
+
+@pytest.mark.parametrize(
+    "name", ["grad_and_jvp", "linear_transpose_of_vjp", "vmap_twice"]
+)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_transform_without_options_equals_that_of_the_definition(implementation, name):
+    check(name, implementation, TINY)
+
+
+@pytest.mark.parametrize("case", OPTION_CASES)
+@pytest.mark.parametrize("implementation", OTHERS)
+def test_derivative_with_one_option_equals_that_of_the_definition(implementation, case):
+    check("grad_and_jvp", implementation, {**LONG, **OPTION_CASES[case]})
+
+
+@pytest.mark.parametrize("name", ["jacfwd_under_vmap", "jacrev_under_vmap"])
+@pytest.mark.parametrize("implementation", OTHERS)
+def test_transform_across_chunks_equals_that_of_the_definition(implementation, name):
+    check(name, implementation, {**LONG, "batch": 1, "options": OPTIONS})
