@@ -1,0 +1,228 @@
+"""Explain what a model predicts after a text: the numbers behind the report."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jmamba.attention import reduced_attention
+from jmamba.checkpoints.tokenizer import Tokenizer
+from jmamba.dynamics import jacobian_norms, layer_span
+from jmamba.models.language_model import MambaLM
+from jmamba.models.trace import choose_layers, trace
+from jmamba.report.cost import check_length, choose_probes
+from jmamba.report.environment import environment
+from jmamba.report.explanation import Explanation, Predictions
+from jmamba.report.labels import split_pieces, token_label, token_labels
+
+TRACE_BYTES = 512 * 2**20
+"""Memory that the traced layers may take at a time."""
+
+STAGES = ("prediction and its drivers", "hidden attention", "token Jacobian")
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(stage, done, total) when a part of a stage begins or ends."""
+
+
+def _ignore(stage: str, done: int, total: int) -> None:
+    """Report no progress."""
+
+
+def explain(
+    model: MambaLM,
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    layers: Sequence[int] | None = None,
+    top: int = 8,
+    matrices: bool = True,
+    jacobian: bool = True,
+    probes: int | None = None,
+    max_tokens: int = 512,
+    name: str = "model",
+    progress: Progress = _ignore,
+) -> Explanation:
+    """Compute what a model predicts after a text, and what made it do so.
+
+    Args:
+      model: the model.
+      tokenizer: its tokenizer.
+      text: the text.
+      layers: layers to draw large, counted from 0, negative ones from the end; None
+        for about a quarter, half and three quarters of the depth and the last.
+      top: how many of the likeliest next tokens to keep.
+      matrices: whether to compute hidden attention between all pairs of tokens, and
+        not only what the last token attends to.
+      jacobian: whether to compute the norms of the Jacobian's blocks.
+      probes: random directions per token for those norms, d_model or more for exact
+        ones; None for as many as take a moment, 16 at most.
+      max_tokens: longest text for which to compute `matrices`.
+      name: name of the model in the report.
+      progress: told how far each of `STAGES` is.
+
+    Returns:
+      Everything that `jmamba.report.write` draws.
+
+    Raises:
+      ValueError: the text is empty, too long for what is asked for, or has tokens the
+        model does not know; there is no such layer; `top` or `probes` is less than 1;
+        the model's logits are not finite.
+
+    Examples:
+      >>> from jmamba import MambaConfig
+      >>> from jmamba.checkpoints import ByteTokenizer
+      >>> config = MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = MambaLM(config, rngs=nnx.Rngs(0))
+      >>> found = explain(model, ByteTokenizer(), "hello")
+      >>> found.driver.shape, found.attention.shape, found.jacobian.shape
+      ((5,), (2, 5, 5), (5, 5))
+
+    References:
+      Ali, Zimerman & Wolf, "The Hidden Attention of Mamba Models", arXiv 2403.01590.
+      Vo et al., "Demystifying the Token Dynamics of Deep Selective State Space
+      Models", arXiv 2410.03292.
+    """
+    ids = encode(tokenizer, text)
+    count = model.config.num_layers
+    if layers is None:
+        layers = [count // 4, count // 2, 3 * count // 4, count - 1]
+    chosen = choose_layers(layers, count)
+    if top < 1:
+        raise ValueError(f"top must be at least 1, but is {top}.")
+    if matrices:
+        check_length(len(ids), max_tokens, model.config)
+    if jacobian:
+        probes = choose_probes(len(ids), model.config, probes)
+    tokens = jnp.asarray(ids, jnp.int32)[None]
+    timings: dict[str, float] = {}
+
+    with _timed(STAGES[0], timings, progress):
+        logits, driver = _drive(model, tokens)
+    if not np.isfinite(logits).all():
+        raise ValueError(
+            f"The logits of {name} are not finite: its weights hold NaN or infinity, "
+            "or overflow in this dtype. Check the checkpoint, or ask for float32."
+        )
+    with _timed(STAGES[1], timings, progress):
+        attention, norms = _attend(model, tokens, matrices, progress)
+    blocks = None
+    if jacobian:
+        with _timed(STAGES[2], timings, progress):
+            blocks = _differentiate(model, tokens, probes)
+    pieces = split_pieces(ids, tokenizer.decode)
+    return Explanation(
+        model=name,
+        text=text,
+        ids=np.asarray(ids, np.int32),
+        pieces=tuple(pieces),
+        labels=tuple(token_labels(pieces, tokenizer.pieces(ids))),
+        layers=chosen,
+        predictions=_best(logits, top, tokenizer),
+        driver=driver,
+        last_attention=attention[:, -1],
+        attention=attention if matrices else None,
+        norms=norms,
+        jacobian=blocks,
+        settings={
+            "layers": list(chosen),
+            "top": top,
+            "matrices": matrices,
+            "jacobian": jacobian,
+            "probes": probes,
+            "max_tokens": max_tokens,
+            "dtype": jnp.dtype(model.dtype).name,
+        },
+        environment=environment(),
+        timings=timings,
+    )
+
+
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the token ids of a text.
+
+    Raises:
+      ValueError: the text has no tokens.
+    """
+    ids = tokenizer.encode(text) if text else []
+    if not ids:
+        raise ValueError(
+            "The text is empty. Give at least one character, such as "
+            '"The capital of France is".'
+        )
+    return ids
+
+
+@contextmanager
+def _timed(stage: str, timings: dict[str, float], progress) -> Iterator[None]:
+    progress(stage, 0, 1)
+    start = time.perf_counter()
+    yield
+    timings[stage] = round(time.perf_counter() - start, 3)
+    progress(stage, 1, 1)
+
+
+def _drive(model, tokens):
+    """Return the last token's logits and gradient x input of the largest."""
+    logits, driver = _gradient_times_input(*nnx.split(model), tokens)
+    return np.asarray(logits), np.asarray(driver, np.float32)
+
+
+@partial(jax.jit, static_argnums=0)
+def _gradient_times_input(graphdef, state, tokens):
+    model = nnx.merge(graphdef, state)
+
+    def best_logit(x):
+        x, _, _ = model.run_layers(x)
+        logits = model.unembed(x[0, -1])
+        return jnp.max(logits), logits
+
+    x = model.embed(tokens)
+    gradient, logits = jax.grad(best_logit, has_aux=True)(x)
+    return logits, jnp.sum(gradient * x, axis=-1)[0]
+
+
+def _attend(model, tokens, matrices, progress):
+    """Return mean |alpha| (s, q, l) of all layers and the norms (s + 1, l)."""
+    count, length = model.config.num_layers, tokens.shape[1]
+    at_a_time = max(1, TRACE_BYTES // (20 * length * model.config.d_inner))
+    attention, norms = [], []
+    for start in range(0, count, at_a_time):
+        layers = range(start, min(start + at_a_time, count))
+        traced = trace(model, tokens, layers=layers)
+        if not norms:
+            norms.append(_norms(traced.residual_in[:1]))
+        norms.append(_norms(traced.residual_out))
+        for layer in layers:
+            rows = None if matrices else [-1]
+            alpha = reduced_attention(traced.layer(layer), "mean_abs", rows=rows)
+            attention.append(np.asarray(alpha[0], np.float32))
+            progress(STAGES[1], layer + 1, count)
+    return np.stack(attention), np.concatenate(norms)
+
+
+def _norms(x):
+    """Return the norms of tokens, (s, 1, l, m) -> (s, l)."""
+    return np.asarray(jnp.linalg.norm(x[:, 0].astype(jnp.float32), axis=-1))
+
+
+def _differentiate(model, tokens, probes):
+    """Return the norms of the Jacobian's blocks through all layers, (l, l)."""
+    x = model.embed(tokens)[0]
+    exact = probes >= x.shape[1]  # as many directions as there are axes
+    norms = jacobian_norms(layer_span(model), x, probes=None if exact else probes)
+    return np.asarray(norms, np.float32)
+
+
+def _best(logits, top, tokenizer) -> Predictions:
+    logits = logits.astype(np.float64)
+    ids = np.argsort(-logits, kind="stable")[:top]
+    weights = np.exp(logits - logits.max())
+    probabilities = (weights / weights.sum())[ids].astype(np.float32)
+    texts = [tokenizer.decode([i]) for i in ids.tolist()]
+    labels = tuple(map(token_label, texts, tokenizer.pieces(ids.tolist())))
+    return Predictions(ids.astype(np.int32), probabilities, labels)

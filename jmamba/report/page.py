@@ -1,0 +1,227 @@
+"""The report as one HTML page that needs nothing but itself."""
+
+import base64
+import json
+from html import escape
+from importlib import resources
+
+import numpy as np
+
+from jmamba.report.explanation import Explanation, shares
+from jmamba.report.labels import BROKEN, visible
+from jmamba.report.plates import ALPHA, PLATES, Plate
+
+MATRIX_BYTES = 4 * 2**20
+"""Attention matrices beyond this size stay in arrays.npz: pages must open fast."""
+
+
+def page(explanation: Explanation, figures: dict[str, bytes]) -> str:
+    """Return the page of an explanation.
+
+    Args:
+      explanation: what to show.
+      figures: PNG files by the name of their plate.
+    """
+    best = explanation.predictions
+    title = f"{visible(explanation.text[:60])} → {best.labels[0]}"
+    plates = [
+        _figure(plate, figures[plate.name])
+        for plate in PLATES
+        # The table of the page says the same as the picture of the predictions.
+        if plate.name in figures and plate.name != "predictions"
+    ]
+    script = json.dumps(page_data(explanation)).replace("<", "\\u003c")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(title)} · jmamba</title>
+<style>
+{_resource("page.css")}</style>
+</head>
+<body>
+<main>
+{_text_section(explanation)}
+{_tables(explanation)}
+<section>
+<h2>Figures</h2>
+{"".join(plates)}
+</section>
+{_colophon(explanation)}
+</main>
+<div id="tip" role="status" hidden></div>
+<script type="application/json" id="data">{script}</script>
+<script>
+{_resource("page.js")}</script>
+</body>
+</html>
+"""
+
+
+def page_data(explanation: Explanation) -> dict:
+    """Return the numbers behind the shaded text, one entry per piece.
+
+    `rows` holds attention shares as unsigned 16-bit integers (65535 is 1), base64:
+    per layer the lower triangle of (piece, piece), or only the last row if the
+    triangle would make the page slow to open (`full` says which).
+    """
+    starts = [piece.start for piece in explanation.pieces]
+    ends = np.array([piece.stop - 1 for piece in explanation.pieces])
+    count, layers = len(starts), len(explanation.last_attention)
+    entries = layers * count * (count + 1) // 2
+    full = explanation.attention is not None and 2 * entries <= MATRIX_BYTES
+    if full:
+        assert explanation.attention is not None
+        by_piece = np.add.reduceat(explanation.attention[:, ends], starts, axis=-1)
+        rows = shares(by_piece)[:, *np.tril_indices(count)]
+    else:
+        rows = np.add.reduceat(explanation.layer_shares, starts, axis=-1)
+    packed = np.round(rows * 65535).astype("<u2")
+    driver = np.add.reduceat(explanation.driver, starts)
+    return {
+        "pieces": [visible(text) for text, _, _ in explanation.pieces],
+        "spans": [[start, stop] for _, start, stop in explanation.pieces],
+        "driver": [float(f"{value:.4g}") for value in driver],
+        "layers": layers,
+        "full": full,
+        "rows": base64.b64encode(packed.tobytes()).decode(),
+        "best": explanation.predictions.labels[0],
+    }
+
+
+def _text_section(explanation: Explanation) -> str:
+    best = explanation.predictions
+    starts = [piece.start for piece in explanation.pieces]
+    driver = np.add.reduceat(explanation.driver, starts)
+    largest = float(np.abs(driver).max()) or 1.0
+    spans = []
+    for i, ((text, _, _), value) in enumerate(
+        zip(explanation.pieces, driver, strict=True)
+    ):
+        kind = "toward" if value >= 0 else "against"
+        weight = abs(value) / largest
+        spans.append(
+            f'<span class="token {kind}" data-i="{i}" style="--w:{weight:.3f}">'
+            f"{_shown(text, explanation.labels[starts[i]])}</span>"
+        )
+    last = len(explanation.last_attention)
+    return f"""<header>
+<p class="kicker">jmamba explain · {escape(explanation.model)}</p>
+<h1>After this text the model expects
+<q class="best">{escape(best.labels[0])}</q>
+<small>{100 * best.probabilities[0]:.1f} % sure</small></h1>
+</header>
+<section aria-label="The text">
+<form id="controls" hidden>
+<fieldset><legend>Shade tokens by</legend>
+<label><input type="radio" name="mode" value="driver" checked>
+what drove the prediction</label>
+<label><input type="radio" name="mode" value="attention"> hidden attention</label>
+</fieldset>
+<div id="attention-controls" hidden>
+<label for="layer">Layer</label>
+<input type="range" id="layer" min="0" max="{last}" value="0">
+<output id="layer-name" for="layer">mean of all</output>
+<button type="button" id="reset">read from the last token</button>
+</div>
+</form>
+<div id="text">{"".join(spans)}<span class="next">{escape(best.labels[0])}</span></div>
+<p class="legend" id="legend"><span class="swatch toward"></span> raised the score of
+<q>{escape(best.labels[0])}</q> <span class="swatch against"></span> lowered it
+(gradient × input). The dashed box is the prediction.</p>
+</section>"""
+
+
+def _shown(text: str, label: str) -> str:
+    """Return the HTML of a piece: as it reads, but nothing invisible."""
+    if not text or BROKEN in text:
+        return f"<i>{escape(label)}</i>"
+    shown = (c if c == " " else visible(c) for c in text)
+    return "".join(
+        "↵<br>" if c == "↵" and raw == "\n" else escape(c)
+        for c, raw in zip(shown, text, strict=True)
+    )
+
+
+def _tables(explanation: Explanation) -> str:
+    best = explanation.predictions
+    predictions = "".join(
+        f"<tr><td><code>{escape(label)}</code></td><td class=number>{i}</td>"
+        f"<td class=number>{100 * p:.2f} %</td>"
+        f'<td class=bar><i style="width:{100 * p:.1f}%"></i></td></tr>'
+        for i, p, label in zip(best.ids, best.probabilities, best.labels, strict=True)
+    )
+    share = 100 * explanation.mean_share
+    order = np.argsort(-np.abs(explanation.driver), kind="stable")[: len(best.ids)]
+    drivers = "".join(
+        f"<tr><td><code>{escape(explanation.labels[j])}</code></td>"
+        f"<td class=number>{j}</td>"
+        f"<td class=number>{explanation.driver[j]:+.3g}</td>"
+        f"<td class=number>{share[j]:.1f} %</td></tr>"
+        for j in order
+    )
+    return f"""<div class="columns">
+<section><h2>Likeliest next tokens</h2>
+<table><thead><tr><th>token</th><th class=number>id</th>
+<th class=number>probability</th><th></th></tr></thead>
+<tbody>{predictions}</tbody></table></section>
+<section><h2>Tokens that drove it most</h2>
+<table><thead><tr><th>token</th><th class=number>position</th>
+<th class=number>gradient × input</th>
+<th class=number>last token's attention</th></tr></thead>
+<tbody>{drivers}</tbody></table></section>
+</div>"""
+
+
+def _figure(plate: Plate, png: bytes) -> str:
+    source = base64.b64encode(png).decode()
+    arrays = ", ".join(f"<code>{escape(name)}</code>" for name in plate.arrays)
+    return f"""<figure id="{plate.name}">
+<h3>{escape(plate.title)}</h3>
+<figcaption>{escape(plate.caption)}
+<span class="formula">{escape(plate.formula)}</span></figcaption>
+<div class="picture"><img alt="{escape(plate.title)}"
+src="data:image/png;base64,{source}"></div>
+<p class="source">Numbers: {arrays} in <a href="arrays.npz">arrays.npz</a> ·
+<a href="{plate.name}.png">picture alone</a></p>
+</figure>
+"""
+
+
+def _colophon(explanation: Explanation) -> str:
+    environment = dict(explanation.environment)
+    versions = environment.pop("versions", {})
+    seconds = {stage: f"{time} s" for stage, time in explanation.timings.items()}
+    groups = {
+        "Settings": {"model": explanation.model, "tokens": len(explanation.ids)}
+        | explanation.settings,
+        "Made on": environment,
+        "Versions": versions,
+        "Time": seconds,
+    }
+    lists = "".join(
+        f"<section><h3>{name}</h3><dl>{_definitions(group)}</dl></section>"
+        for name, group in groups.items()
+        if group
+    )
+    return f"""<footer>
+<h2>How this was made</h2>
+<p>Hidden attention: <span class="formula">{ALPHA}</span></p>
+<p>Shares divide a layer's mean |α| over channels by its sum over the tokens read. All
+arrays are in <a href="arrays.npz">arrays.npz</a>, all settings in
+<a href="summary.json">summary.json</a>.</p>
+<div class="columns">{lists}</div>
+</footer>"""
+
+
+def _definitions(group: dict) -> str:
+    return "".join(
+        f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>"
+        for name, value in group.items()
+    )
+
+
+def _resource(name: str) -> str:
+    return resources.files("jmamba.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,104 @@
+"""An explanation in the terminal: the text in colour, and tables without it."""
+
+import numpy as np
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from jmamba.report.explanation import Explanation
+from jmamba.report.labels import BLANKS, BROKEN, visible
+
+TOWARD, AGAINST = (235, 125, 40), (95, 155, 225)
+BAR_WIDTH = 20
+
+
+def render(explanation: Explanation) -> Group:
+    """Return what the terminal shows of an explanation."""
+    best = explanation.predictions.labels[0]
+    legend = Text.assemble(
+        ("raised", _style(1.0)),
+        " or ",
+        ("lowered", _style(-1.0)),
+        f" the score of {best} (gradient × input)",
+    )
+    return Group(
+        Padding(shaded_text(explanation), (1, 2)),
+        Padding(legend, (0, 2, 1, 2)),
+        predictions_table(explanation),
+        "",
+        drivers_table(explanation),
+    )
+
+
+def shaded_text(explanation: Explanation) -> Text:
+    """Return the text, shaded by what drove the prediction, and the prediction."""
+    starts = [piece.start for piece in explanation.pieces]
+    driver = np.add.reduceat(explanation.driver, starts)
+    largest = float(np.abs(driver).max()) or 1.0
+    text = Text()
+    for (piece, start, _), value in zip(explanation.pieces, driver, strict=True):
+        shown = explanation.labels[start] if BROKEN in piece else _shown(piece)
+        text.append(shown, _style(float(value) / largest))
+    text.append(" ")
+    text.append(f"[{explanation.predictions.labels[0]}]", "bold")
+    return text
+
+
+def predictions_table(explanation: Explanation) -> Table:
+    """Return the likeliest next tokens as a table."""
+    table = _table("Likeliest next tokens")
+    table.add_column("token", no_wrap=True)
+    table.add_column("probability", justify="right")
+    table.add_column("")
+    best = explanation.predictions
+    for label, p in zip(best.labels, best.probabilities, strict=True):
+        bar = Text("█" * round(BAR_WIDTH * float(p)), _foreground(1.0))
+        table.add_row(Text(label), f"{100 * p:.2f} %", bar)
+    return table
+
+
+def drivers_table(explanation: Explanation) -> Table:
+    """Return the tokens that drove the prediction most as a table."""
+    table = _table(f"Tokens that drove {explanation.predictions.labels[0]} most")
+    table.add_column("token", no_wrap=True)
+    table.add_column("position", justify="right")
+    table.add_column("gradient × input", justify="right")
+    table.add_column("last token's attention", justify="right")
+    driver, share = explanation.driver, 100 * explanation.mean_share
+    count = len(explanation.predictions.ids)
+    for j in np.argsort(-np.abs(driver), kind="stable")[:count]:
+        sign = 1.0 if driver[j] >= 0 else -1.0
+        table.add_row(
+            Text(explanation.labels[j]),
+            str(j),
+            Text(f"{driver[j]:+.3g}", _foreground(sign)),
+            f"{share[j]:.1f} %",
+        )
+    return table
+
+
+def _table(title: str) -> Table:
+    text = Text(title, "bold")
+    return Table(title=text, title_justify="left", box=None, padding=(0, 2))
+
+
+def _shown(piece: str) -> str:
+    """Return a piece as it reads, its line ends and control characters visible."""
+    kept = {" ", "\u00a0"}
+    shown = "".join(c if c in kept else visible(c) for c in piece)
+    return shown.replace(BLANKS["\n"], BLANKS["\n"] + "\n")
+
+
+def _style(weight: float) -> str:
+    """Return the style of a token of a weight in [-1, 1], none near 0."""
+    strength = abs(weight)
+    if strength < 0.04:
+        return ""
+    full = TOWARD if weight >= 0 else AGAINST
+    mixed = (round(255 + (c - 255) * strength) for c in full)
+    return f"black on rgb({','.join(map(str, mixed))})"
+
+
+def _foreground(sign: float) -> str:
+    return f"rgb({','.join(map(str, TOWARD if sign >= 0 else AGAINST))})"

@@ -1,0 +1,42 @@
+"""Explanations to test reports with: of a tiny model, and made up."""
+
+import numpy as np
+from flax import nnx
+
+import jmamba
+from jmamba.checkpoints import ByteTokenizer
+from jmamba.report import Explanation, Predictions
+from jmamba.report.labels import split_pieces, token_labels
+
+
+def tiny_model(num_layers=3) -> jmamba.MambaLM:
+    config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=num_layers)
+    return jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+
+
+def made_up(text: str, num_layers: int, *, matrices: bool = True) -> Explanation:
+    """Return an explanation of random numbers, for pictures of any size."""
+    tokenizer, rng = ByteTokenizer(), np.random.default_rng(0)
+    ids = tokenizer.encode(text)
+    pieces, length = split_pieces(ids, tokenizer.decode), len(ids)
+    triangle = np.tri(length, dtype=np.float32)
+    attention = triangle * rng.random((num_layers, length, length), np.float32)
+    return Explanation(
+        model="made up",
+        text=text,
+        ids=np.asarray(ids, np.int32),
+        pieces=tuple(pieces),
+        labels=tuple(token_labels(pieces, tokenizer.pieces(ids))),
+        layers=(0, num_layers - 1) if num_layers > 1 else (0,),
+        predictions=Predictions(
+            np.array([36, 10], np.int32), np.array([0.9, 0.1], np.float32), ("$", "↵")
+        ),
+        driver=rng.normal(size=length).astype(np.float32),
+        last_attention=attention[:, -1],
+        attention=attention if matrices else None,
+        norms=1 + rng.random((num_layers + 1, length), np.float32),
+        jacobian=triangle * rng.random((length, length), np.float32),
+        settings={"layers": [0]},
+        environment={"platform": "cpu", "versions": {"python": "3"}},
+        timings={"prediction and its drivers": 0.1},
+    )

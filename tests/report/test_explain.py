@@ -1,0 +1,186 @@
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from reports import tiny_model
+
+from jmamba.attention import hidden_attention
+from jmamba.checkpoints import ByteTokenizer
+from jmamba.dynamics import jacobian_norms, layer_span
+from jmamba.models.config import MambaConfig
+from jmamba.report import explain, write
+from jmamba.report.cost import check_length, choose_probes, jacobian_operations
+
+TEXT = "né <b>\n"
+MODEL, BYTES = tiny_model(), ByteTokenizer()
+TOKENS = jnp.asarray([BYTES.encode(TEXT)], jnp.int32)
+
+
+@pytest.fixture(scope="module")
+def found():
+    return explain(MODEL, BYTES, TEXT, top=5, name="tiny")
+
+
+def test_explanation_arrays_are_finite_and_named(found):
+    arrays = found.arrays()
+    length = TOKENS.shape[1]
+    shapes = {name: array.shape for name, array in arrays.items()}
+    assert shapes == {
+        "token_ids": (length,),
+        "chosen_layers": (3,),
+        "prediction_ids": (5,),
+        "prediction_probabilities": (5,),
+        "driver": (length,),
+        "last_attention": (3, length),
+        "residual_norms": (4, length),
+        "attention": (3, length, length),
+        "jacobian_norms": (length, length),
+    }
+    assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+def test_predictions_are_the_models(found):
+    p = jax.nn.softmax(MODEL(TOKENS).logits[0, -1])
+    best = np.argsort(-np.asarray(p))[:5]
+    assert found.predictions.ids.tolist() == best.tolist()
+    np.testing.assert_allclose(found.predictions.probabilities, p[best], rtol=1e-5)
+
+
+def test_driver_is_the_change_of_the_logit(found):
+    """Scaling one embedding by 1 + e changes the logit by e times its driver."""
+    best = int(found.predictions.ids[0])
+    x = MODEL.embed(TOKENS)
+
+    def logit(x):
+        return MODEL.unembed(MODEL.run_layers(x)[0][0, -1])[best]
+
+    @jax.jit
+    def slope(j):
+        tangent = jnp.zeros_like(x).at[0, j].set(x[0, j])
+        return jax.jvp(logit, (x,), (tangent,))[1]
+
+    expected = [slope(j) for j in range(TOKENS.shape[1])]
+    np.testing.assert_allclose(found.driver, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_attention_is_the_mean_over_channels(found):
+    from jmamba import trace
+
+    alpha = hidden_attention(trace(MODEL, TOKENS).layer(1))
+    expected = jnp.mean(jnp.abs(alpha), axis=1)[0]
+    np.testing.assert_allclose(found.attention[1], expected, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(found.layer_shares.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_norms_are_those_of_the_residual_stream(found):
+    from jmamba import trace
+
+    traced = trace(MODEL, TOKENS)
+    norms = jnp.linalg.norm(traced.residual_out[:, 0], axis=-1)
+    np.testing.assert_allclose(found.norms[1:], norms, rtol=1e-5)
+    first = jnp.linalg.norm(MODEL.embed(TOKENS)[0], axis=-1)
+    np.testing.assert_allclose(found.norms[0], first, rtol=1e-5)
+
+
+def test_jacobian_is_exact_with_enough_probes(found):
+    exact = jacobian_norms(layer_span(MODEL), MODEL.embed(TOKENS)[0])
+    np.testing.assert_allclose(found.jacobian, exact, rtol=1e-4, atol=1e-7)
+    assert found.settings["probes"] == 16  # the model's width
+
+
+def test_layers_are_traced_in_groups(found, monkeypatch):
+    monkeypatch.setattr(sys.modules["jmamba.report.explain"], "TRACE_BYTES", 1)
+    again = explain(MODEL, BYTES, TEXT, jacobian=False)
+    np.testing.assert_allclose(again.attention, found.attention, rtol=1e-6)
+    np.testing.assert_allclose(again.norms, found.norms, rtol=1e-6)
+    assert again.jacobian is None
+
+
+def test_last_row_is_the_same_without_matrices(found):
+    again = explain(MODEL, BYTES, TEXT, matrices=False, jacobian=False, max_tokens=1)
+    assert again.attention is None
+    np.testing.assert_allclose(again.last_attention, found.last_attention, rtol=1e-5)
+    assert "attention" not in again.arrays()
+
+
+def test_progress_is_told(found):
+    seen = []
+    explain(MODEL, BYTES, TEXT, progress=lambda *part: seen.append(part))
+    assert ("hidden attention", 2, 3) in seen
+    assert seen[-1] == ("token Jacobian", 1, 1)
+
+
+def test_a_single_token_is_explained():
+    found = explain(MODEL, BYTES, "A", layers=[-1, 0, 0], jacobian=False)
+    assert found.layers == (0, 2)
+    assert found.mean_share.tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"text": ""}, "text is empty"),
+        ({"layers": [3]}, "layers 0 to 2"),
+        ({"layers": []}, "at least one"),
+        ({"top": 0}, "top must be at least 1"),
+        ({"probes": 0}, "probes must be at least 1"),
+        ({"text": "abc", "max_tokens": 2}, "--max-tokens 3"),
+    ],
+)
+def test_explain_says_what_is_wrong(options, message):
+    options = {"text": "ab"} | options
+    with pytest.raises(ValueError, match=message):
+        explain(MODEL, BYTES, options.pop("text"), **options)
+
+
+def test_weights_that_are_not_finite_are_found():
+    model = nnx.clone(MODEL)
+    model.embedding[...] = model.embedding[...].at[0, 0].set(jnp.nan)
+    with pytest.raises(ValueError, match="not finite"):
+        explain(model, BYTES, "a")
+
+
+def test_probes_fit_a_moment():
+    small = MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+    large = MambaConfig.named("mamba-2.8b")
+    assert choose_probes(10, small, None) == 16
+    assert choose_probes(10, large, 3) == 3
+    assert 1 <= choose_probes(24, MambaConfig.named("mamba-130m"), None) < 16
+    assert jacobian_operations(20, small) == 4 * jacobian_operations(10, small)
+    with pytest.raises(ValueError, match="--no-jacobian"):
+        choose_probes(500, large, None)
+
+
+def test_length_limit_says_what_it_costs():
+    check_length(3, 3, MODEL.config)
+    with pytest.raises(ValueError, match=r"12 MiB.*--no-matrices.*--max-tokens 1024"):
+        check_length(1024, 512, MODEL.config)
+
+
+def test_explanation_is_written(found, tmp_path):
+    page = write(found, tmp_path / "new" / "out")
+    names = {path.name for path in page.parent.iterdir()}
+    summary = json.loads((page.parent / "summary.json").read_text())
+    assert set(summary["files"]) == names
+    assert sum(name.endswith(".png") for name in names) == 7
+    with np.load(page.parent / "arrays.npz") as arrays:
+        assert set(arrays) == set(summary["arrays"]) == set(found.arrays())
+        np.testing.assert_array_equal(arrays["driver"], found.driver)
+    assert summary["model"] == "tiny"
+    assert summary["text"] == TEXT
+    assert summary["tokens"][1] == {"id": 195, "label": "é 1/2"}
+    assert summary["pieces"][1] == {"text": "é", "start": 1, "stop": 3}
+    assert len(summary["predictions"]) == 5
+    assert summary["settings"]["layers"] == [0, 1, 2]
+    environment = summary["environment"]
+    assert set(environment) >= {"versions", "platform", "device", "implementation"}
+    assert set(environment["versions"]) >= {"python", "jax", "flax", "jmamba"}
+    assert set(summary["seconds"]) == {
+        "prediction and its drivers",
+        "hidden attention",
+        "token Jacobian",
+    }

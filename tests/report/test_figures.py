@@ -1,0 +1,95 @@
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from reports import made_up
+
+from jmamba.report.attention_figures import attention_depth, attention_maps
+from jmamba.report.canvas import drawable, label_step, log_scale
+from jmamba.report.folder import draw_png
+from jmamba.report.plates import PLATES, plates_of
+from jmamba.report.stream_figures import jacobian_norms
+
+LONG = ("It was the best of times, $5 and $6, é 中 😀\n" * 7)[:300]
+CASES = {
+    "one token": made_up("A", 1),
+    "short": made_up("né $a$ b\n", 2),
+    "long": made_up(LONG, 20),
+}
+
+
+def pixels(plate, explanation):
+    return imread(io.BytesIO(draw_png(plate.draw(explanation))))[..., :3]
+
+
+@pytest.mark.parametrize("plate", PLATES, ids=lambda plate: plate.name)
+@pytest.mark.parametrize("case", CASES)
+def test_plate_is_drawn_whole(plate, case):
+    image = pixels(plate, CASES[case])
+    assert image.std() > 0.02  # not blank
+    edges = [image[:4], image[-4:], image[:, :4], image[:, -4:]]
+    assert all((edge == 1).all() for edge in edges)  # nothing is cut off
+
+
+@pytest.mark.parametrize("plate", PLATES, ids=lambda plate: plate.name)
+def test_axes_and_color_bars_are_named(plate):
+    figure = plate.draw(CASES["short"])
+    named = {ax.get_xlabel() or ax.get_ylabel() for ax in figure.axes}
+    named |= {figure.get_supxlabel(), figure.get_supylabel()}
+    assert any(named)
+    bars = [ax for ax in figure.axes if ax.get_label() == "<colorbar>"]
+    assert all(ax.get_ylabel() for ax in bars)
+    images = any(ax.get_images() for ax in figure.axes)
+    assert bool(bars) >= images
+
+
+def test_token_labels_do_not_overlap():
+    figure = attention_maps(CASES["long"])
+    draw_png(figure)  # places the labels
+    for ax in figure.axes:
+        boxes = [t.get_window_extent() for t in ax.get_xticklabels() if t.get_text()]
+        assert all(a.x1 <= b.x0 + 1 for a, b in zip(boxes, boxes[1:], strict=False))
+
+
+def test_depth_overview_has_every_layer():
+    figure = attention_depth(CASES["long"])
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert [t for t in titles if t.startswith("layer")] == [
+        f"layer {k}{' •' if k in (0, 19) else ''}" for k in range(20)
+    ]
+
+
+def test_dollar_signs_are_no_formula():
+    figure = attention_maps(made_up("$a$", 1))
+    draw_png(figure)
+    labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    assert labels == ["$", "a", "$"]
+
+
+def test_plates_need_their_numbers():
+    without = dataclasses.replace(CASES["short"], attention=None, jacobian=None)
+    names = [plate.name for plate in plates_of(without)]
+    assert names == ["predictions", "drivers", "last_token_attention", "token_norms"]
+    with pytest.raises(ValueError, match="matrices=True"):
+        attention_maps(without)
+    with pytest.raises(ValueError, match="jacobian=True"):
+        jacobian_norms(without)
+
+
+def test_letters_without_glyphs_become_code_points():
+    assert drawable("a\U0010fffd") == "a‹10FFFD›"
+    assert drawable("e\u0301") == "e‹0301›"
+
+
+def test_labels_are_thinned_out():
+    assert label_step(10, 4.0, 7.0) == 1
+    assert label_step(300, 4.0, 7.0) > 5
+
+
+@pytest.mark.parametrize("values", [[0.0], [0.0, 2.0], [3.0, 3.0], [1e-9, 1.0]])
+def test_log_scale_has_width(values):
+    scale = log_scale(np.array(values), 3.0)
+    assert 0 < scale.vmin < scale.vmax
+    assert scale.vmax / scale.vmin <= 1001

@@ -1,0 +1,132 @@
+import base64
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from reports import made_up
+
+from jmamba.report.page import page, page_data
+
+ATTACK = "</script><img src=x onerror=alert(1)>&'\"é\n"
+PNG = b"\x89PNG"
+FIGURES = {
+    name: PNG
+    for name in (
+        "predictions",
+        "drivers",
+        "last_token_attention",
+        "attention_maps",
+        "attention_depth",
+        "token_norms",
+        "jacobian_norms",
+    )
+}
+
+
+class Reader(HTMLParser):
+    """Collects elements, their attributes and the visible text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.text, self.data, self.inside = [], "", {}, None
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.inside = (tag, dict(attrs))
+        self.elements.append(self.inside)
+
+    def handle_data(self, data):
+        if self.inside is not None and self.inside[0] in ("script", "style"):
+            self.data[self.inside[1].get("id", self.inside[0])] = data
+        else:
+            self.text += data
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def read():
+    return Reader(page(made_up(ATTACK, 3), FIGURES))
+
+
+def test_page_loads_nothing(read):
+    assert not read.all("link") and not read.all("iframe")
+    assert all(src.startswith("data:") for a in read.all("img") for src in [a["src"]])
+    assert all("src" not in attrs for attrs in read.all("script"))
+    assert not re.search(r"url\(|@import", read.data["style"])
+    assert "://" not in read.data["style"] + read.data["script"]
+    assert "fetch(" not in read.data["script"]
+
+
+def test_page_links_to_files_beside_it(read):
+    links = {attrs["href"] for attrs in read.all("a")}
+    assert links >= {"arrays.npz", "summary.json", "drivers.png"}
+    assert not any(":" in link or link.startswith("/") for link in links)
+
+
+def test_page_escapes_the_text(read):
+    assert len(read.all("script")) == 2
+    assert not any("onerror" in attrs for _, attrs in read.elements)
+    assert "</script><img src=x onerror=alert(1)>&'\"é↵" in read.text
+    spans = [a for a in read.all("span") if "token" in a.get("class", "")]
+    assert len(spans) == len(ATTACK)  # é is two tokens, but one character
+
+
+def test_page_shades_without_script(read):
+    spans = [a for a in read.all("span") if "token" in a.get("class", "")]
+    assert len(spans) == len(ATTACK)
+    weights = [float(a["style"].removeprefix("--w:")) for a in spans]
+    assert max(weights) == 1 and min(weights) >= 0
+
+
+def test_page_names_arrays_and_formulas(read):
+    for name in ("attention", "driver", "last_attention", "jacobian_norms"):
+        assert name in read.text
+    assert "∂ logit" in read.text and "exp(A[n]" in read.text
+    assert all(attrs["alt"] for attrs in read.all("img"))
+
+
+def rows_of(data):
+    packed = np.frombuffer(base64.b64decode(data["rows"]), "<u2") / 65535
+    return packed.reshape(data["layers"], -1)
+
+
+def test_page_data_holds_every_row_of_attention(read):
+    data = json.loads(read.data["data"])
+    found = made_up(ATTACK, 3)
+    assert data["full"] and data["pieces"][-1] == "↵"
+    count = len(data["pieces"])
+    matrices = np.zeros((3, count, count))
+    matrices[:, *np.tril_indices(count)] = rows_of(data)
+    np.testing.assert_allclose(matrices.sum(axis=-1), 1, atol=count * 1e-5)
+    e = ATTACK.index("é")
+    np.testing.assert_allclose(
+        matrices[:, -1, e], found.layer_shares[:, e : e + 2].sum(axis=1), atol=1e-4
+    )
+    assert sum(data["driver"]) == pytest.approx(found.driver.sum(), abs=1e-2)
+
+
+@pytest.mark.parametrize("matrices", [True, False])
+def test_page_data_of_long_texts_is_the_last_row(monkeypatch, matrices):
+    monkeypatch.setattr("jmamba.report.page.MATRIX_BYTES", 10)
+    found = made_up("abcé", 2, matrices=matrices)
+    data = page_data(found)
+    assert not data["full"]
+    assert rows_of(data).shape == (2, 4)
+    np.testing.assert_allclose(
+        rows_of(data)[:, 3], found.layer_shares[:, 3:].sum(axis=1), atol=1e-4
+    )
+
+
+def test_page_of_a_text_without_matrices_has_fewer_figures():
+    found = dataclasses.replace(made_up("ab", 1, matrices=False), jacobian=None)
+    few = {name: PNG for name in ("predictions", "drivers", "token_norms")}
+    read = Reader(page(found, few))
+    assert [attrs["id"] for attrs in read.all("figure")] == ["drivers", "token_norms"]
