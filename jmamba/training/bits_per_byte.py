@@ -19,7 +19,7 @@ def bits_per_byte(
     *,
     streams: int = 16,
     length: int = 1024,
-    report: Callable[[int, float], None] = lambda done, bits: None,
+    report: Callable[[int, int, float], None] = lambda done, total, bits: None,
 ) -> float:
     """Return the mean of -log2 p(byte | all bytes before it in its stream).
 
@@ -32,7 +32,7 @@ def bits_per_byte(
       data: the text.
       streams: how many parts are read side by side.
       length: bytes per call.
-      report: called with (bytes done, bits per byte so far).
+      report: called with (bytes done, of how many, bits per byte so far).
 
     Raises:
       ValueError: there are fewer than 2 bytes per stream.
@@ -45,13 +45,14 @@ def bits_per_byte(
     rows = data[: streams * per_stream].reshape(streams, per_stream).astype(np.int32)
     graphdef, state = nnx.split(model)
     cache, nats, done = model.empty_cache(streams), 0.0, 0
+    total = streams * (per_stream - 1)
     for start in range(0, per_stream - 1, length):
         stop = min(start + length, per_stream - 1)
         chunk = jnp.asarray(rows[:, start : stop + 1])
-        total, cache = _sum_nats(graphdef, state, chunk, cache)
-        nats += float(total)
+        part, cache = _sum_nats(graphdef, state, chunk, cache)
+        nats += float(part)
         done += streams * (stop - start)
-        report(done, nats / done / math.log(2))
+        report(done, total, nats / done / math.log(2))
     return nats / done / math.log(2)
 
 

@@ -44,7 +44,7 @@ A Mamba-1 language model whose tokens are the bytes of UTF-8 text.
 | layers, width | {config.num_layers} blocks, d_model {config.d_model}, d_inner {config.d_inner}, d_state {config.d_state} |
 | trained on | {trained:,} bytes drawn from the first {result.sizes[0]:,} bytes of {result.data} |
 | steps | {settings.steps:,} of {settings.batch} sequences of {settings.length} bytes |
-| optimizer | AdamW, cosine to {settings.learning_rate:g} after {settings.warmup} steps of warmup, weight decay {settings.weight_decay:g} on projections |
+| optimizer | AdamW, cosine from {settings.learning_rate:g} after {settings.warmup} warmup steps, weight decay {settings.weight_decay:g} on projections |
 
 ```
 {result.command}

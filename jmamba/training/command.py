@@ -116,7 +116,7 @@ class _Reporter:
 def _measure(bars: Progress, model: MambaLM, test) -> float:
     task = bars.add_task("measuring", total=len(test), figures="")
 
-    def show(done: int, bits: float) -> None:
-        bars.update(task, completed=done, figures=f"{bits:.3f} bits/byte")
+    def show(done: int, total: int, bits: float) -> None:
+        bars.update(task, completed=done, total=total, figures=f"{bits:.3f} bits/byte")
 
     return bits_per_byte(model, test, report=show)
