@@ -138,7 +138,7 @@ def _from_hf(raw: dict) -> MambaConfig:
         d_state=_size(raw, "state_size", default=16),
         d_conv=_size(raw, "conv_kernel", default=4),
         d_inner=_size(
-            raw, "intermediate_size", default=int(_number(raw, "expand", 2) * d_model)
+            raw, "intermediate_size", default=int(_number(raw, "expand", 2.0) * d_model)
         ),
         dt_rank=None if rank == "auto" else _size(raw, "time_step_rank"),
         use_bias=bool(raw.get("use_bias", False)),
@@ -176,7 +176,7 @@ def _from_original(raw: dict) -> MambaConfig:
         num_layers=_size(raw, "n_layer"),
         d_state=_size(ssm, "d_state", default=16),
         d_conv=_size(ssm, "d_conv", default=4),
-        d_inner=int(_number(ssm, "expand", 2) * d_model),
+        d_inner=int(_number(ssm, "expand", 2.0) * d_model),
         dt_rank=None if rank == "auto" else _size(ssm, "dt_rank"),
         use_bias=bool(ssm.get("bias", False)),
         use_conv_bias=bool(ssm.get("conv_bias", True)),

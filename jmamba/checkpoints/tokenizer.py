@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jmamba.checkpoints.configs import read_json
 from jmamba.checkpoints.errors import CheckpointError
@@ -21,6 +21,7 @@ NEOX = "EleutherAI/gpt-neox-20b"
 """Where the tokenizer of the original state-spaces models is."""
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What turns a text into tokens and back."""
 
