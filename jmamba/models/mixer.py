@@ -157,7 +157,8 @@ class Mixer(nnx.Module):
         dt_bias = self.dt_bias[...][None, None]
         delta = jax.nn.softplus(self.dt_proj(dt).astype(dt_bias.dtype) + dt_bias)
         if lengths is not None:
-            valid = jnp.arange(x.shape[1])[None, :] < lengths[:, None]
+            places = jnp.arange(x.shape[1], dtype=lengths.dtype)
+            valid = places[None, :] < lengths[:, None]
             delta = jnp.where(valid[:, :, None], delta, 0)
         A = -jnp.exp(self.A_log[...])
         return SSMInputs(u, delta, A, B, C, self.D[...], z, last)
@@ -251,7 +252,7 @@ def _last_inputs(x, conv_state, lengths, segment_ids, window):
         conv_state = jnp.zeros((x.shape[0], x.shape[2], window - 1), x.dtype)
     past = jnp.swapaxes(conv_state, 1, 2).astype(x.dtype)  # b d k-1 -> b k-1 d
     padded = jnp.concatenate([past, x], axis=1)
-    index = lengths[:, None] + jnp.arange(window - 1)[None]
+    index = lengths[:, None] + jnp.arange(window - 1, dtype=lengths.dtype)[None]
     last = jnp.take_along_axis(padded, index[:, :, None], axis=1)
     if segment_ids is not None:
         runs = count_segments(segment_ids, window - 1)

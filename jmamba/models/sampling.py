@@ -149,7 +149,7 @@ def _largest_threshold(logits, is_enough):
 
     def halve(_, bounds):
         low, high = bounds
-        middle = low + (high - low) / 2
+        middle = low / 2 + high / 2  # no overflow
         enough = is_enough(logits >= middle)[:, None]
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 

@@ -19,7 +19,7 @@ MASK = jnp.array(
         [1, 0, 0, 0, 0, 0, 0],
         [0, 1, 1, 1, 1, 0, 0],  # both
         [0, 0, 1, 0, 1, 1, 1],  # gaps
-        [0, 1, 1, 0, 0, 1, 0],
+        [1, 1, 0, 0, 1, 1, 0],
         [1, 1, 1, 1, 1, 1, 1],
     ]
 )
@@ -53,8 +53,9 @@ def test_model_begins_from_empty_cache():
     chex.assert_trees_all_equal_shapes_and_dtypes(empty, model(tokens).cache)
 
 
-@pytest.mark.parametrize("kind", ["mamba", "falcon"])
-@pytest.mark.parametrize("with_cache", [False, True], ids=["fresh", "continued"])
+@pytest.mark.parametrize(
+    ("kind", "with_cache"), [("mamba", False), ("mamba", True), ("falcon", True)]
+)
 def test_model_padding_gives_each_row_what_it_gets_alone(kind, with_cache):
     model, tokens = tiny_model(kind), random_tokens(*MASK.shape)
     cache = model(random_tokens(7, 3, seed=5)).cache if with_cache else None
