@@ -46,6 +46,7 @@ def causal_conv1d(
 
     Raises:
       ValueError: shapes do not fit together, or the activation is unknown.
+      TypeError: an operand is not a real floating-point array.
 
     Examples:
       >>> x = jnp.arange(1.0, 4.0).reshape(1, 3, 1)
@@ -102,6 +103,19 @@ def _check(x, weight, bias, activation, initial_state, segment_ids) -> int:
             f"and weight {weight.shape}. The order is batch, length, channel."
         )
     (b, l, d), k = x.shape, weight.shape[1]  # noqa: E741
+    if l == 0 or k == 0:
+        empty = "sequence is empty (l=0)" if l == 0 else "window is empty (k=0)"
+        raise ValueError(
+            f"causal_conv1d: the {empty}; give at least one token and tap."
+        )
+    for name, value in {"x": x, "weight": weight, "bias": bias}.items():
+        if value is not None and not jnp.issubdtype(
+            jnp.result_type(value), jnp.floating
+        ):
+            raise TypeError(
+                f"causal_conv1d: {name} is {jnp.result_type(value)}, but must be real "
+                f"floating point. Convert it first: {name}.astype(jnp.float32)."
+            )
     needed = {
         "bias": (bias, (d,)),
         "initial_state": (initial_state, (b, d, k - 1)),

@@ -48,7 +48,7 @@ def scan(
     inputs: ScanInputs, *, delta_softplus: bool, implementation: str | None
 ) -> ScanResult:
     """Bind the primal map."""
-    parts = present(inputs)
+    parts = vary_together(present(inputs))
     out = scan_p.bind(
         *parts.values(),
         names=tuple(parts),
@@ -57,6 +57,25 @@ def scan(
         save_states=False,
     )
     return ScanResult(*out, None)
+
+
+def _varies_over(x) -> frozenset:
+    return jax.typeof(x).manual_axis_type.varying
+
+
+def vary_together(parts: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Let all operands vary over the mesh axes that any varies over (shard_map).
+
+    Else the cotangent of an operand shared by all devices would not be summed over
+    them: the transpose of this cast is that sum.
+    """
+    axes = frozenset().union(*(_varies_over(x) for x in parts.values()))
+
+    def vary(x):
+        missing = tuple(sorted(axes - _varies_over(x)))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return {name: vary(x) for name, x in parts.items()}
 
 
 # What the primitives compute, on values -----------------------------------------------
@@ -99,7 +118,17 @@ def _lower_for(primitive, platform):
         with jax.named_scope(f"{primitive.name}.{name}"):
             return _RUN[primitive](IMPLEMENTATIONS[name], *values, **params)
 
-    return mlir.lower_fun(run, multiple_results=True)
+    lower = mlir.lower_fun(run, multiple_results=True)
+
+    def lower_for_one_device(ctx, *values, **params):
+        # all operands vary alike: an implementation need not know over what
+        avals = [
+            x.update(manual_axis_type=x.manual_axis_type.update(varying=frozenset()))
+            for x in ctx.avals_in
+        ]
+        return lower(ctx.replace(avals_in=avals), *values, **params)
+
+    return lower_for_one_device
 
 
 @partial(jax.jit, static_argnames=("primitive", "params"))

@@ -77,7 +77,7 @@ def selective_scan(
     """
     B, C = (x[:, :, None] if x.ndim == 3 else x for x in map(jnp.asarray, (B, C)))
     inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias, initial_state, segment_ids)
-    inputs = jax.tree.map(jnp.asarray, inputs)
+    inputs = ScanInputs(*(x if x is None else jnp.asarray(x) for x in inputs))
     check_inputs(inputs)
     check_implementation(implementation)
     result = primitives.scan(
@@ -134,7 +134,7 @@ def selective_state_update(
         delta_bias,
         state,
     )
-    inputs = jax.tree.map(jnp.asarray, inputs)
+    inputs = ScanInputs(*(x if x is None else jnp.asarray(x) for x in inputs))
     check_inputs(inputs)
     dtype = accumulation_dtype(inputs.u.dtype)
     u, delta, A, B, C, D, z, delta_bias, state, _ = (

@@ -32,19 +32,18 @@ def scan(
     u, delta, A, B, C = (
         x.astype(accumulation_dtype(inputs.u.dtype)) for x in inputs[:5]
     )
-    batch, length, channels = u.shape
     if inputs.delta_bias is not None:
         delta = delta + inputs.delta_bias.astype(u.dtype)[None, None]
     if delta_softplus:
         delta = jax.nn.softplus(delta)
-    per_group = channels // B.shape[2]
+    per_group = u.shape[2] // B.shape[2]
     B, C = (jnp.repeat(x, per_group, axis=2) for x in (B, C))  # b l d n
     if inputs.segment_ids is None:
-        keep = jnp.ones((batch, length), u.dtype)
+        keep = jnp.ones_like(u[:, :, 0])
     else:
         keep = keep_mask(inputs.segment_ids).astype(u.dtype)
     if inputs.initial_state is None:
-        h = jnp.zeros((batch, channels, A.shape[1]), u.dtype)
+        h = jnp.zeros_like(u[:, 0, :, None] * A[None])
     else:
         h = inputs.initial_state.astype(u.dtype)
 
