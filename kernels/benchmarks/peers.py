@@ -1,0 +1,125 @@
+"""The peers to measure beside: transformers' token loop and mambapy's parallel scan.
+
+Each function returns a program, or None where the peer is not installed.
+"""
+
+import importlib.util
+from importlib import metadata
+
+
+def installed(*packages: str) -> bool:
+    """Return whether all packages can be imported."""
+    return all(importlib.util.find_spec(name) is not None for name in packages)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of the packages that are installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def torch_scan(arrays, *, parallel: bool, backward: bool):
+    """Return the scan in PyTorch: a loop over tokens, or mambapy's pscan.
+
+    Args:
+      arrays: u, delta, A, B, C as NumPy arrays of one text, channels last.
+      parallel: pscan instead of the loop.
+      backward: also the gradients of the sum of y, by autograd.
+    """
+    if not installed("torch", *(["mambapy"] if parallel else [])):
+        return None
+    import torch
+
+    operands = [torch.tensor(x, requires_grad=backward) for x in arrays]
+
+    def decays(u, delta, A, B):
+        return torch.exp(delta[..., None] * A), (delta * u)[..., None] * B[:, :, None]
+
+    def loop():
+        u, delta, A, B, C = operands
+        A_bar, inputs = decays(u, delta, A, B)
+        h = torch.zeros_like(inputs[:, 0])
+        y = []
+        for t in range(u.shape[1]):
+            h = A_bar[:, t] * h + inputs[:, t]
+            y.append((h @ C[:, t, :, None])[..., 0])
+        return torch.stack(y, dim=1)
+
+    def scan():
+        from mambapy.pscan import pscan
+
+        u, delta, A, B, C = operands
+        return (pscan(*decays(u, delta, A, B)) @ C[..., None])[..., 0]
+
+    forward = scan if parallel else loop
+
+    def run():
+        if not backward:
+            with torch.no_grad():
+                return forward()
+        for x in operands:
+            x.grad = None
+        forward().sum().backward()
+
+    return run
+
+
+def transformers_model(config):
+    """Return transformers' MambaForCausalLM with random weights, or None."""
+    if not installed("torch", "transformers"):
+        return None
+    import logging
+
+    import transformers
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    hf = transformers.MambaConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.d_model,
+        state_size=config.d_state,
+        num_hidden_layers=config.num_layers,
+        conv_kernel=config.d_conv,
+        expand=config.d_inner // config.d_model,
+        time_step_rank=config.dt_rank,
+    )
+    return transformers.MambaForCausalLM(hf).eval()
+
+
+def mambapy_model(config):
+    """Return mambapy's Mamba of the same shape with a tied head, or None."""
+    if not installed("torch", "mambapy"):
+        return None
+    import torch
+    from mambapy.mamba import Mamba, MambaConfig
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = torch.nn.Embedding(config.vocab_size, config.d_model)
+            self.mamba = Mamba(
+                MambaConfig(
+                    d_model=config.d_model,
+                    n_layers=config.num_layers,
+                    d_state=config.d_state,
+                    d_conv=config.d_conv,
+                    dt_rank=config.dt_rank,
+                )
+            )
+            self.norm = torch.nn.RMSNorm(config.d_model, 1e-5)
+
+        def head(self, x):
+            return self.norm(x) @ self.embedding.weight.T
+
+        def forward(self, tokens):
+            return self.head(self.mamba(self.embedding(tokens)))
+
+        def step(self, token, caches):
+            x, caches = self.mamba.step(self.embedding(token), caches)
+            return self.head(x), caches
+
+    return Model().eval()
