@@ -101,8 +101,8 @@ def hidden_attention(
             f"hidden_attention would return {size / 2**30:.1f} GiB ({batch} texts x "
             f"{len(channels)} channels x {len(rows)} rows x {length} tokens), over the "
             f"limit of {memory_limit / 2**30:.1f} GiB. Ask for some rows=[...] or "
-            "channels=[...], reduce over channels with reduced_attention(...), or raise "
-            "memory_limit."
+            "channels=[...], reduce over channels with reduced_attention(...), or "
+            "raise memory_limit."
         )
     return _hidden_attention(ssm, channels, rows)
 
@@ -122,7 +122,7 @@ _all_channels = jax.vmap(_over_channels, in_axes=(0, None, 0, 0, None))
 
 
 class Reduction(NamedTuple):
-    """How matrices of channels become one: finish(combine over channels(each(alpha)))."""
+    """How matrices of channels become one: combine, over channels, each(alpha)."""
 
     each: Callable
     combine: Callable

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
-from jmamba_kernels import accumulation_dtype
 
 from jmamba.models.config import MambaConfig
 from jmamba.models.mixer import Block, Precision, RMSNorm, torch_uniform
 from jmamba.types import LayerCache, Tokens
+from jmamba_kernels import accumulation_dtype
 
 
 class LMOutput(NamedTuple):
@@ -33,7 +33,8 @@ class MambaLM(nnx.Module):
     Args:
       config: sizes and choices.
       dtype: compute dtype of activations.
-      param_dtype: dtype of stored weights; A_log, D and the step-size bias stay float32.
+      param_dtype: dtype of stored weights; A_log, D and the step-size bias are
+        float32 at least.
       remat: whether the backward pass recomputes each block instead of storing its
         intermediate values.
       rngs: source of the initial weights.

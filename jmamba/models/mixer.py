@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Float, Int
-from jmamba_kernels import accumulation_dtype
 
 from jmamba.models.config import MambaConfig
 from jmamba.ops import causal_conv1d, selective_scan, selective_state_update
 from jmamba.ops.causal_conv1d import count_segments
 from jmamba.types import LayerCache, SSMInputs
+from jmamba_kernels import accumulation_dtype
 
 torch_uniform = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the initialisation of the released models."""

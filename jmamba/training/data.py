@@ -59,7 +59,7 @@ def split_bytes(
 def sample_windows(
     data: UInt8[np.ndarray, "n"], *, batch: int, length: int, seed: int, step: int
 ) -> Int32[np.ndarray, "b w"]:
-    """Draw random windows of length + 1 bytes; the same seed and step always give the same ones.
+    """Draw random windows of length + 1 bytes, the same ones for a seed and step.
 
     Raises:
       ValueError: the data are shorter than a window.

@@ -16,6 +16,7 @@ def make_schedule(
         end_value=peak * final_fraction,
     )
 
+
 def decay_mask(parameters):
     """Return True for projection matrices, which alone are decayed.
 

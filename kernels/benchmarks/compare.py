@@ -102,18 +102,20 @@ def model_rows(config, length, train_length, decode):
     hf, py = transformers_model(config), mambapy_model(config)
     draw = np.random.default_rng(0)
     tokens = draw.integers(0, config.vocab_size, (1, length))
-    forward = {"jmamba": jax_program(
-        lambda s, t: nnx.merge(graphdef, s)(t).logits, state, jnp.asarray(tokens)
-    )}  # fmt: skip
-    forward |= {"transformers": _torch_forward(hf and partial(hf, use_cache=False), tokens),
-                "mambapy": _torch_forward(py, tokens)}  # fmt: skip
-    yield f"forward, l {length}", forward
     short = tokens[:, :train_length]
-    train = {
-        "jmamba": jax_program(partial(_gradients, graphdef), state, jnp.asarray(short))
+    no_cache = partial(hf, use_cache=False) if hf else None
+    hf_logits = (lambda t: hf(t, use_cache=False).logits) if hf else None
+    forward = {
+        "jmamba": jax_program(partial(_logits, graphdef), state, jnp.asarray(tokens)),
+        "transformers": _torch_forward(no_cache, tokens),
+        "mambapy": _torch_forward(py, tokens),
     }
-    train |= {"transformers": _torch_train(hf, lambda t: hf(t, use_cache=False).logits, short),
-              "mambapy": _torch_train(py, py, short)}  # fmt: skip
+    yield f"forward, l {length}", forward
+    train = {
+        "jmamba": jax_program(partial(_gradients, graphdef), state, jnp.asarray(short)),
+        "transformers": _torch_train(hf, hf_logits, short),
+        "mambapy": _torch_train(py, py, short),
+    }
     yield f"forward+backward, l {train_length}", train
     prefill = {
         "jmamba": jax_program(partial(_prefill, graphdef), state, jnp.asarray(tokens)),
@@ -126,6 +128,10 @@ def model_rows(config, length, train_length, decode):
         "mambapy": _py_decode(py, config, decode),
     }
     yield f"decode {decode} tokens", decoding
+
+
+def _logits(graphdef, state, tokens):
+    return nnx.merge(graphdef, state)(tokens).logits
 
 
 def _gradients(graphdef, state, tokens):

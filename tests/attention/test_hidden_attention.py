@@ -191,7 +191,9 @@ def test_hidden_attention_messages():
         hidden_attention(ssm, channels=[])
     with pytest.raises(ValueError, match=r"would return .* reduced_attention"):
         hidden_attention(ssm, memory_limit=100)
-    with pytest.raises(ValueError, match="Unknown reduction 'median'; give one of mean"):
+    with pytest.raises(
+        ValueError, match="Unknown reduction 'median'; give one of mean"
+    ):
         reduced_attention(ssm, "median")
     with pytest.raises(ValueError, match=r"rows=\[-12\]"):
         reduced_attention(ssm, rows=[-12])

@@ -20,7 +20,11 @@ TEXT = np.frombuffer(b"the cat sat on the mat. " * 200, np.uint8)
 def run(config, **options):
     losses = []
     model = train(
-        new_model(CONFIG, 0), TEXT, config, report=lambda r: losses.append(r.loss), **options
+        new_model(CONFIG, 0),
+        TEXT,
+        config,
+        report=lambda r: losses.append(r.loss),
+        **options,
     )
     return model, losses
 
@@ -53,7 +57,9 @@ def test_train_goes_on_from_a_checkpoint(tmp_path):
 
 
 def test_train_says_when_the_loss_breaks(monkeypatch):
-    monkeypatch.setattr(loop, "next_token_loss", lambda model, tokens: jnp.float32("nan"))
+    monkeypatch.setattr(
+        loop, "next_token_loss", lambda model, tokens: jnp.float32("nan")
+    )
     jax.clear_caches()
     with pytest.raises(FloatingPointError, match="loss is nan at step 0. Lower the"):
         run(TrainConfig(steps=3, batch=2, length=16, warmup=1))
@@ -112,7 +118,9 @@ def test_read_bytes_messages(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "not.gz").write_bytes(b"plain text")
     for name in ("cut.gz", "not.gz", "absent"):
-        with pytest.raises(ValueError, match=f"Cannot read training data from .*{name}"):
+        with pytest.raises(
+            ValueError, match=f"Cannot read training data from .*{name}"
+        ):
             data.read_bytes(tmp_path / name)
     with pytest.raises(ValueError, match="is empty; give a file with text"):
         data.read_bytes(tmp_path / "empty")
