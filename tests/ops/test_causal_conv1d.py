@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, tolerance
+from helpers import assert_close, quick_jit, tolerance
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.test_util import check_grads
 
 from jmamba.ops import causal_conv1d
 
@@ -143,7 +144,7 @@ def test_conv_gradient_equals_finite_differences():
             )
             return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.cos(last_state))
 
-        jax.test_util.check_grads(loss, args, order=1, rtol=1e-6, atol=1e-6)
+        check_grads(quick_jit(loss), args, order=1, rtol=1e-6, atol=1e-6)
 
 
 def test_conv_names_what_does_not_fit():
