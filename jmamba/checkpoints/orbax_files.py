@@ -1,7 +1,7 @@
 """Orbax checkpoints of the parameters, beside the same config.json."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def load_orbax(
     dtype=None,
     param_dtype=None,
     remat: bool = False,
-    sharding=None,
+    sharding: Callable[..., jax.sharding.Sharding] | None = None,
 ) -> MambaLM:
     """Load a model that `save_orbax` wrote.
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, quick_jit, tolerance
+from helpers import assert_close, tolerance
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.test_util import check_grads
@@ -144,7 +144,7 @@ def test_conv_gradient_equals_finite_differences():
             )
             return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.cos(last_state))
 
-        check_grads(quick_jit(loss), args, order=1, rtol=1e-6, atol=1e-6)
+        check_grads(jax.jit(loss), args, order=1, rtol=1e-6, atol=1e-6)
 
 
 def test_conv_names_what_does_not_fit():

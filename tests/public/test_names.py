@@ -71,10 +71,7 @@ def test_exported_functions_have_typed_arguments(value):
         return
     signature = inspect.signature(value)
     for parameter in signature.parameters.values():
-        if parameter.name in (
-            "dtype",
-            "self",
-        ):  # any dtype-like; jax has no type for it
+        if parameter.name in ("dtype", "param_dtype", "self"):
             continue
         assert parameter.annotation is not parameter.empty, parameter
     assert signature.return_annotation is not signature.empty
