@@ -1,6 +1,7 @@
 """The command that converts checkpoints: convert_weights.py and `jmamba convert`."""
 
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated
@@ -42,20 +43,7 @@ def convert_command(
     ] = False,
 ) -> None:
     """Convert a Mamba checkpoint: PyTorch in, JAX out, or back to PyTorch."""
-    with exit_codes(), Progress(
-        "{task.description}",
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as bars:  # fmt: skip
-        tasks = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what)
-            bars.update(tasks[what], completed=done, total=total)
-
+    with exit_codes(), byte_bars() as show:
         summary = convert(
             src,
             dst,
@@ -67,6 +55,33 @@ def convert_command(
             progress=show,
         )
     Console().print(summary_table(summary))
+
+
+@contextmanager
+def byte_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Give a function that draws progress, from its first call on.
+
+    Not earlier, for a download draws the Hub client's own bars on the same lines.
+    """
+    bars = Progress(
+        "{task.description}",
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    tasks = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            bars.start()
+            tasks[what] = bars.add_task(what)
+        bars.update(tasks[what], completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        bars.stop()
 
 
 @contextmanager

@@ -111,12 +111,20 @@ def load_orbax(
         except (ValueError, OSError, KeyError) as error:
             raise _damaged(folder, error) from error
     arrays = flatten(tree)
-    bad = [".".join(p) for p, a in arrays.items() if not jnp.isfinite(a).all()]
+    finite = _are_finite(list(arrays.values()))
+    bad = [
+        ".".join(path) for path, good in zip(arrays, finite, strict=True) if not good
+    ]
     if bad:
         raise CheckpointError(
             f"The weights in {folder} are not finite: {compress(bad)}."
         )
     return skeleton.build(arrays)
+
+
+@jax.jit  # one program for all, and sharded arrays stay where they are
+def _are_finite(arrays: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.isfinite(array).all() for array in arrays]
 
 
 def _metadata(checkpointer, folder: Path) -> dict:

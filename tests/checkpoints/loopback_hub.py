@@ -46,7 +46,7 @@ def loopback_hub():
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def log_message(self, *args):
+        def log_message(self, format, *args):
             pass
 
         def do_HEAD(self):

@@ -1,8 +1,11 @@
 """What works where torch and transformers are not installed."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,8 +22,7 @@ CONFIGS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind, dtype", [("mamba", "float32"), ("falcon", "bfloat16")])
 def test_models_are_written_converted_and_read(kind, dtype, tmp_path):
     model = MambaLM(
         CONFIGS[kind], dtype=dtype, param_dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)
@@ -44,8 +46,6 @@ def test_loaded_model_can_be_trained_in_place(tmp_path):
     @nnx.jit
     def step(model):
         state = nnx.state(model, nnx.Param)
-        import jax
-
         nnx.update(model, jax.tree.map(lambda p: p * jnp.asarray(2, p.dtype), state))
 
     before = np.array(model.norm_f.scale[...])
@@ -56,12 +56,11 @@ def test_loaded_model_can_be_trained_in_place(tmp_path):
 
 
 def test_importing_jmamba_loads_none_of_the_libraries_for_files():
-    heavy = "torch transformers safetensors huggingface_hub orbax tokenizers typer rich"
-    code = (
-        f"import sys, jmamba; print([m for m in {heavy.split()} if m in sys.modules])"
-    )
+    # rich is not among them: flax imports it
+    heavy = "torch transformers safetensors huggingface_hub orbax tokenizers typer"
+    code = f"import sys, jmamba; print(set({heavy.split()}) & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+    assert done.stdout.strip() == "set()", done.stdout + done.stderr
 
 
 def test_orbax_needs_no_device_of_the_writer(tmp_path):
@@ -74,3 +73,19 @@ def test_orbax_needs_no_device_of_the_writer(tmp_path):
         [sys.executable, "-c", code, tmp_path / "model"], capture_output=True, text=True
     )
     assert done.stdout == "2\n", done.stderr
+
+
+def test_orbax_without_values_is_refused(tmp_path):
+    save_orbax(MambaLM(CONFIGS["mamba"], rngs=nnx.Rngs(0)), tmp_path / "model")
+    for data in (tmp_path / "model/parameters").glob("**/d"):
+        shutil.rmtree(data)
+    # in a process of its own: reads that Orbax gives up complain after the test
+    script = Path(__file__).parents[2] / "convert_weights.py"
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "model", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "is no complete Orbax checkpoint" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
