@@ -56,6 +56,8 @@ def fill(
                 if progress:
                     done += int(np.prod(tensor.shape)) * FLOATS[tensor.dtype].itemsize
                     progress("reading", min(done, total), total)
+    if progress:
+        progress("reading", total, total)  # the files' headers count too
     if bad:
         raise CheckpointError(
             f"The weights in {weights.files[0].parent} are not finite: {compress(bad)}."

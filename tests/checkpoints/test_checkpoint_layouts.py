@@ -240,7 +240,7 @@ def test_progress_counts_to_the_end(tmp_path):
     )
     done = [d for _, d, _ in calls]
     assert done == sorted(done) and {what for what, _, _ in calls} == {"reading"}
-    assert 0.5 < done[-1] / calls[-1][2] <= 1  # the rest are the files' headers
+    assert len(calls) > 20 and done[-1] == calls[-1][2]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
