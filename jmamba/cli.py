@@ -86,7 +86,7 @@ Model = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
 Dtype = Annotated[
-    str | None, typer.Option(help="float32, bfloat16 or float16 (with --model).")
+    str | None, typer.Option(help="float32 (if left out), bfloat16 or float16.")
 ]
 File = Annotated[Path | None, typer.Option(help="Read the text from a UTF-8 file.")]
 
@@ -251,13 +251,13 @@ def info() -> None:
 def _load(model: str | None, revision: str | None, dtype: str | None) -> tuple:
     """Return a model, its tokenizer and its name."""
     if model is None:
-        if revision is not None or dtype is not None:
+        if revision is not None:
             raise ValueError(
-                "--revision and --dtype are for a checkpoint; name it with --model."
+                "--revision is for a model on the Hub; name it by --model."
             )
-        from jmamba.models import embedded
+        from jmamba.embedded import load_embedded
 
-        return *embedded(), "embedded byte-level model"
+        return *load_embedded(dtype=dtype), "embedded byte-level model"
     from jmamba import checkpoints
 
     tokenizer = checkpoints.load_tokenizer(model, revision=revision)

@@ -24,6 +24,16 @@ def jacobian_operations(length: int, config: MambaConfig) -> float:
     return float(config.num_layers * per_token * length**2)
 
 
+def choose_left_out(length: int, config: MambaConfig) -> int:
+    """Return how many tokens back to leave out one by one, 2 or more.
+
+    Leaving out each of k tokens means k runs over the last k tokens.
+    """
+    moment = MOMENT.get(jax.default_backend(), ACCELERATED)
+    budget = 3 * moment / jacobian_operations(1, config)
+    return max(2, min(length, int(budget**0.5)))
+
+
 def choose_probes(length: int, config: MambaConfig, probes: int | None) -> int:
     """Return how many random directions per token to use for Jacobian norms.
 

@@ -9,21 +9,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float
 
 from jmamba.attention import reduced_attention
 from jmamba.checkpoints.tokenizer import Tokenizer
 from jmamba.dynamics import jacobian_norms, layer_span
 from jmamba.models.language_model import MambaLM
-from jmamba.models.trace import choose_layers, trace
+from jmamba.models.trace import choose_layers as existing_layers
+from jmamba.models.trace import trace
 from jmamba.report.cost import check_length, choose_probes
 from jmamba.report.environment import environment
 from jmamba.report.explanation import Explanation, Predictions
 from jmamba.report.labels import split_pieces, token_label, token_labels
+from jmamba.report.left_out import leave_out
 
 TRACE_BYTES = 512 * 2**20
 """Memory that the traced layers may take at a time."""
 
-STAGES = ("prediction and its drivers", "hidden attention", "token Jacobian")
+STAGES = (
+    "prediction",
+    "leaving out each token",
+    "hidden attention",
+    "token Jacobian",
+)
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(stage, done, total) when a part of a stage begins or ends."""
@@ -48,6 +56,9 @@ def explain(
     progress: Progress = _ignore,
 ) -> Explanation:
     """Compute what a model predicts after a text, and what made it do so.
+
+    What drove the prediction is measured by leaving out each token in turn; gradient x
+    input is there for comparison.
 
     Args:
       model: the model.
@@ -79,7 +90,7 @@ def explain(
       >>> config = MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> model = MambaLM(config, rngs=nnx.Rngs(0))
       >>> found = explain(model, ByteTokenizer(), "hello")
-      >>> found.driver.shape, found.attention.shape, found.jacobian.shape
+      >>> found.left_out.shape, found.attention.shape, found.jacobian.shape
       ((5,), (2, 5, 5), (5, 5))
 
     References:
@@ -88,10 +99,7 @@ def explain(
       Models", arXiv 2410.03292.
     """
     ids = encode(tokenizer, text)
-    count = model.config.num_layers
-    if layers is None:
-        layers = [count // 4, count // 2, 3 * count // 4, count - 1]
-    chosen = choose_layers(layers, count)
+    chosen = choose_layers(layers, model.config.num_layers)
     if top < 1:
         raise ValueError(f"top must be at least 1, but is {top}.")
     if matrices:
@@ -102,19 +110,17 @@ def explain(
     timings: dict[str, float] = {}
 
     with _timed(STAGES[0], timings, progress):
-        logits, driver = _drive(model, tokens)
-    if not np.isfinite(logits).all():
-        raise ValueError(
-            f"The logits of {name} are not finite: its weights hold NaN or infinity, "
-            "or overflow in this dtype. Check the checkpoint, or ask for float32."
-        )
+        logits, gradient_input = _differentiate_logit(model, tokens)
+        check_finite(logits, name)
+    pieces = split_pieces(ids, tokenizer.decode)
     with _timed(STAGES[1], timings, progress):
+        left_out = leave_out(model, ids, pieces, logits)
+    with _timed(STAGES[2], timings, progress):
         attention, norms = _attend(model, tokens, matrices, progress)
     blocks = None
     if jacobian:
-        with _timed(STAGES[2], timings, progress):
+        with _timed(STAGES[3], timings, progress):
             blocks = _differentiate(model, tokens, probes)
-    pieces = split_pieces(ids, tokenizer.decode)
     return Explanation(
         model=name,
         text=text,
@@ -123,7 +129,8 @@ def explain(
         labels=tuple(token_labels(pieces, tokenizer.pieces(ids))),
         layers=chosen,
         predictions=_best(logits, top, tokenizer),
-        driver=driver,
+        left_out=left_out,
+        gradient_input=gradient_input,
         last_attention=attention[:, -1],
         attention=attention if matrices else None,
         norms=norms,
@@ -142,6 +149,21 @@ def explain(
     )
 
 
+def choose_layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    """Return the layers to draw large: the ones asked for, or four through the depth.
+
+    Raises:
+      ValueError: a layer does not exist.
+
+    Examples:
+      >>> choose_layers(None, 24), choose_layers([-1, 3], 24)
+      ((6, 12, 18, 23), (3, 23))
+    """
+    if layers is None:
+        layers = [count // 4, count // 2, 3 * count // 4, count - 1]
+    return existing_layers(layers, count)
+
+
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     """Return the token ids of a text.
 
@@ -157,6 +179,19 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
+def check_finite(logits: Float[np.ndarray, "v"], name: str) -> None:
+    """Raise unless the logits are numbers.
+
+    Raises:
+      ValueError: one is NaN or infinite.
+    """
+    if not np.isfinite(logits).all():
+        raise ValueError(
+            f"The logits of {name} are not finite: its weights hold NaN or infinity, "
+            "or overflow in this dtype. Check the checkpoint, or ask for float32."
+        )
+
+
 @contextmanager
 def _timed(stage: str, timings: dict[str, float], progress) -> Iterator[None]:
     progress(stage, 0, 1)
@@ -166,10 +201,10 @@ def _timed(stage: str, timings: dict[str, float], progress) -> Iterator[None]:
     progress(stage, 1, 1)
 
 
-def _drive(model, tokens):
+def _differentiate_logit(model, tokens):
     """Return the last token's logits and gradient x input of the largest."""
-    logits, driver = _gradient_times_input(*nnx.split(model), tokens)
-    return np.asarray(logits), np.asarray(driver, np.float32)
+    logits, gradient_input = _gradient_times_input(*nnx.split(model), tokens)
+    return np.asarray(logits), np.asarray(gradient_input, np.float32)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -201,7 +236,7 @@ def _attend(model, tokens, matrices, progress):
             rows = None if matrices else [-1]
             alpha = reduced_attention(traced.layer(layer), "mean_abs", rows=rows)
             attention.append(np.asarray(alpha[0], np.float32))
-            progress(STAGES[1], layer + 1, count)
+            progress(STAGES[2], layer + 1, count)
     return np.stack(attention), np.concatenate(norms)
 
 

@@ -38,8 +38,11 @@ class Explanation:
       labels: one readable label per token.
       layers: the layers chosen for large pictures.
       predictions: the likeliest next tokens.
-      driver: gradient x input of the best next token's logit, one value per token:
-        positive where the token's embedding raises the logit.
+      left_out: bits of the best next token's log-probability that are lost when a
+        piece is left out of the text, for the last k of the p pieces: positive where
+        the piece speaks for the prediction. All of them unless the text is long.
+      gradient_input: gradient of the best next token's logit with respect to each
+        token's embedding, times the embedding.
       last_attention: mean |alpha| over channels, from the last token to each token, in
         every layer.
       attention: the same from every token, or None where it was not asked for.
@@ -59,7 +62,8 @@ class Explanation:
     labels: tuple[str, ...]
     layers: tuple[int, ...]
     predictions: Predictions
-    driver: Float[np.ndarray, "l"]
+    left_out: Float[np.ndarray, "k"]
+    gradient_input: Float[np.ndarray, "l"]
     last_attention: Float[np.ndarray, "s l"]
     attention: Float[np.ndarray, "s l l"] | None
     norms: Float[np.ndarray, "s+1 l"]
@@ -69,11 +73,36 @@ class Explanation:
     timings: dict[str, float]
 
     @property
+    def piece_starts(self) -> Int[np.ndarray, "p"]:
+        """The first token of each piece."""
+        return np.array([piece.start for piece in self.pieces], np.int32)
+
+    @property
+    def drivers(self) -> Float[np.ndarray, "p"]:
+        """`left_out` of all pieces, NaN for those that were too far back."""
+        unknown = np.full(len(self.pieces) - len(self.left_out), np.nan, np.float32)
+        return np.concatenate([unknown, self.left_out])
+
+    @property
+    def piece_labels(self) -> list[str]:
+        """One readable label per piece."""
+        return [token_label(text, self.labels[start]) for text, start, _ in self.pieces]
+
+    def by_piece(self, values: Float[np.ndarray, "*s l"]) -> Float[np.ndarray, "*s p"]:
+        """Add up the values of the tokens of each piece."""
+        return np.add.reduceat(values, self.piece_starts, axis=-1)
+
+    def strongest(self, count: int) -> list[int]:
+        """Return the pieces that drove the prediction most, strongest first."""
+        order = np.argsort(-np.abs(self.drivers), kind="stable")  # NaN comes last
+        return order[: min(count, len(self.left_out))].tolist()
+
+    @property
     def starts(self) -> list[str]:
         """The visible text of each piece at its first token, nothing at the others."""
         texts = [""] * len(self.ids)
-        for text, start, _ in self.pieces:
-            texts[start] = token_label(text, self.labels[start])
+        for start, label in zip(self.piece_starts, self.piece_labels, strict=True):
+            texts[start] = label
         return texts
 
     @property
@@ -93,7 +122,9 @@ class Explanation:
             "chosen_layers": np.asarray(self.layers, np.int32),
             "prediction_ids": self.predictions.ids,
             "prediction_probabilities": self.predictions.probabilities,
-            "driver": self.driver,
+            "left_out": self.left_out,
+            "gradient_input": self.gradient_input,
+            "piece_starts": self.piece_starts,
             "last_attention": self.last_attention,
             "residual_norms": self.norms,
         }

@@ -43,9 +43,10 @@ def implementations() -> Table:
 
 def embedded_model() -> Table:
     """Return the sizes of the model that comes with the package."""
-    from jmamba.models import embedded
+    from jmamba.embedded import load_embedded
+    from jmamba.embedded.loading import FOLDER
 
-    model, tokenizer = embedded()
+    model, tokenizer = load_embedded()
     config = model.config
     count = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
     table = _table("Embedded model")
@@ -53,6 +54,15 @@ def embedded_model() -> Table:
     table.add_row("layers", f"{config.num_layers} of width {config.d_model}")
     table.add_row("states", f"{config.d_state} for each of {config.d_inner} channels")
     table.add_row("parameters", f"{count:,}")
+    card = FOLDER / "README.md"
+    if card.is_file():
+        rows = [
+            row
+            for row in card.read_text("utf-8").splitlines()
+            if row.startswith("| result |")
+        ]
+        table.add_row("result", "".join(rows).removeprefix("| result |").strip(" |*"))
+        table.add_row("card", str(card))
     return table
 
 

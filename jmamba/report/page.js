@@ -8,7 +8,7 @@
   const byId = (id) => document.getElementById(id);
   const text = byId("text");
   const tokens = [...text.querySelectorAll(".token")];
-  const state = { mode: "driver", layer: 0, reading: count - 1 };
+  const state = { mode: "left_out", layer: 0, reading: count - 1 };
 
   // Layer 0 of the slider is the mean; row i of a triangle starts at i (i + 1) / 2.
   const share = (layer, i, j) => {
@@ -31,21 +31,21 @@
     return (x < 0 ? "−" : "+") + digits;
   };
 
-  function values() {
-    return state.mode === "driver" ? data.driver : attentionRow(state.reading);
-  }
+  const values = () =>
+    state.mode === "attention" ? attentionRow(state.reading) : data[state.mode];
 
   function shade() {
     const row = values();
-    const largest = Math.max(...row.map(Math.abs)) || 1;
+    const largest = Math.max(...row.map(Math.abs)) || 1; // |null| is 0
     const isAttention = state.mode === "attention";
     tokens.forEach((token, j) => {
       const value = row[j];
       const kind = isAttention ? "attention" : value < 0 ? "against" : "toward";
       token.className = `token ${kind}`;
       token.classList.toggle("reading", isAttention && j === state.reading);
-      token.classList.toggle("ahead", value === undefined);
-      token.style.setProperty("--w", (Math.abs(value || 0) / largest).toFixed(3));
+      token.classList.toggle("ahead", value === undefined || value === null);
+      const weight = Math.sqrt(Math.abs(value || 0) / largest); // so weak ones show
+      token.style.setProperty("--w", weight.toFixed(3));
     });
     byId("attention-controls").hidden = !isAttention;
     byId("layer-name").textContent = layerName();
@@ -57,6 +57,9 @@
     const element = byId("legend");
     if (!isAttention) {
       element.replaceChildren(...driverLegend.map((node) => node.cloneNode(true)));
+      const unit = state.mode === "left_out" ? "bits" : "logits, gradient × input";
+      byId("strongest").textContent =
+        `(strongest: ${largest.toPrecision(3)} ${unit})`;
       return;
     }
     const swatch = document.createElement("span");
@@ -74,7 +77,13 @@
     const [start, stop] = data.spans[j];
     const where = stop - start > 1 ? `tokens ${start}–${stop - 1}` : `token ${start}`;
     const lines = [`“${data.pieces[j]}” · ${where}`];
-    lines.push(`gradient × input: ${signed(data.driver[j])}`);
+    const lost = data.left_out[j];
+    lines.push(
+      lost === null
+        ? "left out: not computed, too far back"
+        : `left out: ${signed(lost)} bits of the prediction lost`,
+      `gradient × input: ${signed(data.gradient[j])}`,
+    );
     const row = attentionRow(state.reading);
     const from = state.reading === count - 1 ? "last token" : "outlined token";
     lines.push(

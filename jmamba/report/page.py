@@ -67,23 +67,23 @@ def page_data(explanation: Explanation) -> dict:
     per layer the lower triangle of (piece, piece), or only the last row if the
     triangle would make the page slow to open (`full` says which).
     """
-    starts = [piece.start for piece in explanation.pieces]
     ends = np.array([piece.stop - 1 for piece in explanation.pieces])
-    count, layers = len(starts), len(explanation.last_attention)
+    count, layers = len(ends), len(explanation.last_attention)
     entries = layers * count * (count + 1) // 2
     full = explanation.attention is not None and 2 * entries <= MATRIX_BYTES
     if full:
         assert explanation.attention is not None
-        by_piece = np.add.reduceat(explanation.attention[:, ends], starts, axis=-1)
+        by_piece = explanation.by_piece(explanation.attention[:, ends])
         rows = shares(by_piece)[:, *np.tril_indices(count)]
     else:
-        rows = np.add.reduceat(explanation.layer_shares, starts, axis=-1)
+        rows = explanation.by_piece(explanation.layer_shares)
     packed = np.round(rows * 65535).astype("<u2")
-    driver = np.add.reduceat(explanation.driver, starts)
+    gradient = explanation.by_piece(explanation.gradient_input)
     return {
         "pieces": [visible(text) for text, _, _ in explanation.pieces],
         "spans": [[start, stop] for _, start, stop in explanation.pieces],
-        "driver": [float(f"{value:.4g}") for value in driver],
+        "left_out": [_short(value) for value in explanation.drivers.tolist()],
+        "gradient": [_short(value) for value in gradient.tolist()],
         "layers": layers,
         "full": full,
         "rows": base64.b64encode(packed.tobytes()).decode(),
@@ -91,20 +91,24 @@ def page_data(explanation: Explanation) -> dict:
     }
 
 
+def _short(value: float) -> float | None:
+    """Return a number with four digits, None for one that is not known."""
+    return None if np.isnan(value) else float(f"{value:.4g}")
+
+
 def _text_section(explanation: Explanation) -> str:
     best = explanation.predictions
-    starts = [piece.start for piece in explanation.pieces]
-    driver = np.add.reduceat(explanation.driver, starts)
-    largest = float(np.abs(driver).max()) or 1.0
-    spans = []
+    drivers = np.nan_to_num(explanation.drivers)
+    largest = float(np.abs(drivers).max()) or 1.0
+    labels, spans = explanation.piece_labels, []
     for i, ((text, _, _), value) in enumerate(
-        zip(explanation.pieces, driver, strict=True)
+        zip(explanation.pieces, drivers, strict=True)
     ):
         kind = "toward" if value >= 0 else "against"
-        weight = abs(value) / largest
+        weight = np.sqrt(abs(value) / largest)  # so that weak ones show
         spans.append(
             f'<span class="token {kind}" data-i="{i}" style="--w:{weight:.3f}">'
-            f"{_shown(text, explanation.labels[starts[i]])}</span>"
+            f"{_shown(text, labels[i])}</span>"
         )
     last = len(explanation.last_attention)
     return f"""<header>
@@ -116,8 +120,9 @@ def _text_section(explanation: Explanation) -> str:
 <section aria-label="The text">
 <form id="controls" hidden>
 <fieldset><legend>Shade tokens by</legend>
-<label><input type="radio" name="mode" value="driver" checked>
-what drove the prediction</label>
+<label><input type="radio" name="mode" value="left_out" checked>
+leaving each out</label>
+<label><input type="radio" name="mode" value="gradient"> gradient × input</label>
 <label><input type="radio" name="mode" value="attention"> hidden attention</label>
 </fieldset>
 <div id="attention-controls" hidden>
@@ -128,9 +133,10 @@ what drove the prediction</label>
 </div>
 </form>
 <div id="text">{"".join(spans)}<span class="next">{escape(best.labels[0])}</span></div>
-<p class="legend" id="legend"><span class="swatch toward"></span> raised the score of
-<q>{escape(best.labels[0])}</q> <span class="swatch against"></span> lowered it
-(gradient × input). The dashed box is the prediction.</p>
+<p class="legend" id="legend"><span class="swatch toward"></span> spoke for
+<q>{escape(best.labels[0])}</q> <span class="swatch against"></span> spoke against it
+<span id="strongest">(strongest: {largest:.3g} bits)</span>. The dashed box is the
+prediction.</p>
 </section>"""
 
 
@@ -153,14 +159,16 @@ def _tables(explanation: Explanation) -> str:
         f'<td class=bar><i style="width:{100 * p:.1f}%"></i></td></tr>'
         for i, p, label in zip(best.ids, best.probabilities, best.labels, strict=True)
     )
-    share = 100 * explanation.mean_share
-    order = np.argsort(-np.abs(explanation.driver), kind="stable")[: len(best.ids)]
-    drivers = "".join(
-        f"<tr><td><code>{escape(explanation.labels[j])}</code></td>"
-        f"<td class=number>{j}</td>"
-        f"<td class=number>{explanation.driver[j]:+.3g}</td>"
-        f"<td class=number>{share[j]:.1f} %</td></tr>"
-        for j in order
+    drivers, labels = explanation.drivers, explanation.piece_labels
+    gradient = explanation.by_piece(explanation.gradient_input)
+    share = 100 * explanation.by_piece(explanation.mean_share)
+    strongest = "".join(
+        f"<tr><td><code>{escape(labels[i])}</code></td>"
+        f"<td class=number>{explanation.pieces[i].start}</td>"
+        f"<td class=number>{drivers[i]:+.2f}</td>"
+        f"<td class=number>{gradient[i]:+.2g}</td>"
+        f"<td class=number>{share[i]:.1f} %</td></tr>"
+        for i in explanation.strongest(len(best.ids))
     )
     return f"""<div class="columns">
 <section><h2>Likeliest next tokens</h2>
@@ -169,9 +177,10 @@ def _tables(explanation: Explanation) -> str:
 <tbody>{predictions}</tbody></table></section>
 <section><h2>Tokens that drove it most</h2>
 <table><thead><tr><th>token</th><th class=number>position</th>
+<th class=number>bits lost without it</th>
 <th class=number>gradient × input</th>
 <th class=number>last token's attention</th></tr></thead>
-<tbody>{drivers}</tbody></table></section>
+<tbody>{strongest}</tbody></table></section>
 </div>"""
 
 

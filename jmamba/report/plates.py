@@ -28,7 +28,7 @@ class Plate(NamedTuple):
     formula: str
     arrays: tuple[str, ...]
     draw: Callable[[Explanation], Figure]
-    needs: str = "driver"
+    needs: str = "left_out"
 
 
 ALPHA = "α[i,j] = Σₙ C[i,n] · exp(A[n] Σ δ[k], j<k≤i) · δ[j] · B[j,n]"
@@ -45,12 +45,14 @@ PLATES = (
     Plate(
         "drivers",
         "What drove the prediction",
-        "Each bar is one token of the text. Orange bars raised the score of the best "
-        "next token, blue bars lowered it. This is a first-order estimate: it says "
-        "what a small change of the token's embedding would do, scaled to the whole "
-        "of it.",
-        "driver[j] = ∂ logit / ∂ x₀[j] · x₀[j], x₀ the token embeddings",
-        ("driver",),
+        "Above: the text is read again without the token. An orange bar of 3 bits "
+        "says that without it the prediction is 2³ = 8 times less likely; a blue bar "
+        "says that the token spoke against it. Below: gradient × input, the usual "
+        "first-order estimate. Mamba reads tokens through a norm that takes out their "
+        "length, which leaves little of that estimate: trust the upper bars.",
+        "above: log₂ p(best | text) − log₂ p(best | text without j); "
+        "below: ∂ logit / ∂ x₀[j] · x₀[j], x₀ the token embeddings",
+        ("left_out", "gradient_input"),
         stream_figures.drivers,
     ),
     Plate(

@@ -144,23 +144,37 @@ def predictions(explanation: Explanation) -> Figure:
 
 
 def drivers(explanation: Explanation) -> Figure:
-    """Draw how much each token raised or lowered the best next token's logit."""
-    driver = explanation.driver
-    length = len(driver)
+    """Draw what each token did for the best next token: left out, and by gradient."""
+    length = len(explanation.ids)
     width = float(np.clip(0.17 * length + 2, 7, 13))
-    figure = new_figure(width, 3.2)
-    ax = figure.subplots()
-    colors = [TOWARD if value >= 0 else AGAINST for value in driver]
-    ax.bar(np.arange(length), driver, width=0.85, color=colors)
+    figure = new_figure(width, 4.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[1.6, 1])
+    first = len(explanation.pieces) - len(explanation.left_out)
+    reached = explanation.pieces[first:]
+    middles = [(piece.start + piece.stop - 1) / 2 for piece in reached]
+    widths = [piece.stop - piece.start - 0.15 for piece in reached]
+    _signed_bars(upper, middles, explanation.left_out, widths)
+    upper.set_ylabel("left out: bits lost", fontsize=8, color=MUTED)
+    _signed_bars(lower, np.arange(length), explanation.gradient_input, 0.85)
+    lower.set_ylabel("gradient × input\n(logits)", fontsize=8, color=MUTED)
+    lower.set_xlim(-0.6, length - 0.4)
+    token_axis(lower, explanation, axis="x", inches=width - 1)
+    best = drawable(explanation.predictions.labels[0])
+    title = f"what spoke for (orange) and against (blue) {best} as the next token"
+    plain_text(upper.set_title(title, fontsize=9, loc="left", color=INK), mono=False)
+    if first > 0:
+        start = reached[0].start
+        upper.axvspan(-0.6, start - 0.5, color="#eef0f4", zorder=0)
+        upper.annotate("not computed", (0, 0), fontsize=7, color=MUTED)
+    return figure
+
+
+def _signed_bars(ax, x, values, widths) -> None:
+    colors = [TOWARD if value >= 0 else AGAINST for value in values]
+    ax.bar(x, values, width=widths, color=colors)
     ax.axhline(0, color=INK, linewidth=0.8)
-    ax.set_xlim(-0.6, length - 0.4)
-    ax.set_ylabel("gradient × input (logits)", fontsize=8, color=MUTED)
     ax.tick_params(axis="y", labelsize=7)
+    ax.tick_params(axis="x", length=0)
     ax.grid(axis="y", **GRID)
     ax.set_axisbelow(True)
-    token_axis(ax, explanation, axis="x", inches=width - 1)
     frame(ax, "", sides=("left",))
-    best = drawable(explanation.predictions.labels[0])
-    title = f"what raised (orange) or lowered (blue) the logit of {best}"
-    plain_text(ax.set_title(title, fontsize=9, loc="left", color=INK), mono=False)
-    return figure

@@ -17,10 +17,11 @@ def render(explanation: Explanation) -> Group:
     """Return what the terminal shows of an explanation."""
     best = explanation.predictions.labels[0]
     legend = Text.assemble(
-        ("raised", _style(1.0)),
+        "spoke ",
+        ("for", _style(1.0)),
         " or ",
-        ("lowered", _style(-1.0)),
-        f" the score of {best} (gradient × input)",
+        ("against", _style(-1.0)),
+        f" {best} as the next token",
     )
     return Group(
         Padding(shaded_text(explanation), (1, 2)),
@@ -33,11 +34,10 @@ def render(explanation: Explanation) -> Group:
 
 def shaded_text(explanation: Explanation) -> Text:
     """Return the text, shaded by what drove the prediction, and the prediction."""
-    starts = [piece.start for piece in explanation.pieces]
-    driver = np.add.reduceat(explanation.driver, starts)
-    largest = float(np.abs(driver).max()) or 1.0
+    drivers = np.nan_to_num(explanation.drivers)
+    largest = float(np.abs(drivers).max()) or 1.0
     text = Text()
-    for (piece, start, _), value in zip(explanation.pieces, driver, strict=True):
+    for (piece, start, _), value in zip(explanation.pieces, drivers, strict=True):
         shown = explanation.labels[start] if BROKEN in piece else _shown(piece)
         text.append(shown, _style(float(value) / largest))
     text.append(" ")
@@ -63,17 +63,25 @@ def drivers_table(explanation: Explanation) -> Table:
     table = _table(f"Tokens that drove {explanation.predictions.labels[0]} most")
     table.add_column("token", no_wrap=True)
     table.add_column("position", justify="right")
-    table.add_column("gradient × input", justify="right")
-    table.add_column("last token's attention", justify="right")
-    driver, share = explanation.driver, 100 * explanation.mean_share
-    count = len(explanation.predictions.ids)
-    for j in np.argsort(-np.abs(driver), kind="stable")[:count]:
-        sign = 1.0 if driver[j] >= 0 else -1.0
+    table.add_column("bits lost", justify="right", no_wrap=True)
+    table.add_column("gradient × input", justify="right", no_wrap=True)
+    table.add_column("attention", justify="right", no_wrap=True)
+    table.caption = Text(
+        "bits lost: of the prediction, when the token is left out; attention: from the "
+        "last token, mean over layers",
+        "dim",
+    )
+    table.caption_justify = "left"
+    labels, drivers = explanation.piece_labels, explanation.drivers
+    gradient = explanation.by_piece(explanation.gradient_input)
+    share = 100 * explanation.by_piece(explanation.mean_share)
+    for i in explanation.strongest(len(explanation.predictions.ids)):
         table.add_row(
-            Text(explanation.labels[j]),
-            str(j),
-            Text(f"{driver[j]:+.3g}", _foreground(sign)),
-            f"{share[j]:.1f} %",
+            Text(labels[i]),
+            str(explanation.pieces[i].start),
+            Text(f"{drivers[i]:+.2f}", _foreground(float(drivers[i]))),
+            f"{gradient[i]:+.2g}",
+            f"{share[i]:.1f} %",
         )
     return table
 
@@ -91,13 +99,15 @@ def _shown(piece: str) -> str:
 
 
 def _style(weight: float) -> str:
-    """Return the style of a token of a weight in [-1, 1], none near 0."""
-    strength = abs(weight)
-    if strength < 0.04:
+    """Return the style of a token of a weight in [-1, 1].
+
+    Strong ones get a background and weaker ones a colour, which reads on light and on
+    dark terminals alike; the rest stays as it is.
+    """
+    if abs(weight) < 0.02:
         return ""
-    full = TOWARD if weight >= 0 else AGAINST
-    mixed = (round(255 + (c - 255) * strength) for c in full)
-    return f"black on rgb({','.join(map(str, mixed))})"
+    color = _foreground(weight)
+    return f"black on {color}" if abs(weight) >= 0.2 else f"bold {color}"
 
 
 def _foreground(sign: float) -> str:

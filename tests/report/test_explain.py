@@ -13,7 +13,12 @@ from jmamba.checkpoints import ByteTokenizer
 from jmamba.dynamics import jacobian_norms, layer_span
 from jmamba.models.config import MambaConfig
 from jmamba.report import explain, write
-from jmamba.report.cost import check_length, choose_probes, jacobian_operations
+from jmamba.report.cost import (
+    check_length,
+    choose_left_out,
+    choose_probes,
+    jacobian_operations,
+)
 
 TEXT = "né <b>\n"
 MODEL, BYTES = tiny_model(), ByteTokenizer()
@@ -34,7 +39,9 @@ def test_explanation_arrays_are_finite_and_named(found):
         "chosen_layers": (3,),
         "prediction_ids": (5,),
         "prediction_probabilities": (5,),
-        "driver": (length,),
+        "left_out": (length - 1,),  # é is one piece of two tokens
+        "gradient_input": (length,),
+        "piece_starts": (length - 1,),
         "last_attention": (3, length),
         "residual_norms": (4, length),
         "attention": (3, length, length),
@@ -50,8 +57,8 @@ def test_predictions_are_the_models(found):
     np.testing.assert_allclose(found.predictions.probabilities, p[best], rtol=1e-5)
 
 
-def test_driver_is_the_change_of_the_logit(found):
-    """Scaling one embedding by 1 + e changes the logit by e times its driver."""
+def test_gradient_input_is_the_change_of_the_logit(found):
+    """Scaling an embedding by 1 + e changes the logit by e times this."""
     best = int(found.predictions.ids[0])
     x = MODEL.embed(TOKENS)
 
@@ -64,7 +71,45 @@ def test_driver_is_the_change_of_the_logit(found):
         return jax.jvp(logit, (x,), (tangent,))[1]
 
     expected = [slope(j) for j in range(TOKENS.shape[1])]
-    np.testing.assert_allclose(found.driver, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.gradient_input, expected, rtol=1e-4, atol=1e-6)
+
+
+def bits_lost(text: bytes, without: bytes) -> float:
+    """Return what the best token after a text loses in another text, one by one."""
+    scores = [
+        jax.nn.log_softmax(MODEL(jnp.asarray([list(ids)])).logits[0, -1])
+        for ids in (text, without)
+    ]
+    best = int(jnp.argmax(scores[0]))
+    return float(scores[0][best] - scores[1][best]) / np.log(2)
+
+
+def test_left_out_is_what_the_model_says_without_the_piece(found):
+    pieces = [piece.text.encode() for piece in found.pieces]
+    for i in (0, 1, len(pieces) - 1):
+        without = b"".join(pieces[:i] + pieces[i + 1 :])
+        expected = bits_lost(TEXT.encode(), without)
+        assert found.left_out[i] == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_left_out_reaches_back_as_far_as_it_may(found, monkeypatch):
+    monkeypatch.setattr("jmamba.report.left_out.choose_left_out", lambda *sizes: 3)
+    monkeypatch.setattr("jmamba.report.left_out.ROWS_BYTES", 1)
+    few = explain(MODEL, BYTES, TEXT, matrices=False, jacobian=False)
+    assert np.isnan(few.drivers[:-3]).all()
+    np.testing.assert_allclose(few.left_out, found.left_out[-3:], rtol=1e-3, atol=1e-5)
+    assert set(few.strongest(8)) == set(range(len(few.pieces) - 3, len(few.pieces)))
+
+
+def test_left_out_of_a_single_piece_is_against_knowing_nothing():
+    found = explain(MODEL, BYTES, "é", matrices=False, jacobian=False)
+    expected = np.log2(256 * float(found.predictions.probabilities[0]))
+    np.testing.assert_allclose(found.left_out, [expected], rtol=1e-4)
+
+
+def test_left_out_reach_fits_a_moment():
+    assert choose_left_out(40, MODEL.config) == 40
+    assert 2 <= choose_left_out(10**6, MambaConfig.named("mamba-2.8b")) < 100
 
 
 def test_attention_is_the_mean_over_channels(found):
@@ -95,6 +140,7 @@ def test_jacobian_is_exact_with_enough_probes(found):
 def test_layers_are_traced_in_groups(found, monkeypatch):
     monkeypatch.setattr(sys.modules["jmamba.report.explain"], "TRACE_BYTES", 1)
     again = explain(MODEL, BYTES, TEXT, jacobian=False)
+    assert again.attention is not None
     np.testing.assert_allclose(again.attention, found.attention, rtol=1e-6)
     np.testing.assert_allclose(again.norms, found.norms, rtol=1e-6)
     assert again.jacobian is None
@@ -169,7 +215,7 @@ def test_explanation_is_written(found, tmp_path):
     assert sum(name.endswith(".png") for name in names) == 7
     with np.load(page.parent / "arrays.npz") as arrays:
         assert set(arrays) == set(summary["arrays"]) == set(found.arrays())
-        np.testing.assert_array_equal(arrays["driver"], found.driver)
+        np.testing.assert_array_equal(arrays["left_out"], found.left_out)
     assert summary["model"] == "tiny"
     assert summary["text"] == TEXT
     assert summary["tokens"][1] == {"id": 195, "label": "é 1/2"}
@@ -180,7 +226,8 @@ def test_explanation_is_written(found, tmp_path):
     assert set(environment) >= {"versions", "platform", "device", "implementation"}
     assert set(environment["versions"]) >= {"python", "jax", "flax", "jmamba"}
     assert set(summary["seconds"]) == {
-        "prediction and its drivers",
+        "prediction",
+        "leaving out each token",
         "hidden attention",
         "token Jacobian",
     }

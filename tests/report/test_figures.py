@@ -91,5 +91,6 @@ def test_labels_are_thinned_out():
 @pytest.mark.parametrize("values", [[0.0], [0.0, 2.0], [3.0, 3.0], [1e-9, 1.0]])
 def test_log_scale_has_width(values):
     scale = log_scale(np.array(values), 3.0)
+    assert scale.vmin is not None and scale.vmax is not None
     assert 0 < scale.vmin < scale.vmax
     assert scale.vmax / scale.vmin <= 1001

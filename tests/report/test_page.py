@@ -87,9 +87,9 @@ def test_page_shades_without_script(read):
 
 
 def test_page_names_arrays_and_formulas(read):
-    for name in ("attention", "driver", "last_attention", "jacobian_norms"):
+    for name in ("attention", "left_out", "last_attention", "jacobian_norms"):
         assert name in read.text
-    assert "∂ logit" in read.text and "exp(A[n]" in read.text
+    assert "log₂ p(best" in read.text and "exp(A[n]" in read.text
     assert all(attrs["alt"] for attrs in read.all("img"))
 
 
@@ -110,7 +110,9 @@ def test_page_data_holds_every_row_of_attention(read):
     np.testing.assert_allclose(
         matrices[:, -1, e], found.layer_shares[:, e : e + 2].sum(axis=1), atol=1e-4
     )
-    assert sum(data["driver"]) == pytest.approx(found.driver.sum(), abs=1e-2)
+    total = found.gradient_input.sum()
+    assert sum(data["gradient"]) == pytest.approx(total, abs=1e-2)
+    np.testing.assert_allclose(data["left_out"], found.left_out, rtol=1e-3)
 
 
 @pytest.mark.parametrize("matrices", [True, False])
