@@ -92,19 +92,19 @@ def hidden_attention(
     References:
       Ali, Zimerman & Wolf, "The Hidden Attention of Mamba Models", ACL 2025, eq. 14-16.
     """
-    rows = choose_positions(rows, ssm.u.shape[1], "rows")
-    channels = choose_positions(channels, ssm.u.shape[2], "channels")
+    queries = choose_positions(rows, ssm.u.shape[1], "rows")
+    chosen = choose_positions(channels, ssm.u.shape[2], "channels")
     batch, length = ssm.u.shape[:2]
-    size = batch * len(channels) * len(rows) * length * ssm.delta.dtype.itemsize
+    size = batch * len(chosen) * len(queries) * length * ssm.delta.dtype.itemsize
     if size > memory_limit:
         raise ValueError(
             f"hidden_attention would return {size / 2**30:.1f} GiB ({batch} texts x "
-            f"{len(channels)} channels x {len(rows)} rows x {length} tokens), over the "
+            f"{len(chosen)} channels x {len(queries)} rows x {length} tokens), over the "
             f"limit of {memory_limit / 2**30:.1f} GiB. Ask for some rows=[...] or "
-            "channels=[...], reduce over channels with reduced_attention(...), or "
+            "channels=[...], reduce with reduced_attention(...), or "
             "raise memory_limit."
         )
-    return _hidden_attention(ssm, channels, rows)
+    return _hidden_attention(ssm, chosen, queries)
 
 
 @jax.jit
@@ -167,9 +167,9 @@ def reduced_attention(
         raise ValueError(
             f"Unknown reduction {reduction!r}; give one of {', '.join(REDUCTIONS)}."
         )
-    rows = choose_positions(rows, ssm.u.shape[1], "rows")
+    queries = choose_positions(rows, ssm.u.shape[1], "rows")
     at_once = max(1, min(channels_at_once, ssm.u.shape[2]))
-    return _reduced_attention(ssm, rows, reduction, at_once)
+    return _reduced_attention(ssm, queries, reduction, at_once)
 
 
 @partial(jax.jit, static_argnames=("reduction", "at_once"))

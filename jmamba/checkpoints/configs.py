@@ -140,7 +140,7 @@ def _from_hf(raw: dict) -> MambaConfig:
         d_inner=_size(
             raw, "intermediate_size", default=int(_number(raw, "expand", 2.0) * d_model)
         ),
-        dt_rank=None if rank == "auto" else _size(raw, "time_step_rank"),
+        dt_rank=0 if rank == "auto" else _size(raw, "time_step_rank"),
         use_bias=bool(raw.get("use_bias", False)),
         use_conv_bias=bool(raw.get("use_conv_bias", True)),
         norm_eps=_number(raw, "layer_norm_epsilon", 1e-5),
@@ -177,7 +177,7 @@ def _from_original(raw: dict) -> MambaConfig:
         d_state=_size(ssm, "d_state", default=16),
         d_conv=_size(ssm, "d_conv", default=4),
         d_inner=int(_number(ssm, "expand", 2.0) * d_model),
-        dt_rank=None if rank == "auto" else _size(ssm, "dt_rank"),
+        dt_rank=0 if rank == "auto" else _size(ssm, "dt_rank"),
         use_bias=bool(ssm.get("bias", False)),
         use_conv_bias=bool(ssm.get("conv_bias", True)),
         residual_in_fp32=bool(raw.get("residual_in_fp32", True)),

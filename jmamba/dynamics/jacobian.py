@@ -98,17 +98,17 @@ def token_jacobian(
       Vo et al., "Demystifying the Token Dynamics of Deep Selective State Space
       Models", ICLR 2025, section 3.
     """
-    rows = choose_positions(rows, x.shape[0], "rows")
-    columns = choose_positions(columns, x.shape[0], "columns")
-    size = len(rows) * len(columns) * x.shape[1] ** 2 * x.dtype.itemsize
+    outputs = choose_positions(rows, x.shape[0], "rows")
+    inputs = choose_positions(columns, x.shape[0], "columns")
+    size = len(outputs) * len(inputs) * x.shape[1] ** 2 * x.dtype.itemsize
     if size > memory_limit:
         raise ValueError(
-            f"token_jacobian would return {size / 2**30:.2f} GiB ({len(rows)} x "
-            f"{len(columns)} blocks of {x.shape[1]} x {x.shape[1]}), over the limit of "
+            f"token_jacobian would return {size / 2**30:.2f} GiB ({len(outputs)} x "
+            f"{len(inputs)} blocks of {x.shape[1]} x {x.shape[1]}), over the limit of "
             f"{memory_limit / 2**30:.2f} GiB. Ask for some rows=[...] and "
             "columns=[...], take jacobian_norms(...), or raise memory_limit."
         )
-    return _token_jacobian(_as_partial(f), x, rows, columns)
+    return _token_jacobian(_as_partial(f), x, outputs, inputs)
 
 
 @jax.jit

@@ -14,8 +14,8 @@ class MambaConfig:
       num_layers: number of blocks.
       d_state: states per channel.
       d_conv: window of the causal convolution.
-      d_inner: channels of the mixer; None for 2 d_model.
-      dt_rank: rank of the step-size projection; None for ceil(d_model / 16).
+      d_inner: channels of the mixer; 0 for 2 d_model.
+      dt_rank: rank of the step-size projection; 0 for ceil(d_model / 16).
       use_bias: whether the input and output projections have biases.
       use_conv_bias: whether the convolution has a bias.
       norm_eps: epsilon of the RMS norms of the residual stream.
@@ -46,8 +46,8 @@ class MambaConfig:
     num_layers: int
     d_state: int = 16
     d_conv: int = 4
-    d_inner: int | None = None  # an int after __post_init__
-    dt_rank: int | None = None  # an int after __post_init__
+    d_inner: int = 0
+    dt_rank: int = 0
     use_bias: bool = False
     use_conv_bias: bool = True
     norm_eps: float = 1e-5
@@ -61,9 +61,9 @@ class MambaConfig:
 
     def __post_init__(self):
         """Fill in the derived sizes and check all of them."""
-        if self.d_inner is None:
+        if self.d_inner == 0:
             object.__setattr__(self, "d_inner", 2 * self.d_model)
-        if self.dt_rank is None:
+        if self.dt_rank == 0:
             object.__setattr__(self, "dt_rank", math.ceil(self.d_model / 16))
         sizes = ("vocab_size", "d_model", "num_layers", "d_state", "d_conv", "d_inner",
                  "dt_rank")  # fmt: skip

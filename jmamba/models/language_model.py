@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from jmamba.models.config import MambaConfig
@@ -287,7 +288,7 @@ def check_tokens(tokens, vocab_size: int, attention_mask=None) -> None:
             f"attention_mask has shape {jnp.shape(attention_mask)}, but tokens have "
             f"{shape}; give one 0 or 1 per token."
         )
-    if not isinstance(tokens, jax.core.Tracer):
+    if not isinstance(tokens, Tracer):
         values = np.asarray(tokens)
         low, high = int(values.min()), int(values.max())
         if low < 0 or high >= vocab_size:

@@ -106,7 +106,7 @@ class Mixer(nnx.Module):
             d,
             m,
             config.use_bias,
-            lambda *args: torch_uniform(*args) * jnp.asarray(shrink, precision.param),
+            initializers.variance_scaling(shrink**2 / 3, "fan_in", "uniform"),
         )
         self.config = config
 

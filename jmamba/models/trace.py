@@ -118,4 +118,6 @@ def _trace(graphdef, state, tokens, layers):
 
     x, _, (_, records) = model.run_layers(x, (visit, (0, records)))
     records = jax.tree.map(lambda x: x[: len(layers)], records)
-    return Trace(jnp.asarray(layers), *records, model.unembed(x))
+    ssm, residual_in, residual_out = records
+    numbers = jnp.asarray(layers)
+    return Trace(numbers, ssm, residual_in, residual_out, model.unembed(x))

@@ -36,7 +36,7 @@ cotangent_p = Primitive("selective_scan_cotangent")
 for _primitive in (scan_p, tangent_p, cotangent_p):
     _primitive.multiple_results = True
 
-NO_INPUTS = ScanInputs(*[None] * len(ScanInputs._fields))
+NO_INPUTS = ScanInputs(*[None] * len(ScanInputs._fields))  # pyright: ignore[reportArgumentType]
 
 
 def present(inputs: ScanInputs) -> dict[str, jax.Array]:
@@ -56,7 +56,8 @@ def scan(
         implementation=implementation,
         save_states=False,
     )
-    return ScanResult(*out, None)
+    y, last_state = out
+    return ScanResult(y, last_state, None)
 
 
 def _varies_over(x) -> frozenset:

@@ -76,8 +76,7 @@ def selective_scan(
       Gu & Dao, "Mamba", arXiv 2312.00752, section 3.2, algorithm 2.
     """
     B, C = (x[:, :, None] if x.ndim == 3 else x for x in map(jnp.asarray, (B, C)))
-    inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias, initial_state, segment_ids)
-    inputs = ScanInputs(*(x if x is None else jnp.asarray(x) for x in inputs))
+    inputs = _as_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, segment_ids)
     check_inputs(inputs)
     check_implementation(implementation)
     result = primitives.scan(
@@ -124,39 +123,33 @@ def selective_state_update(
       Gu & Dao, "Mamba", arXiv 2312.00752, section 3.2, algorithm 2.
     """
     B, C = (x[:, None] if x.ndim == 2 else x for x in map(jnp.asarray, (B, C)))
-    inputs = ScanInputs(
-        *(x[:, None] for x in map(jnp.asarray, (u, delta))),
-        A,
-        B[:, None],
-        C[:, None],
-        D,
-        None if z is None else jnp.asarray(z)[:, None],
-        delta_bias,
-        state,
-    )
-    inputs = ScanInputs(*(x if x is None else jnp.asarray(x) for x in inputs))
+    u, delta = jnp.asarray(u)[:, None], jnp.asarray(delta)[:, None]
+    z = None if z is None else jnp.asarray(z)[:, None]
+    inputs = _as_inputs(u, delta, A, B[:, None], C[:, None], D, z, delta_bias, state)
     check_inputs(inputs)
-    dtype = accumulation_dtype(inputs.u.dtype)
-    u, delta, A, B, C, D, z, delta_bias, state, _ = (
-        None if x is None else x.astype(dtype) for x in inputs
+    dtype = accumulation_dtype(u.dtype)
+    u_t, delta_t, B_t, C_t = (
+        x[:, 0].astype(dtype) for x in (inputs.u, inputs.delta, inputs.B, inputs.C)
     )
-    u, delta, B, C = u[:, 0], delta[:, 0], B[:, 0], C[:, 0]
-    if delta_bias is not None:
-        delta = delta + delta_bias[None]
+    if inputs.delta_bias is not None:
+        delta_t = delta_t + inputs.delta_bias.astype(dtype)
     if delta_softplus:
-        delta = jax.nn.softplus(delta)
-    A_bar = jnp.exp(delta[:, :, None] * A[None])
-    groups = (u.shape[0], B.shape[1], -1)  # b g p, with p channels in each group
-    input_term = (delta * u).reshape(*groups, 1) * B[:, :, None]
-    state = A_bar * state + input_term.reshape(state.shape)
-    # a matrix-vector product: XLA:CPU runs a sum over the minor axis ten times slower
-    states = state.reshape(*groups, state.shape[-1])
-    y = jnp.einsum("bgpn,bgn->bgp", states, C, precision="highest").reshape(u.shape)
-    if D is not None:
-        y = y + D[None] * u
+        delta_t = jax.nn.softplus(delta_t)
+    B_t, C_t = (jnp.repeat(x, u.shape[2] // x.shape[1], axis=1) for x in (B_t, C_t))
+    A_bar = jnp.exp(delta_t[:, :, None] * inputs.A.astype(dtype))
+    h = A_bar * jnp.asarray(state).astype(dtype) + (delta_t * u_t)[:, :, None] * B_t
+    y = jnp.sum(C_t * h, axis=-1)
+    if inputs.D is not None:
+        y = y + inputs.D.astype(dtype) * u_t
     if z is not None:
-        y = y * jax.nn.silu(z[:, 0])
-    return y.astype(inputs.u.dtype), state
+        y = y * jax.nn.silu(z[:, 0].astype(dtype))
+    return y.astype(u.dtype), h
+
+
+def _as_inputs(*operands) -> ScanInputs:
+    # pyright cannot tell that only optional operands are None
+    arrays = (x if x is None else jnp.asarray(x) for x in operands)
+    return ScanInputs(*arrays)  # pyright: ignore[reportArgumentType]
 
 
 _SHAPES = {

@@ -96,7 +96,7 @@ def train_step(state: TrainState, tokens, *, graphdef, optimizer):
         updates, optimizer_state = optimizer.update(
             gradients, state.optimizer, state.parameters
         )
-        parameters = optax.apply_updates(state.parameters, updates)
+        parameters = jax.tree.map(jnp.add, state.parameters, updates)
     return TrainState(parameters, optimizer_state, state.step + 1), loss
 
 

@@ -12,6 +12,7 @@ import argparse
 import json
 import platform
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,12 +46,23 @@ def scan_operands(length, *, channels=1536, states=16):
     )
 
 
+class Compiled(NamedTuple):
+    """A program that runs a compiled function and waits for it."""
+
+    run: Any
+    args: tuple
+
+    def __call__(self):
+        return jax.block_until_ready(self.run(*self.args))
+
+    @property
+    def temp_bytes(self):
+        return self.run.memory_analysis().temp_size_in_bytes
+
+
 def jax_program(function, *args):
-    """Return a program that runs a compiled function and waits for it."""
-    compiled = jax.jit(function).lower(*args).compile()
-    program = lambda: jax.block_until_ready(compiled(*args))  # noqa: E731
-    program.temp_bytes = compiled.memory_analysis().temp_size_in_bytes
-    return program
+    """Compile a function for its arguments."""
+    return Compiled(jax.jit(function).lower(*args).compile(), args)
 
 
 def our_scan(arrays, *, backward):
@@ -265,7 +277,7 @@ def show(results):
 
 def main():
     """Parse options, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "what", nargs="?", default="all", choices=["all", "op", "model"]
     )

@@ -39,6 +39,12 @@ class ScanInputs(NamedTuple):
     segment_ids: Int[Array, "b l"] | None = None
 
 
+def some_inputs(**operands) -> ScanInputs:
+    """Return a ScanInputs that holds some operands only: tangents, or cotangents."""
+    values = dict.fromkeys(ScanInputs._fields) | operands
+    return ScanInputs(**values)  # pyright: ignore[reportArgumentType]
+
+
 class ScanResult(NamedTuple):
     """Outputs of `scan`; `chunk_states[:, i]` is the state before token i CHUNK."""
 

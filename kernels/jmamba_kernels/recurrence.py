@@ -20,6 +20,7 @@ from jmamba_kernels.contract import (
     ScanResult,
     accumulation_dtype,
     keep_mask,
+    some_inputs,
 )
 
 
@@ -158,6 +159,6 @@ def implementation(maps: RecurrenceMaps) -> Implementation:
         (before,) = jax.vmap(pull_prepare)(d_r)
         (after,) = jax.vmap(pull_rest)(d_y)
         parts = jax.tree.map(jnp.add, before, after)
-        return ScanInputs(*[None] * 5)._replace(**parts)
+        return some_inputs(**parts)
 
     return Implementation(scan, tangent, cotangent)

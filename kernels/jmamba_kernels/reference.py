@@ -15,6 +15,7 @@ from jmamba_kernels.contract import (
     ScanResult,
     accumulation_dtype,
     keep_mask,
+    some_inputs,
 )
 
 
@@ -99,7 +100,7 @@ def cotangent(
 
     _, vjp = jax.vjp(run, {name: getattr(inputs, name) for name in wanted})
     (parts,) = jax.vmap(vjp)((d_y, d_last_state))
-    return ScanInputs(*[None] * 5)._replace(**parts)
+    return some_inputs(**parts)
 
 
 reference = Implementation(scan, tangent, cotangent)

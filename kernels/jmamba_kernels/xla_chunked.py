@@ -47,12 +47,10 @@ def _join(x, length, axis):
 
 
 def _chunks(r: Recurrence) -> _Chunk:
-    # zeros are the identity: delta = 0 keeps the state, keep = 0 only where padded
-    keep = None if r.keep is None else _split(r.keep, 1)
-    if keep is not None:
-        past_end = jnp.arange(keep.shape[0] * CHUNK) >= r.keep.shape[1]
-        keep = keep | past_end.reshape(keep.shape[0], CHUNK, 1)
-    return _Chunk(*(_split(x, 1) for x in (r.u, r.delta, r.B, r.C)), keep)
+    # padding with zeros is the identity: delta = 0 keeps the state, if it is kept
+    keep = None if r.keep is None else ~_split(~r.keep, 1)
+    u, delta, B, C = (_split(x, 1) for x in (r.u, r.delta, r.B, r.C))
+    return _Chunk(u, delta, B, C, keep)
 
 
 def _decay(A, x: _Chunk):
@@ -91,9 +89,9 @@ def scan(r: Recurrence, save_states: bool):
         states = _linear_scan(_decay(r.A, x), _input(x), h)
         return states[-1], (_read(x.C, states), h if save_states else None)
 
-    last_state, (s, chunk_states) = lax.scan(chunk, r.initial_state, _chunks(r))
-    if save_states:
-        chunk_states = jnp.moveaxis(chunk_states, 0, 1)  # m b n d -> b m n d
+    last_state, (s, states) = lax.scan(chunk, r.initial_state, _chunks(r))
+    # m b n d -> b m n d
+    chunk_states = jnp.moveaxis(states, 0, 1) if save_states else None
     return _join(s, r.u.shape[1], 1), last_state, chunk_states
 
 

@@ -2,8 +2,8 @@
 
 XLA:CPU turns each step into a few vectorised loops over (n, d) as long as no
 reduction stands in it: sums over n are written out, sums over d are matrix-vector
-products. Nothing of shape (b, l, d, n) exists: the cotangent recomputes the states
-of one chunk at a time from the saved states.
+products with the states as they lie. Nothing of shape (b, l, d, n) exists: the
+cotangent recomputes the states of one chunk at a time from the saved states.
 """
 
 from functools import partial
@@ -122,18 +122,31 @@ def tangent(r: Recurrence, t: Recurrence):
     return s, d_s, d_h
 
 
-def _recompute(r: Recurrence, h, start, stop, s):
-    """Return h[start-1 .. stop-1] in a buffer of CHUNK + 1 states, and s."""
+def _dot(x, v, contract, batch):
+    """Sum x v over channels, the states as the left operand: they stay as they lie.
+
+    `jnp.einsum` may swap the operands, and would then transpose (n, d) in every step.
+    """
+    return lax.dot_general(x, v, (contract, batch), precision=lax.Precision.HIGHEST)
+
+
+def _recompute(r: Recurrence, h, start, stop, d_s, s, d_C):
+    """Return the states before each token of a chunk, s, and d_C[t] = h[t] d_s[t]."""
+    groups = r.B.shape[-1]
 
     def step(t, carry):
-        h, states, s = carry
+        h, states, s, d_C = carry
+        states = _put(states, h, t - start, 0)
         h = _advance(r, h, t)
-        states = _put(states, h, t - start + 1, 0)
-        return h, states, _put(s, _read(_at(r.C, t), h), t)
+        h_groups = gather_groups(h, groups)  # b n g p
+        d_s_t = gather_groups(_at(d_s, t, 2), groups)  # k b g p
+        d_C_t = _dot(h_groups, d_s_t, ((3,), (3,)), ((0, 2), (1, 2)))
+        d_C_t = jnp.transpose(d_C_t, (3, 0, 2, 1))  # b g n k -> k b n g
+        s = _put(s, _read(_at(r.C, t), h), t)
+        return h, states, s, _put(d_C, d_C_t, t, 2)
 
-    states = _put(jnp.zeros((CHUNK + 1, *h.shape), h.dtype), h, 0, 0)
-    _, states, s = lax.fori_loop(start, stop, step, (h, states, s))
-    return states, s
+    states = jnp.zeros((CHUNK, *h.shape), h.dtype)
+    return lax.fori_loop(start, stop, step, (h, states, s, d_C))[1:]
 
 
 def cotangent(r: Recurrence, chunk_states, d_s, d_last_state):
@@ -146,33 +159,30 @@ def cotangent(r: Recurrence, chunk_states, d_s, d_last_state):
         d_u[t] = delta[t] B[t] . g[t]       w[t] = A_bar[t] h[t-1] g[t]
         d_delta[t] = A . w[t] + u[t] B[t] . g[t]     d_A = sum_t delta[t] w[t]
     """
-    directions, batch, length, channels = d_s.shape
+    directions, _, length, channels = d_s.shape
     groups = r.B.shape[-1]
-    contract = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
     def step(states, start, stop, i, carry):
         g, d = carry
         t = stop - 1 - i
         delta, u, B = _at(r.delta, t), _at(r.u, t), _at(r.B, t)
         d_s_t = _at(d_s, t, 2)
-        h_previous, h = _at(states, t - start, 0), _at(states, t - start + 1, 0)
         g = g + d_s_t[:, :, None] * spread(_at(r.C, t), channels)[None]
-        by_group = [gather_groups(x, groups) for x in (g, delta * u, h, d_s_t)]
-        d_B = contract("kbngp,bgp->kbng", by_group[0], by_group[1])
-        d_C = contract("bngp,kbgp->kbng", by_group[2], by_group[3])
+        g_groups = gather_groups(g, groups)  # k b n g p
+        inputs = gather_groups(delta * u, groups)  # b g p
+        d_B = _dot(g_groups, inputs, ((4,), (2,)), ((1, 3), (0, 1)))
+        d_B = jnp.transpose(d_B, (2, 0, 3, 1))  # b g k n -> k b n g
         B_g = _read(B[None], g)
         g = _decay(r, t)[None] * g
-        w = g * h_previous[None]
+        w = g * _at(states, t - start, 0)[None]
         d_delta = _sum_states(
             [w[:, :, i] * r.A[None, None, i] for i in range(r.A.shape[0])]
         )
-        d = Recurrence(
+        d = d._replace(
             u=_put(d.u, delta[None] * B_g, t, 2),
             delta=_put(d.delta, d_delta + u[None] * B_g, t, 2),
             A=d.A + w * delta[None, :, None],
             B=_put(d.B, d_B, t, 2),
-            C=_put(d.C, d_C, t, 2),
-            initial_state=d.initial_state,
         )
         return g, d
 
@@ -180,9 +190,13 @@ def cotangent(r: Recurrence, chunk_states, d_s, d_last_state):
         g, d, s = carry
         i = chunk_states.shape[1] - 1 - i
         start, stop = i * CHUNK, jnp.minimum((i + 1) * CHUNK, length)
-        states, s = _recompute(r, _at(chunk_states, i), start, stop, s)
+        h = _at(chunk_states, i)
+        states, s, d_C = _recompute(r, h, start, stop, d_s, s, d.C)
         g, d = lax.fori_loop(
-            0, stop - start, partial(step, states, start, stop), (g, d)
+            0,
+            stop - start,
+            partial(step, states, start, stop),
+            (g, d._replace(C=d_C)),
         )
         return g, d, s
 

@@ -49,6 +49,7 @@ def test_trace_memory_grows_with_layers_chosen_not_with_depth():
             return jmamba.trace(nnx.merge(graphdef, state), TOKENS, layers=[1])
 
         memory = jax.jit(run).lower(state).compile().memory_analysis()
+        assert memory is not None
         return memory.temp_size_in_bytes + memory.output_size_in_bytes
 
     cache_of_14_layers = 14 * 2 * 32 * (16 + 3) * 4
