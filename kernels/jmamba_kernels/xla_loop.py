@@ -145,7 +145,8 @@ def _recompute(r: Recurrence, h, start, stop, d_s, s, d_C):
         s = _put(s, _read(_at(r.C, t), h), t)
         return h, states, s, _put(d_C, d_C_t, t, 2)
 
-    states = jnp.zeros((CHUNK, *h.shape), h.dtype)
+    size = min(CHUNK, r.u.shape[1])
+    states = jnp.zeros((size, *h.shape), h.dtype)
     return lax.fori_loop(start, stop, step, (h, states, s, d_C))[1:]
 
 
