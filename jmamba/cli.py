@@ -1,6 +1,7 @@
 """The command line: explain, generate, convert, info, train."""
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer.core
 import typer.main
 from rich.console import Console
 
+INTERRUPTED = 130
 LATER = {
     "convert": (
         "jmamba.checkpoints.command:convert_command",
@@ -60,7 +62,7 @@ class Commands(typer.core.TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             _complain("Interrupted; nothing half-written is left.")
-            raise typer.Exit(130) from error
+            raise typer.Exit(INTERRUPTED) from error
         except typer.Exit as error:
             if debug and error.__cause__ is not None:
                 raise error.__cause__ from None
@@ -282,4 +284,13 @@ def _complain(message: str) -> None:
 
 def main() -> None:
     """Run the command line."""
-    app()
+    try:
+        app()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            # XLA may still be at work in other threads, which tearing down the
+            # interpreter below them crashes.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
+        raise

@@ -122,7 +122,8 @@ def _files_of_report(directory: Path) -> list[str]:
     """Return the files that an earlier report made, none if there was none."""
     try:
         made = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
-        return [name for name in made["files"] if made["made_by"] == MADE_BY]
+        files = made["files"] if made["made_by"] == MADE_BY else []
+        return [name for name in files if isinstance(name, str)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

@@ -181,6 +181,25 @@ def test_help_is_there(command):
     assert "Usage" in result.stdout
 
 
+def test_main_leaves_at_once_after_ctrl_c(monkeypatch):
+    """Threads of XLA that are still at work must not be torn down under."""
+
+    class Left(Exception):
+        pass
+
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    def leave(code):
+        raise Left(code)
+
+    monkeypatch.setattr("jmamba.report.explain", interrupt)
+    monkeypatch.setattr("os._exit", leave)
+    monkeypatch.setattr(sys, "argv", ["jmamba", "explain", "a"])
+    with pytest.raises(Left, match="130"):
+        main()
+
+
 def test_main_runs_the_command_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["jmamba", "--version"])
     with pytest.raises(SystemExit) as ended:
