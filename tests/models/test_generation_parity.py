@@ -45,7 +45,7 @@ def theirs(model, prompts, **options):
 
 def ours(model, prompts, **options):
     tokens = jnp.asarray(prompts.numpy(), jnp.int32)
-    options = {"stop_tokens": ()} | options
+    options.setdefault("stop_tokens", ())
     return np.asarray(generate(model, tokens, max_new_tokens=NEW, **options).tokens)
 
 

@@ -137,8 +137,9 @@ def test_remat_changes_memory_not_gradients():
 
         tokens = random_tokens(2, 65)
         program = jax.jit(run).lower(state, tokens).compile()
-        temporary = program.memory_analysis().temp_size_in_bytes
-        return program(state, tokens), temporary
+        memory = program.memory_analysis()
+        assert memory is not None
+        return program(state, tokens), memory.temp_size_in_bytes
 
     (plain, plain_bytes), (remat, remat_bytes) = compiled(False), compiled(True)
     assert_close(remat, plain, 1e-5)

@@ -1,5 +1,7 @@
 """Settings, and each processor against transformers'."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +28,8 @@ THEIRS = {
 def ours(logits, settings: dict):
     seen = np.zeros(logits.shape, bool)
     np.put_along_axis(seen, HELD, True, axis=1)
-    settings = Sampling(**{"temperature": 1.0} | settings).settings()
+    arguments: dict[str, Any] = {"temperature": 1.0} | settings
+    settings = Sampling(**arguments).settings()
     return np.asarray(process_logits(jnp.asarray(logits), jnp.asarray(seen), settings))
 
 

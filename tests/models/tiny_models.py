@@ -6,6 +6,7 @@ all the rest.
 
 from functools import cache
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +60,18 @@ def remake(model: MambaLM, config: MambaConfig | None = None, **options) -> Mamb
         shapes,
     )
     return nnx.merge(graphdef, cast)
+
+
+def count_traces(monkeypatch, module, name: str) -> list:
+    """Return a list that grows with every trace of a function; two of them raise."""
+    original, traces = getattr(module, name), []
+
+    def counted(*args):
+        traces.append(name)
+        return original(*args)
+
+    monkeypatch.setattr(module, name, chex.assert_max_traces(counted, n=1))
+    return traces
 
 
 def random_tokens(batch: int, length: int, seed: int = 0) -> jax.Array:
