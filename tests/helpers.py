@@ -144,7 +144,9 @@ def in_float64(function, *args):
         return jax.tree.map(np.asarray, out)
 
 
-def run_scan(inputs: ScanInputs, implementation: str, *, delta_softplus=False):
+def run_scan(
+    inputs: ScanInputs, implementation: str | None, *, delta_softplus: bool = False
+) -> ScanOutput:
     """Call the op on ScanInputs."""
     return selective_scan(
         *inputs[:8],
@@ -155,7 +157,7 @@ def run_scan(inputs: ScanInputs, implementation: str, *, delta_softplus=False):
     )
 
 
-def run_definition(inputs: ScanInputs, *, delta_softplus=False):
+def run_definition(inputs: ScanInputs, *, delta_softplus: bool = False) -> ScanOutput:
     """Run the definition as plain JAX code, which JAX differentiates by itself."""
     maps = jmamba_kernels.IMPLEMENTATIONS["reference"]
     return ScanOutput(*maps.scan(inputs, delta_softplus=delta_softplus)[:2])

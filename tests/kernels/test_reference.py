@@ -76,16 +76,17 @@ def test_reference_gradient_equals_finite_differences(groups):
 @pytest.mark.parametrize("length", [CHUNK - 1, CHUNK, CHUNK + 1])
 def test_saved_states_are_those_before_each_chunk(implementation, length):
     inputs = make_inputs(4, length=length, options=("initial_state", "segment_ids"))
+    segment_ids = jnp.asarray(inputs.segment_ids)
     maps = IMPLEMENTATIONS[implementation]
     run = partial(maps.scan, delta_softplus=False, save_states=True)
     saved = quick_jit(run)(inputs).chunk_states
     starts = range(0, length, CHUNK)
     assert saved.shape[1] == len(starts)
-    expected = [inputs.initial_state]
+    expected = [np.asarray(inputs.initial_state)]
     for start in starts[1:]:
         front = inputs._replace(
             **{k: getattr(inputs, k)[:, :start] for k in ("u", "delta", "B", "C")},
-            segment_ids=inputs.segment_ids[:, :start],
+            segment_ids=segment_ids[:, :start],
         )
         expected.append(loop_definition(front, delta_softplus=False)[1])
     expected = np.swapaxes(np.stack(expected, axis=1), 2, 3)  # b m d n -> b m n d

@@ -41,6 +41,12 @@ def only(inputs, names, change):
     return inputs._replace(**{k: change(k, x) for k, x in there.items()})
 
 
+def state_of(inputs):
+    """Return the state before the first token, which is there."""
+    assert inputs.initial_state is not None
+    return inputs.initial_state
+
+
 def run_from(inputs, state, implementation):
     """Run the recurrence from a state."""
     return run_scan(inputs._replace(initial_state=state), implementation)
@@ -124,8 +130,9 @@ def test_scan_keeps_rows_apart(implementation, inputs):
 @every_implementation
 @given(seed=st.integers(0, 10**6))
 def test_scan_with_groups_equals_repeated_gates(implementation, seed):
-    sizes = {"length": 5, "channels": 6, "states": 2}
-    inputs = make_inputs(seed, groups=3, options=OPTIONS, **sizes)
+    inputs = make_inputs(
+        seed, length=5, channels=6, states=2, groups=3, options=OPTIONS
+    )
     repeated = only(inputs, ("B", "C"), lambda _, x: jnp.repeat(x, 2, axis=2))
     outputs, expected = (run_scan(x, implementation) for x in (inputs, repeated))
     assert_close(outputs, expected, BOUND)
@@ -153,7 +160,7 @@ def test_scan_of_segments_equals_separate_scans(implementation, seed, first):
 )
 def test_state_updates_equal_scan(implementation, options, delta_softplus):
     inputs = make_inputs(3, length=6, channels=6, states=2, groups=2, options=options)
-    state, ys = inputs.initial_state, []
+    state, ys = state_of(inputs), []
     for t in range(6):
         x = only(inputs, BY_TOKEN, lambda _, x, t=t: x[:, t])
         y, state = selective_state_update(state, *x[:8], delta_softplus=delta_softplus)
@@ -165,17 +172,17 @@ def test_state_updates_equal_scan(implementation, options, delta_softplus):
 def test_state_update_takes_gates_without_groups():
     inputs = make_inputs(4, length=1, options=("initial_state",))
     x = only(inputs, BY_TOKEN, lambda _, x: x[:, 0])
-    grouped = selective_state_update(inputs.initial_state, *x[:5])
+    grouped = selective_state_update(state_of(inputs), *x[:5])
     x = x._replace(B=x.B[:, 0], C=x.C[:, 0])
     chex.assert_trees_all_equal(
-        grouped, selective_state_update(inputs.initial_state, *x[:5])
+        grouped, selective_state_update(state_of(inputs), *x[:5])
     )
 
 
 def test_state_update_keeps_the_dtypes_of_the_scan():
     inputs = make_inputs(4, length=1, options=("initial_state",), dtype="bfloat16")
     x = only(inputs, BY_TOKEN, lambda _, x: x[:, 0])
-    y, state = selective_state_update(inputs.initial_state, *x[:5])
+    y, state = selective_state_update(state_of(inputs), *x[:5])
     assert (y.dtype, state.dtype) == (jnp.bfloat16, jnp.float32)
 
 

@@ -12,6 +12,7 @@ from helpers import (
     assert_close,
     differentiable,
     make_inputs,
+    quick_jit,
     run_scan,
     tolerance,
 )
@@ -105,96 +106,91 @@ def test_named_implementation_is_lowered_everywhere(platform):
     assert lowered_forms(lowered) == {"selective_scan.reference"}
 
 
-def shapes(batch, length, channels, states, options=()):
-    """Return the operands' shapes, without numbers."""
-    small = make_inputs(batch=1, length=1, channels=1, states=1, options=options)
-    sizes = dict(b=batch, l=length, d=channels, n=states, g=1)
-    axes = dict(u="bld", delta="bld", A="dn", B="blgn", C="blgn", D="d", z="bld",
-                delta_bias="d", initial_state="bdn", segment_ids="bl")  # fmt: skip
-    return ScanInputs(
-        **{
-            k: jax.ShapeDtypeStruct(tuple(sizes[a] for a in axes[k]), x.dtype)
-            for k, x in small._asdict().items()
-            if x is not None
-        }
-    )
-
-
 @pytest.mark.parametrize("options", [(), ("D", "z", "delta_bias", "initial_state")])
 @pytest.mark.parametrize("implementation", XLA)
 def test_compiled_gradient_fits_in_memory(implementation, options):
     """No array of b l d n numbers; temporary memory below 64 MB."""
     batch, length, channels, states = 1, 1024, 1536, 16
-    inputs = shapes(batch, length, channels, states, options)
+    inputs = make_inputs(
+        batch=batch, length=length, channels=channels, states=states, options=options
+    )
     compiled = jax.jit(lambda x: gradient(x, implementation)).lower(inputs).compile()
     largest = 0
-    for size in re.findall(r"f32\[([\d,]+)\]", compiled.as_text()):
+    for size in re.findall(r"f32\[([\d,]+)\]", compiled.as_text() or ""):
         count = 1
         for n in size.split(","):
             count *= int(n)
         largest = max(largest, count)
     assert largest <= batch * length * channels
-    assert compiled.memory_analysis().temp_size_in_bytes < 64 * 10**6
+    memory = compiled.memory_analysis()
+    assert memory is not None and memory.temp_size_in_bytes < 64 * 10**6
 
 
-def mesh_of(*names):
-    return jax.make_mesh(
-        (2,) * len(names), names, axis_types=(jax.sharding.AxisType.Auto,) * len(names)
-    )
-
-
+ROWS, CHANNELS, STATE_CHANNELS = P("x"), P(None, None, "x"), P(None, "x")
 SPECS = {
-    "batch": ScanInputs(
-        u=P("x"), delta=P("x"), A=P(), B=P("x"), C=P("x"), D=P(), z=P("x"),
-        delta_bias=P(), initial_state=P("x"), segment_ids=P("x"),
+    "batch": dict(
+        u=ROWS, delta=ROWS, A=P(), B=ROWS, C=ROWS, D=P(), z=ROWS, delta_bias=P(),
+        initial_state=ROWS, segment_ids=ROWS,
     ),
-    "channels": ScanInputs(
-        u=P(None, None, "x"), delta=P(None, None, "x"), A=P("x"), B=P(), C=P(),
-        D=P("x"), z=P(None, None, "x"), delta_bias=P("x"), initial_state=P(None, "x"),
-        segment_ids=P(),
+    "channels": dict(
+        u=CHANNELS, delta=CHANNELS, A=P("x"), B=P(), C=P(), D=P("x"), z=CHANNELS,
+        delta_bias=P("x"), initial_state=STATE_CHANNELS, segment_ids=P(),
     ),
 }  # fmt: skip
-OUT_SPECS = {"batch": (P("x"), P("x")), "channels": (P(None, None, "x"), P(None, "x"))}
+OUT_SPECS = {"batch": (ROWS, ROWS), "channels": (CHANNELS, STATE_CHANNELS)}
+
+
+def two_devices():
+    return jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def weigh(outputs):
+    y, last_state = outputs
+    return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.cos(last_state))
 
 
 @pytest.mark.parametrize("over", SPECS)
 @pytest.mark.parametrize("implementation", XLA)
 def test_scan_under_shard_map_equals_whole(implementation, over):
-    inputs = make_inputs(batch=2, channels=4, options=OPTIONS)
+    parts = make_inputs(batch=2, channels=4, options=OPTIONS)._asdict()
+    segment_ids = parts.pop("segment_ids")
 
-    def run(inputs):
+    def run(parts, segment_ids):
+        inputs = ScanInputs(**parts, segment_ids=segment_ids)
         return tuple(run_scan(inputs, implementation))
 
+    specs = dict(SPECS[over])
+    segment_spec = specs.pop("segment_ids")
     sharded = jax.shard_map(
         run,
-        mesh=mesh_of("x"),
-        in_specs=(SPECS[over],),
+        mesh=two_devices(),
+        in_specs=(specs, segment_spec),
         out_specs=OUT_SPECS[over],
     )
 
-    def loss(run, parts):
-        y, last_state = run(inputs._replace(**parts))
-        return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.cos(last_state)), (y, last_state)
+    def outcome(run):
+        def loss(parts):
+            outputs = run(parts, segment_ids)
+            return weigh(outputs), outputs
 
-    actual, expected = (
-        jax.jit(jax.grad(lambda p, run=run: loss(run, p), has_aux=True))(
-            differentiable(inputs)
-        )
-        for run in (sharded, run)
-    )
-    assert_close(actual, expected, tolerance("float32").gradient)
+        return quick_jit(jax.grad(loss, has_aux=True))(parts)
+
+    assert_close(outcome(sharded), outcome(run), tolerance("float32").gradient)
 
 
 @pytest.mark.parametrize("over", SPECS)
 @pytest.mark.parametrize("implementation", XLA)
 def test_scan_of_sharded_operands_equals_whole(implementation, over):
     inputs = make_inputs(batch=2, channels=4, options=OPTIONS)
-    mesh = mesh_of("x")
-    placed = jax.tree.map(
-        lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)),
-        inputs,
-        SPECS[over],
+    mesh = two_devices()
+    placed = ScanInputs(
+        *(
+            jax.device_put(x, NamedSharding(mesh, SPECS[over][name]))
+            for name, x in inputs._asdict().items()
+        )
     )
     assert len(placed.u.sharding.device_set) == 2
-    run = jax.jit(lambda x: (run_scan(x, implementation), gradient(x, implementation)))
+    run = quick_jit(
+        lambda x: (run_scan(x, implementation), gradient(x, implementation))
+    )
     assert_close(run(placed), run(inputs), tolerance("float32").gradient)
