@@ -1,5 +1,8 @@
 """What an explanation costs, and when that is too much to start unasked."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import jax
 
 from jmamba.models.config import MambaConfig
@@ -60,6 +63,30 @@ def choose_probes(length: int, config: MambaConfig, probes: int | None) -> int:
             "accept the cost with --probes 1 (probes=1)."
         )
     return max(1, min(MOST_PROBES, int(moment / one)))
+
+
+@contextmanager
+def all_complaints() -> Iterator[Callable]:
+    """Say at once all that several checks complain about.
+
+    Yields:
+      A function ask(check, *args) that returns what the check returns, None if it
+      complains.
+
+    Raises:
+      ValueError: a check has raised one; the message is that of all.
+    """
+    complaints = []
+
+    def ask(check, *args):
+        try:
+            return check(*args)
+        except ValueError as error:
+            complaints.append(str(error))
+
+    yield ask
+    if complaints:
+        raise ValueError(" ".join(complaints))
 
 
 def check_length(length: int, max_tokens: int, config: MambaConfig) -> None:

@@ -17,7 +17,7 @@ from jmamba.dynamics import jacobian_norms, layer_span
 from jmamba.models.language_model import MambaLM
 from jmamba.models.trace import choose_layers as existing_layers
 from jmamba.models.trace import trace
-from jmamba.report.cost import check_length, choose_probes
+from jmamba.report.cost import all_complaints, check_length, choose_probes
 from jmamba.report.environment import environment
 from jmamba.report.explanation import Explanation, Predictions
 from jmamba.report.labels import split_pieces, token_label, token_labels
@@ -102,10 +102,11 @@ def explain(
     chosen = choose_layers(layers, model.config.num_layers)
     if top < 1:
         raise ValueError(f"top must be at least 1, but is {top}.")
-    if matrices:
-        check_length(len(ids), max_tokens, model.config)
-    if jacobian:
-        probes = choose_probes(len(ids), model.config, probes)
+    with all_complaints() as ask:
+        if matrices:
+            ask(check_length, len(ids), max_tokens, model.config)
+        if jacobian:
+            probes = ask(choose_probes, len(ids), model.config, probes)
     tokens = jnp.asarray(ids, jnp.int32)[None]
     timings: dict[str, float] = {}
 

@@ -61,7 +61,10 @@ def embedded_model() -> Table:
             for row in card.read_text("utf-8").splitlines()
             if row.startswith("| result |")
         ]
-        table.add_row("result", "".join(rows).removeprefix("| result |").strip(" |*"))
+        table.add_row(
+            "result",
+            "".join(rows).removeprefix("| result |").replace("*", "").strip(" |"),
+        )
         table.add_row("card", str(card))
     return table
 

@@ -201,6 +201,12 @@ def test_probes_fit_a_moment():
         choose_probes(500, large, None)
 
 
+def test_all_costs_are_said_at_once(monkeypatch):
+    monkeypatch.setattr("jmamba.report.cost.MOMENT", {"cpu": 1.0})
+    with pytest.raises(ValueError, match=r"--max-tokens 3.*--no-jacobian"):
+        explain(MODEL, BYTES, "abc", max_tokens=2)
+
+
 def test_length_limit_says_what_it_costs():
     check_length(3, 3, MODEL.config)
     with pytest.raises(ValueError, match=r"12 MiB.*--no-matrices.*--max-tokens 1024"):
