@@ -99,9 +99,9 @@ def hidden_attention(
     if size > memory_limit:
         raise ValueError(
             f"hidden_attention would return {size / 2**30:.1f} GiB ({batch} texts x "
-            f"{len(chosen)} channels x {len(queries)} rows x {length} tokens), over the "
-            f"limit of {memory_limit / 2**30:.1f} GiB. Ask for some rows=[...] or "
-            "channels=[...], reduce with reduced_attention(...), or "
+            f"{len(chosen)} channels x {len(queries)} rows x {length} tokens), over "
+            f"the limit of {memory_limit / 2**30:.1f} GiB. Ask for some rows=[...] or "
+            "channels=[...], reduce over channels with reduced_attention(...), or "
             "raise memory_limit."
         )
     return _hidden_attention(ssm, chosen, queries)
