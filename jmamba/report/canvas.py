@@ -97,6 +97,7 @@ def token_axis(
     inches: float,
     size: float = 7.0,
     name: str = "token",
+    start: int = 0,
 ) -> None:
     """Label an axis with tokens; where they would overlap, with stretches of text.
 
@@ -107,12 +108,13 @@ def token_axis(
       inches: length of the axis on paper.
       size: font size in points.
       name: what the axis holds.
+      start: the first token to label.
     """
     count = len(explanation.labels)
-    step = label_step(count, inches, size)
-    ticks = np.arange(0, count, step)
+    step = label_step(count - start, inches, size)
+    ticks = np.arange(start, count, step)
     if step == 1:
-        texts = [shorten(drawable(label)) for label in explanation.labels]
+        texts = [shorten(drawable(label)) for label in explanation.labels[start:]]
     else:
         starts = explanation.starts
         stretches = ["".join(starts[i : i + step]) for i in ticks]

@@ -145,27 +145,26 @@ def predictions(explanation: Explanation) -> Figure:
 
 def drivers(explanation: Explanation) -> Figure:
     """Draw what each token did for the best next token: left out, and by gradient."""
-    length = len(explanation.ids)
-    width = float(np.clip(0.17 * length + 2, 7, 13))
-    figure = new_figure(width, 4.6)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[1.6, 1])
     first = len(explanation.pieces) - len(explanation.left_out)
     reached = explanation.pieces[first:]
+    start, length = reached[0].start, len(explanation.ids)
+    width = float(np.clip(0.17 * (length - start) + 2, 7, 13))
+    figure = new_figure(width, 4.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[1.6, 1])
     middles = [(piece.start + piece.stop - 1) / 2 for piece in reached]
     widths = [piece.stop - piece.start - 0.15 for piece in reached]
     _signed_bars(upper, middles, explanation.left_out, widths)
     upper.set_ylabel("left out: bits lost", fontsize=8, color=MUTED)
-    _signed_bars(lower, np.arange(length), explanation.gradient_input, 0.85)
+    gradient = explanation.gradient_input[start:]
+    _signed_bars(lower, np.arange(start, length), gradient, 0.85)
     lower.set_ylabel("gradient × input\n(logits)", fontsize=8, color=MUTED)
-    lower.set_xlim(-0.6, length - 0.4)
-    token_axis(lower, explanation, axis="x", inches=width - 1)
+    lower.set_xlim(start - 0.6, length - 0.4)
+    token_axis(lower, explanation, axis="x", inches=width - 1, start=start)
     best = drawable(explanation.predictions.labels[0])
     title = f"what spoke for (orange) and against (blue) {best} as the next token"
+    if start > 0:
+        title += f" (the last {length - start} of {length} tokens)"
     plain_text(upper.set_title(title, fontsize=9, loc="left", color=INK), mono=False)
-    if first > 0:
-        start = reached[0].start
-        upper.axvspan(-0.6, start - 0.5, color="#eef0f4", zorder=0)
-        upper.annotate("not computed", (0, 0), fontsize=7, color=MUTED)
     return figure
 
 

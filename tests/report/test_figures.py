@@ -10,7 +10,7 @@ from jmamba.report.attention_figures import attention_depth, attention_maps
 from jmamba.report.canvas import drawable, label_step, log_scale
 from jmamba.report.folder import draw_png
 from jmamba.report.plates import PLATES, plates_of
-from jmamba.report.stream_figures import jacobian_norms
+from jmamba.report.stream_figures import drivers, jacobian_norms
 
 LONG = ("It was the best of times, $5 and $6, é 中 😀\n" * 7)[:300]
 CASES = {
@@ -59,6 +59,14 @@ def test_depth_overview_has_every_layer():
     assert [t for t in titles if t.startswith("layer")] == [
         f"layer {k}{' •' if k in (0, 19) else ''}" for k in range(20)
     ]
+
+
+def test_drivers_of_a_long_text_are_those_that_were_computed():
+    few = dataclasses.replace(CASES["long"], left_out=CASES["long"].left_out[-20:])
+    ax = drivers(few).axes[-1]
+    assert ax.get_xlim() == (316 - 0.6, 342 - 0.4)
+    assert len(ax.patches) == 342 - 316
+    assert "last 26 of 342" in drivers(few).axes[0].get_title(loc="left")
 
 
 def test_dollar_signs_are_no_formula():
