@@ -32,7 +32,12 @@ def run_anywhere(compiled: Callable, interpreted: Callable) -> Callable:
 
 
 def pallas_call_anywhere(
-    kernel: Callable, *, name: str, interpret: Any = True, **options
+    kernel: Callable,
+    *,
+    name: str,
+    interpret: Any = True,
+    interpreted: Callable | None = None,
+    **options,
 ) -> Callable:
     """Return `pl.pallas_call` of a kernel, interpreted where it is lowered for a CPU.
 
@@ -41,6 +46,8 @@ def pallas_call_anywhere(
       name: what compiled text calls the kernel, on every backend (Triton takes it
         from the function, the others from the call).
       interpret: how to interpret, for example `pltpu.InterpretParams()`.
+      interpreted: the body to interpret, where it is another one, for example with
+        loops that are not unrolled; None for the same.
       **options: what `pl.pallas_call` takes beside these.
 
     Examples:
@@ -52,10 +59,12 @@ def pallas_call_anywhere(
       Array([0., 2., 4.], dtype=float32)
     """
 
-    @functools.wraps(kernel)
-    def named(*refs):
-        kernel(*refs)
+    def call(body, **more):
+        @functools.wraps(body)
+        def named(*refs, **scratch):
+            body(*refs, **scratch)
 
-    named.__name__ = named.__qualname__ = name
-    call = functools.partial(pl.pallas_call, named, name=name, **options)
-    return run_anywhere(call(), call(interpret=interpret))
+        named.__name__ = named.__qualname__ = name
+        return pl.pallas_call(named, name=name, **options, **more)
+
+    return run_anywhere(call(kernel), call(interpreted or kernel, interpret=interpret))
