@@ -43,6 +43,9 @@ from jmamba_kernels.tpu_layout import (
 
 LOG2_E = math.log2(math.e)
 LN_2 = math.log(2)
+TOGETHER = 2
+"""Tokens of the cotangent's way back whose g and d_A are stored once."""
+
 NO_STEP = -1e4
 """A delta before softplus that is zero after it, whatever the bias."""
 OVER_TIME = ("u", "delta", "z")
@@ -192,38 +195,42 @@ def _scan_kernel(x, out, *, h_ref, wide, layout: Layout, delta_softplus, over_to
 
 
 class Sums(NamedTuple):
-    """Scratch to sum products over a tile's channels, for every token and state."""
+    """Scratch to sum products over a tile's channels, for every token and state.
 
-    products: jax.Ref  # (n * rows, 128), rows padded to registers
-    totals: jax.Ref  # (tokens * n, 128)
+    A load with stride 4 fills a register with two rows of each of four states. So four
+    loads sum eight rows of four states down to two, and what is left is summed at
+    the end of the chunk, for all tokens together.
+    """
 
-    def put(self, i, value):
-        """Set the product of one state of the current token."""
-        stride = self._stride()
-        self.products[pl.ds(i * stride, value.shape[0])] = value
+    products: jax.Ref  # (TOGETHER, n * 8, 128); rows beyond the tile's stay zero
+    totals: jax.Ref  # (tokens * n * 2, 128)
 
-    def reduce(self, token, rows):
-        """Sum the products of the current token over rows, eight states a register."""
-        stride = self._stride()
-        states = self.products.shape[0] // stride
-        for first in range(0, states, TOKENS):
+    def put(self, i, value, slot=0):
+        """Set the product of one state of a token, one slot a token."""
+        rows = value.shape[0]
+        if rows > TOKENS:
+            value, rest = value[:TOKENS], value[TOKENS:]
+            if rest.shape[0] < TOKENS:
+                rest = jnp.pad(rest, ((0, TOKENS - rest.shape[0]), (0, 0)))
+            value = value + rest
+        self.products[slot, pl.ds(i * TOKENS, min(rows, TOKENS))] = value
+
+    def reduce(self, token, slot=0):
+        """Sum the products of a token over rows, but for pairs."""
+        products = self.products.at[slot]
+        states = products.shape[0] // TOKENS
+        for quad in range(states // 4):
             total = _sum(
-                [
-                    self.products[pl.ds(first * stride + row, TOKENS, stride=stride)]
-                    for row in range(rows)
-                ]
+                [products[pl.ds(quad * 32 + row, 8, stride=4)] for row in range(4)]
             )
-            start = pl.multiple_of(token * states + first, TOKENS)
+            start = pl.multiple_of(token * states * 2 + quad * TOKENS, TOKENS)
             self.totals[pl.ds(start, TOKENS)] = total
 
     def finish(self, out):
-        """Sum the totals of all tokens over lanes; tokens and states become lanes."""
+        """Sum the totals of all tokens over lanes; token, state and pair become lanes."""
         for row in range(out.shape[0]):
             block = self.totals[pl.ds(row * LANES, LANES)]
             out[row] = jnp.sum(block.T, axis=0)
-
-    def _stride(self):
-        return self.products.shape[0] * CHUNK // self.totals.shape[0]
 
 
 class Chunk(NamedTuple):
@@ -244,7 +251,7 @@ class Chunk(NamedTuple):
 
     def gates(self, token):
         """Return B[t] and C[t] as functions of the state."""
-        return (_scalars(ref, self.layout, token) for ref in (self.x.B, self.x.C))
+        return tuple(_scalars(ref, self.layout, token) for ref in (self.x.B, self.x.C))
 
 
 def _recompute(c: Chunk, group, t):
@@ -266,7 +273,7 @@ def _recompute(c: Chunk, group, t):
         c.sums.put(i, h * d_s)
         if z is not None:
             terms.append(C(i) * h)
-    c.sums.reduce(now, c.layout.rows)
+    c.sums.reduce(now)
     c.delta_ref[now], c.d_s_ref[now] = delta, d_s
     if z is not None:
         before_gate = finish(_sum(terms), u, c.parameters.D)
@@ -276,34 +283,58 @@ def _recompute(c: Chunk, group, t):
         c.d.D[0, 0, 0] += d_s * u
 
 
-def _pull_back(c: Chunk, group, t):
-    """Walk backward over a token.
+def _pull_back(c: Chunk, group, step):
+    """Walk backward over `TOGETHER` tokens, so that g and d_A are stored once for all.
 
     g[t] = C[t] d_s[t] + A_bar[t+1] g[t+1];   w[t] = A_bar[t] g[t] h[t-1]
     d_u = delta B . g + D d_s;                d_delta = A . w + u B . g
     d_A = sum_t delta w;                      d_B = g delta u
     """
-    now = group * TOKENS + t
-    u, delta, d_s = c.tracks["u"].read(group, t), c.delta_ref[now], c.d_s_ref[now]
-    delta_u = delta * u
-    B, C = c.gates(now)
-    B_g, A_w = [], []
+    tokens = [TOKENS - 1 - (step * TOGETHER + i) for i in range(TOGETHER)]
+    steps = [_read_step(c, group, t) for t in tokens]
     for i in range(c.layout.padded_states):
-        g = c.g_ref[i] + C(i) * d_s
-        B_g.append(B(i) * g)
-        c.sums.put(i, g * delta_u)
-        g = _decay(c.x, delta, now, i) * g
+        g, d_A = c.g_ref[i], []
+        for slot, (now, u, delta, d_s, gates, B_g, A_w) in enumerate(steps):
+            B, C = gates
+            g = g + C(i) * d_s
+            B_g.append(B(i) * g)
+            c.sums.put(i, g * (delta * u), slot)
+            g = _decay(c.x, delta, now, i) * g
+            w = g * c.h_ref[now, i]
+            A_w.append(c.x.A[0, i] * w)
+            d_A.append(delta * w)
         c.g_ref[i] = g
-        w = g * c.h_ref[now, i]
-        A_w.append(c.x.A[0, i] * w)
-        c.d.A[0, 0, 0, i] += delta * w
-    c.sums.reduce(now, c.layout.rows)
-    B_g = _sum(B_g)
-    d_u = delta * B_g
+        c.d.A[0, 0, 0, i] += _sum(d_A)
+    for slot, (t, step) in enumerate(zip(tokens, steps, strict=True)):
+        c.sums.reduce(step.now, slot)
+        _write_step(c, group, t, step)
+
+
+class Step(NamedTuple):
+    """A token on the way back, and the terms of its sums over states."""
+
+    now: jax.Array
+    u: jax.Array
+    delta: jax.Array
+    d_s: jax.Array
+    gates: tuple
+    B_g: list
+    A_w: list
+
+
+def _read_step(c: Chunk, group, t) -> Step:
+    now = group * TOKENS + t
+    u = c.tracks["u"].read(group, t)
+    return Step(now, u, c.delta_ref[now], c.d_s_ref[now], c.gates(now), [], [])
+
+
+def _write_step(c: Chunk, group, t, step: Step):
+    B_g = _sum(step.B_g)
+    d_u = step.delta * B_g
     if c.parameters.D is not None:
-        d_u += c.parameters.D * d_s
+        d_u += c.parameters.D * step.d_s
     c.d_tracks["u"].write(group, t, d_u)
-    d_delta = u * B_g + LN_2 * _sum(A_w)  # x.A holds A log2(e)
+    d_delta = step.u * B_g + LN_2 * _sum(step.A_w)  # x.A holds A log2(e)
     raw, bias = c.tracks["delta"].read(group, t), c.parameters.delta_bias
     d_delta *= step_slope(raw, bias, delta_softplus=c.delta_softplus)
     c.d_tracks["delta"].write(group, t, d_delta)
@@ -325,7 +356,8 @@ def _cotangent_kernel(
     delta_softplus,
     over_tokens,
 ):
-    d_B_sums, d_C_sums = (Sums(sums["products"], sums[name]) for name in ("B", "C"))
+    products = sums["products"]
+    d_B_sums, d_C_sums = (Sums(products, sums[k]) for k in "BC")
     tracks = _tracks(x, wide) | {"d_y": Track(d_y.at[0, 0], wide["d_y"])}
     d_tracks = {
         name: Track(getattr(d, name).at[0, 0], wide["d_" + name])
@@ -341,7 +373,7 @@ def _cotangent_kernel(
 
     @pl.when(time == 0)
     def _():
-        for ref in (d.A, d.D, d.delta_bias):
+        for ref in (d.A, d.D, d.delta_bias, products):
             if ref is not None:
                 ref[...] = jnp.zeros_like(ref)
 
@@ -362,7 +394,7 @@ def _cotangent_kernel(
         tracks["u"].open(group)
         tracks["delta"].open(group)
         pull_back = partial(_pull_back, c._replace(sums=d_B_sums), group)
-        over_tokens(lambda i: pull_back(TOKENS - 1 - i))
+        over_tokens(pull_back, TOKENS // TOGETHER)
         d_tracks["u"].close(group)
         d_tracks["delta"].close(group)
 
@@ -571,13 +603,13 @@ def _state_scratch(layout: Layout, *lead):
     return pltpu.VMEM((*lead, layout.padded_states, layout.rows, LANES), jnp.float32)
 
 
-def _unrolled(body):
-    for token in range(TOKENS):
+def _unrolled(body, count=TOKENS):
+    for token in range(count):
         body(token)
 
 
-def _rolled(body):
-    lax.fori_loop(0, TOKENS, lambda token, _: body(token), None)
+def _rolled(body, count=TOKENS):
+    lax.fori_loop(0, count, lambda token, _: body(token), None)
 
 
 def _call(kernel, name, layout: Layout, *, directions=1, **options):
@@ -698,9 +730,8 @@ def cotangent(
     )
     k = d_y.shape[0]
     d_shapes, d_specs = _cotangent_outputs(layout, inputs, k)
-    gates = CHUNK * layout.padded_states
+    gates = CHUNK * layout.padded_states * 2
     tokens = (CHUNK, layout.rows, LANES)
-    padded_rows = -(-layout.rows // TOKENS) * TOKENS
     (d,) = _call(
         partial(_cotangent_kernel, delta_softplus=delta_softplus),
         "cotangent",
@@ -723,7 +754,7 @@ def cotangent(
             },
             "sums": {
                 "products": pltpu.VMEM(
-                    (layout.padded_states * padded_rows, LANES), jnp.float32
+                    (TOGETHER, layout.padded_states * TOKENS, LANES), jnp.float32
                 ),
                 "B": pltpu.VMEM((gates, LANES), jnp.float32),
                 "C": pltpu.VMEM((gates, LANES), jnp.float32),
@@ -745,7 +776,7 @@ def cotangent(
 def _cotangent_outputs(layout: Layout, inputs: ScanInputs, k: int):
     """Return shapes and specs of what the cotangent kernel writes."""
     lead, tiles = (k, layout.batch), layout.tiles
-    gates = (tiles, layout.blocks, CHUNK * layout.padded_states // LANES, LANES)
+    gates = (tiles, layout.blocks, 2 * CHUNK * layout.padded_states // LANES, LANES)
     channels = (tiles, layout.rows, LANES)
 
     def single(shape):

@@ -12,6 +12,7 @@ channels are every eighth row of its 8: the kernel loads them with stride 8.
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -191,9 +192,10 @@ class Layout:
         return x.reshape(*x.shape[:-2], self.blocks, 1, self.tokens * x.shape[-1])
 
     def from_gates(self, x):
-        """(..., tiles, chunks, n/4, 128), a sum over lanes each -> (..., l, g, n)."""
+        """(..., tiles, chunks, n/2, 128), pairs of sums each -> (..., l, g, n)."""
         x = x.reshape(*x.shape[:-4], self.groups, self.tiles_per_group, -1)
-        x = jnp.sum(x, axis=-2).reshape(*x.shape[:-2], -1, self.padded_states)
+        x = jnp.sum(x, axis=-2).reshape(*x.shape[:-2], -1, self.padded_states, 2)
+        x = jnp.sum(x, axis=-1)
         return jnp.swapaxes(x, -3, -2)[..., : self.length, :, : self.states]
 
     def over_keep(self, x):
@@ -254,7 +256,8 @@ class Layout:
         per_group = self.tiles_per_group
 
         def index(b, tile, time):
-            return b, tile // per_group, time, 0, 0
+            # lax.div, since // rounds down by sign, which Mosaic asks the chip about
+            return b, lax.div(tile, jnp.int32(per_group)), time, 0, 0
 
         return self._spec(block, index, directions, pltpu.SMEM)
 
@@ -276,7 +279,7 @@ class Layout:
 
     def gate_sum_spec(self):
         """Return the spec of an array that `from_gates` reads."""
-        block = (1, 1, 1, CHUNK * self.padded_states // LANES, LANES)
+        block = (1, 1, 1, 2 * CHUNK * self.padded_states // LANES, LANES)
         return self._spec(block, lambda b, tile, time: (b, tile, time, 0, 0), 1)
 
 
