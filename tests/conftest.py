@@ -5,11 +5,15 @@ are checked at run time by beartype. A test that uses `pytest.raises` runs witho
 annotation checks, since it asks what a user sees, who does not have them; where
 `raises` is hidden in a helper, ask for the fixture `unchecked`.
 
-Devices: the CPU counts as 8 devices, so that sharding is tested without hardware.
+Devices: tests run on the CPU unless JAX_PLATFORMS says otherwise. The CPU counts as 8
+devices, so that sharding is tested without hardware.
 """
 
 import inspect
 import os
+
+# with libtpu installed, jax would otherwise look for a TPU at every start
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
 import jax

@@ -40,6 +40,7 @@ def start_without_chip(dump_to: Path | None = None) -> None:
         TPU_ACCELERATOR_TYPE="v5litepod-4",
         TPU_WORKER_HOSTNAMES="localhost",
         TPU_WORKER_ID="0",
+        ALLOW_MULTIPLE_LIBTPU_LOAD="1",  # there is no chip to share
     )
     if dump_to is not None:
         os.environ["LIBTPU_INIT_ARGS"] = (

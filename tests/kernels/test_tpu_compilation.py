@@ -1,0 +1,156 @@
+"""The TPU kernels, compiled by the real TPU compiler on a machine without a TPU."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from models.tiny_models import skeleton
+
+import jmamba
+from jmamba.attention.hidden_attention import reduced_attention
+from jmamba.training.loop import TrainState, train_step
+from jmamba.training.optimizer import make_optimizer, make_schedule
+from jmamba_kernels.pallas_tpu import pallas_tpu
+
+BENCHMARKS = Path(__file__).parents[2] / "kernels" / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+
+from tpu_compiler import (  # noqa: E402
+    GENERATIONS,
+    operands,
+    programs,
+    sharding,
+    start_without_chip,
+)
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed: pip install 'jmamba[compilers]'",
+)
+start_without_chip()
+MAPS = ("scan", "tangent", "cotangent")
+MIB = 2**20
+
+
+def compile_map(name, inputs):
+    function, shapes = programs(pallas_tpu(), inputs)[name]
+    compiled = jax.jit(function).lower(*shapes).compile()
+    assert f"selective_scan_tpu_{name}" in compiled.as_text()
+    return compiled
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_kernel_compiles_for_every_generation(generation, dtype, name):
+    inputs = operands(sharding(generation), channels=384, states=8, dtype=dtype)
+    compile_map(name, inputs)
+
+
+# 64 states unroll to the longest program of all
+@pytest.mark.parametrize(
+    ("name", "states"), [("scan", 4), ("tangent", 32), ("cotangent", 64)]
+)
+def test_kernel_compiles_for_other_numbers_of_states(name, states):
+    inputs = operands(
+        sharding("v5e"), length=100, channels=192, states=states, fused=False
+    )
+    compile_map(name, inputs)
+
+
+@pytest.mark.parametrize("channels", [768, 2560, 8192])
+def test_kernel_compiles_for_every_width(channels):
+    place = sharding("v4")
+    compile_map("scan", operands(place, channels=channels, states=16, fused=False))
+
+
+def test_kernel_compiles_with_every_operand():
+    place = sharding("v6e")
+    inputs = operands(place, batch=2, length=77, channels=512, states=16)
+    gates = jax.ShapeDtypeStruct((2, 77, 2, 16), jnp.float32, sharding=place)
+    state = jax.ShapeDtypeStruct((2, 512, 16), jnp.float32, sharding=place)
+    ids = jax.ShapeDtypeStruct((2, 77), jnp.int32, sharding=place)
+
+    def gradient(inputs, ids):
+        def loss(parts):
+            y, last_state = jmamba.ops.selective_scan(
+                *parts[:8], delta_softplus=True, initial_state=parts[8],
+                segment_ids=ids, implementation="pallas_tpu",
+            )  # fmt: skip
+            return jnp.sum(y) + jnp.sum(last_state)
+
+        return jax.grad(loss)(tuple(inputs))
+
+    inputs = tuple(inputs._replace(B=gates, C=gates, initial_state=state))[:9]
+    text = jax.jit(gradient).lower(inputs, ids).compile().as_text()
+    assert "selective_scan_tpu_cotangent" in text
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_compiled_kernel_copies_nothing_large(name):
+    """Operands keep their place in memory, and no (b, l, d, n) array exists."""
+    inputs = operands(sharding("v5e"), length=2048, channels=2048, states=16)
+    memory = compile_map(name, inputs).memory_analysis()
+    assert memory.temp_size_in_bytes < inputs.u.size * 4 / 16
+
+
+def on_chip(place, tree):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree
+    )
+
+
+def test_train_step_compiles_with_the_kernel_inside():
+    place = sharding("v5e")
+    config = jmamba.MambaConfig(vocab_size=256, d_model=64, num_layers=2, d_state=8)
+    schedule = make_schedule(1e-3, warmup=1, steps=10)
+    optimizer = make_optimizer(schedule)
+    graphdef, parameters = nnx.split(skeleton(config))
+    optimizer_state = jax.eval_shape(optimizer.init, parameters)
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    state = on_chip(place, TrainState(parameters, optimizer_state, step))
+    tokens = jax.ShapeDtypeStruct((2, 65), jnp.int32, sharding=place)
+    run = partial(train_step, graphdef=graphdef, optimizer=optimizer)
+    text = jax.jit(run).lower(state, tokens).compile().as_text()
+    assert "selective_scan_tpu_scan" in text
+    assert "selective_scan_tpu_cotangent" in text
+
+
+def test_hidden_attention_compiles_with_the_kernel_inside():
+    place = sharding("v5e")
+    config = jmamba.MambaConfig(vocab_size=256, d_model=64, num_layers=2, d_state=8)
+    graphdef, state = nnx.split(skeleton(config))
+
+    def attend(state, tokens):
+        layers = jmamba.trace(nnx.merge(graphdef, state), tokens)
+        return reduced_attention(jax.tree.map(lambda x: x[-1], layers.ssm))
+
+    tokens = jax.ShapeDtypeStruct((1, 64), jnp.int32, sharding=place)
+    lowered = jax.jit(attend).lower(on_chip(place, state), tokens)
+    assert "selective_scan_tpu_scan" in lowered.compile().as_text()
+
+
+def read_schedule(folder, *options):
+    """Return map -> bundles per token and 1,024 channels, on v5e at n = 16."""
+    out = folder / "out.json"
+    subprocess.run(
+        [sys.executable, BENCHMARKS / "tpu_compile.py", "--generation", "v5e",
+         "--shape", "mamba-370m", "--dtype", "float32", "--json", out, *options],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"}, check=True, capture_output=True,
+    )  # fmt: skip
+    return {row["map"]: row["bundles"] for row in json.loads(out.read_text())["rows"]}
+
+
+@pytest.mark.parametrize(("options", "most"), [((), 52), (("--bare",), 40)])
+def test_schedule_is_as_short_as_promised(tmp_path, options, most):
+    bundles = read_schedule(tmp_path, *options)
+    assert bundles["scan"] <= most
+    assert bundles["cotangent"] <= 3.2 * bundles["scan"]
