@@ -6,6 +6,8 @@ Each function returns a program, or None where the peer is not installed.
 import importlib.util
 from importlib import metadata
 
+import numpy as np
+
 
 def installed(*packages: str) -> bool:
     """Return whether all packages can be imported."""
@@ -123,3 +125,68 @@ def mambapy_model(config):
             return self.head(x), caches
 
     return Model().eval()
+
+
+def mamba_ssm_scan(operands: dict, *, backward: bool):
+    """Return name -> program of mamba_ssm's CUDA scan on the same operands.
+
+    Its layout is (b, d, l) and (b, n, l), copied once, outside the timing.
+    """
+    if not installed("torch", "mamba_ssm"):
+        return None
+    import torch
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    if not torch.cuda.is_available():
+        return None
+
+    def tensor(x):
+        half = x.dtype.name == "bfloat16"
+        value = torch.tensor(np.asarray(x, np.float32), device="cuda")
+        value = value.to(torch.bfloat16) if half else value
+        if value.ndim == 3:
+            value = value.transpose(1, 2).contiguous()  # b l d -> b d l
+        return value.requires_grad_(backward)
+
+    parts = {name: tensor(x) for name, x in operands.items()}
+
+    def forward():
+        with torch.no_grad():
+            selective_scan_fn(**parts, delta_softplus=True)
+        torch.cuda.synchronize()
+
+    def gradient():
+        selective_scan_fn(**parts, delta_softplus=True).float().sum().backward()
+        torch.cuda.synchronize()
+
+    return {"forward": forward} | ({"gradient": gradient} if backward else {})
+
+
+def jax_linear_attention_scan(operands: dict, *, backward: bool):
+    """Return name -> program of jax-linear-attention's Hopper kernel, same operands."""
+    if not installed("jla"):
+        return None
+    import jax
+    from jla.ops.mosaic_gpu.mamba1 import mamba1, supports
+
+    def scan(o):
+        out = mamba1(
+            o["C"], o["B"], o["u"], o["delta"], o["A"], d=o["D"], z=o["z"],
+            dt_bias=o["delta_bias"], dt_softplus=True,
+        )  # fmt: skip
+        return jax.tree.leaves(out)[0]
+
+    options = dict(d=operands["D"], z=operands["z"], dt_softplus=True)
+    first = (operands[name] for name in ("C", "B", "u", "delta", "A"))
+    if not supports(*first, dt_bias=operands["delta_bias"], **options):
+        return None
+
+    def loss(o):
+        return jax.numpy.sum(scan(o).astype("float32"))
+
+    forward = jax.jit(scan)
+    programs = {"forward": lambda: jax.block_until_ready(forward(operands))}
+    if backward:
+        gradient = jax.jit(jax.grad(loss))
+        programs["gradient"] = lambda: jax.block_until_ready(gradient(operands))
+    return programs

@@ -74,8 +74,8 @@ def show(rows) -> Table:
     """Return the rows as a table."""
     table = Table(title="TPU kernels, compiled")
     for column in ("TPU", "shape", "dtype", "kernel", "rows"):
-        table.add_column(column)
-    for column in ("compile s", "VMEM MiB", "temp MiB", "bundles"):
+        table.add_column(column, no_wrap=True)
+    for column in ("s", "VMEM MiB", "temp MiB", "bundles"):
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(

@@ -49,7 +49,7 @@ def start_without_chip(dump_to: Path | None = None) -> None:
 
 
 def sharding(generation: str) -> SingleDeviceSharding:
-    """Return a sharding on one chip of a generation: what is lowered for it compiles."""
+    """Return a sharding on one chip: what is lowered for it is compiled for it."""
     topology = topologies.get_topology_desc(
         platform="tpu", topology_name=GENERATIONS[generation]
     )
