@@ -135,7 +135,7 @@ def mamba_ssm_scan(operands: dict, *, backward: bool):
     if not installed("torch", "mamba_ssm"):
         return None
     import torch
-    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+    from mamba_ssm.ops import selective_scan_interface  # pyright: ignore
 
     if not torch.cuda.is_available():
         return None
@@ -149,14 +149,15 @@ def mamba_ssm_scan(operands: dict, *, backward: bool):
         return value.requires_grad_(backward)
 
     parts = {name: tensor(x) for name, x in operands.items()}
+    scan = selective_scan_interface.selective_scan_fn
 
     def forward():
         with torch.no_grad():
-            selective_scan_fn(**parts, delta_softplus=True)
+            scan(**parts, delta_softplus=True)
         torch.cuda.synchronize()
 
     def gradient():
-        selective_scan_fn(**parts, delta_softplus=True).float().sum().backward()
+        scan(**parts, delta_softplus=True).float().sum().backward()
         torch.cuda.synchronize()
 
     return {"forward": forward} | ({"gradient": gradient} if backward else {})
@@ -167,7 +168,7 @@ def jax_linear_attention_scan(operands: dict, *, backward: bool):
     if not installed("jla"):
         return None
     import jax
-    from jla.ops.mosaic_gpu.mamba1 import mamba1, supports
+    from jla.ops.mosaic_gpu.mamba1 import mamba1, supports  # pyright: ignore
 
     def scan(o):
         out = mamba1(

@@ -129,8 +129,9 @@ def measure(shape: str, mode_name: str, dtype: str, implementations, runs: int):
     """Yield a row for each program at a shape."""
     mode, (channels, states) = MODES[mode_name], SHAPES[shape]
     operands = draw_operands(mode, channels, states, DTYPES[dtype])
+    programs: dict[str, dict | None] = {}
     if mode.length == 1:
-        programs = {"selective_state_update": decode(operands)}
+        programs["state_update"] = decode(operands)
     else:
         programs = {name: ours(operands, mode, name) for name in implementations}
         programs["mamba_ssm"] = mamba_ssm_scan(operands, backward=mode.backward)
@@ -167,8 +168,8 @@ def show(rows) -> Table:
     table = Table(title=f"Selective scan on {jax.devices()[0].device_kind}")
     for column in ("shape", "mode", "dtype", "program", "direction"):
         table.add_column(column, no_wrap=True)
-    for column in ("ms", "GB/s", "of memory", "of exp."):
-        table.add_column(column, justify="right")
+    for column in ("ms", "GB/s", "memory", "exp."):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         shares = (row.get("of_memory_bound"), row.get("of_exponential_bound"))
         table.add_row(

@@ -55,6 +55,8 @@ def measure(generation, shape, dtype, *, fused, length, folder):
         start = time.perf_counter()
         compiled = lowered.compile()
         seconds = time.perf_counter() - start
+        memory = compiled.memory_analysis()
+        assert memory is not None
         schedule = read_schedule(folder, f"selective_scan_tpu_{name}")
         yield {
             "generation": generation,
@@ -65,7 +67,7 @@ def measure(generation, shape, dtype, *, fused, length, folder):
             "rows": rows,
             "seconds": seconds,
             "vmem_mib": schedule.vmem_bytes / MIB,
-            "temp_mib": compiled.memory_analysis().temp_size_in_bytes / MIB,
+            "temp_mib": memory.temp_size_in_bytes / MIB,
             "bundles": schedule.per_step(rows),
         }
 
@@ -76,7 +78,7 @@ def show(rows) -> Table:
     for column in ("TPU", "shape", "dtype", "kernel", "rows"):
         table.add_column(column, no_wrap=True)
     for column in ("s", "VMEM MiB", "temp MiB", "bundles"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row["generation"], row["shape"], row["dtype"], row["map"],

@@ -98,14 +98,14 @@ def tangent_kernel(
         s = add_up(s)
         for j, (_, d_u, d_z, _) in enumerate(moves):
             # y = q silu(z), q = s + D u
-            d_q = _add(add_up(d_s[j]), _product(parameters.D, d_u))
-            d_q = _add(d_q, _product(t_parameters[j].D, u))
+            d_skip = _add(_product(parameters.D, d_u), _product(t_parameters[j].D, u))
+            d_out = _add(add_up(d_s[j]), d_skip)
             if z is not None:
-                d_q *= silu(z)
-                if d_z is not None:
-                    _, slope_z = jax.jvp(silu, (z,), (d_z,))
-                    d_q += finish(s, u, parameters.D) * slope_z
-            y_tracks[j].write(group, token, d_q)
+                d_out = _product(d_y, silu(z))
+            if z is not None and d_z is not None:
+                _, d_gate = jax.jvp(silu, (z,), (d_z,))
+                d_out = _add(d_y, finish(s, u, parameters.D) * d_gate)
+            y_tracks[j].write(group, token, d_out)
 
     def run_group(group, _):
         for track in (*tracks.values(), *(v for r in t_tracks for v in r.values())):
