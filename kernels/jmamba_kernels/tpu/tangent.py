@@ -101,10 +101,10 @@ def tangent_kernel(
             d_skip = _add(_product(parameters.D, d_u), _product(t_parameters[j].D, u))
             d_out = _add(add_up(d_s[j]), d_skip)
             if z is not None:
-                d_out = _product(d_y, silu(z))
+                d_out = _product(d_out, silu(z))
             if z is not None and d_z is not None:
                 _, d_gate = jax.jvp(silu, (z,), (d_z,))
-                d_out = _add(d_y, finish(s, u, parameters.D) * d_gate)
+                d_out = _add(d_out, finish(s, u, parameters.D) * d_gate)
             y_tracks[j].write(group, token, d_out)
 
     def run_group(group, _):
