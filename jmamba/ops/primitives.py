@@ -20,6 +20,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jmamba.ops.folding import AXES, fold_batch
+from jmamba.ops.sharding import partition_over_devices
 from jmamba_kernels import (
     IMPLEMENTATIONS,
     ScanInputs,
@@ -113,6 +114,17 @@ def _run_cotangent(maps, *values, names, wanted, delta_softplus):
 _RUN = {scan_p: _run_scan, tangent_p: _run_tangent, cotangent_p: _run_cotangent}
 
 
+def _show_devices_to(primitive) -> None:
+    """Let the lowering of a primitive see the devices it is for.
+
+    It must know them to split a kernel over several, and to tell GPUs apart; JAX has no
+    public way to ask.
+    """
+    from jax._src import dispatch
+
+    dispatch.prim_requires_devices_during_lowering.add(primitive)
+
+
 def _is_partitioned(ctx) -> bool:
     """Return whether XLA will split the program over several devices by itself."""
     context = ctx.module_context.axis_context
@@ -122,16 +134,37 @@ def _is_partitioned(ctx) -> bool:
     return getattr(context, "num_devices", 1) != 1
 
 
+def _target(ctx, platform: str) -> Target:
+    """Return what is known of the device a program is lowered for."""
+    devices = getattr(ctx.module_context.axis_context, "device_assignment", None)
+    capability = getattr(devices[0], "compute_capability", None) if devices else None
+    return Target(
+        platform,
+        capability=None if capability is None else float(capability),
+        is_partitioned=_is_partitioned(ctx),
+    )
+
+
+def _is_split_by_us(name: str, target: Target) -> bool:
+    """Return whether XLA must be told how to split a kernel, and can be."""
+    is_kernel = name.startswith("pallas")
+    return is_kernel and target.is_partitioned and target.platform != "tpu"
+
+
 def _lower_for(primitive, platform):
     def run(*values, target, implementation, **params):
         name, maps = choose(implementation, target, dtype=values[0].dtype)
         with jax.named_scope(f"{primitive.name}.{name}"):
-            return _RUN[primitive](maps, *values, **params)
+            run_map = partial(_RUN[primitive], maps, **params)
+            if _is_split_by_us(name, target):
+                axes = _AXES[primitive](**params)
+                return partition_over_devices(run_map, values, *axes)
+            return run_map(*values)
 
     lower = mlir.lower_fun(run, multiple_results=True)
 
     def lower_for_one_device(ctx, *values, **params):
-        target = Target(platform, _is_partitioned(ctx))
+        target = _target(ctx, platform)
         # all operands vary alike: an implementation need not know over what
         avals = [
             x.update(manual_axis_type=x.manual_axis_type.update(varying=frozenset()))
@@ -153,10 +186,34 @@ def _register(primitive):
         return _evaluate(*values, primitive=primitive, params=params)
 
     primitive.def_impl(evaluate)
+    _show_devices_to(primitive)
     for platform in PLATFORMS:
         mlir.register_lowering(
             primitive, _lower_for(primitive, platform), platform=platform
         )
+
+
+# Axes, by their letters: of operands, and of results ----------------------------------
+
+_OUT_AXES = {"y": "bld", "last_state": "bdn", "chunk_states": "bmnd"}
+
+
+def _scan_axes(*, names, save_states, **_):
+    results = ["y", "last_state", *(["chunk_states"] if save_states else [])]
+    return [AXES[name] for name in names], [_OUT_AXES[name] for name in results]
+
+
+def _tangent_axes(*, names, tangent_names, **_):
+    axes = [AXES[name] for name in names] + [_OUT_AXES["chunk_states"]]
+    return axes + ["k" + AXES[name] for name in tangent_names], ["kbld", "kbdn"]
+
+
+def _cotangent_axes(*, names, wanted, **_):
+    axes = [AXES[name] for name in names] + [_OUT_AXES["chunk_states"]]
+    return axes + ["kbld", "kbdn"], ["k" + AXES[name] for name in wanted]
+
+
+_AXES = {scan_p: _scan_axes, tangent_p: _tangent_axes, cotangent_p: _cotangent_axes}
 
 
 # Shapes -------------------------------------------------------------------------------
@@ -275,34 +332,13 @@ ad.primitive_transposes[cotangent_p] = _cotangent_transpose
 
 # Batching -----------------------------------------------------------------------------
 
-_OUT_AXES = {"y": "bld", "last_state": "bdn", "chunk_states": "bmnd"}
+
+def _batch(primitive, values, dims, **params):
+    """Fold a batch axis into the map's own axes."""
+    bind = partial(primitive.bind, **params)
+    params = {k: v for k, v in params.items() if k != "implementation"}
+    return fold_batch(bind, values, dims, *_AXES[primitive](**params))
 
 
-def _scan_batch(values, dims, *, names, save_states, **params):
-    out_axes = [_OUT_AXES[k] for k in ("y", "last_state", "chunk_states")]
-    return fold_batch(
-        partial(scan_p.bind, names=names, save_states=save_states, **params),
-        values,
-        dims,
-        [AXES[name] for name in names],
-        out_axes if save_states else out_axes[:2],
-    )
-
-
-def _tangent_batch(values, dims, *, names, tangent_names, **params):
-    bind = partial(tangent_p.bind, names=names, tangent_names=tangent_names, **params)
-    in_axes = [AXES[name] for name in names] + [_OUT_AXES["chunk_states"]]
-    in_axes += ["k" + AXES[name] for name in tangent_names]
-    return fold_batch(bind, values, dims, in_axes, ["kbld", "kbdn"])
-
-
-def _cotangent_batch(values, dims, *, names, wanted, **params):
-    bind = partial(cotangent_p.bind, names=names, wanted=wanted, **params)
-    in_axes = [AXES[name] for name in names] + [_OUT_AXES["chunk_states"]]
-    in_axes += ["kbld", "kbdn"]
-    return fold_batch(bind, values, dims, in_axes, ["k" + AXES[k] for k in wanted])
-
-
-batching.primitive_batchers[scan_p] = _scan_batch
-batching.primitive_batchers[tangent_p] = _tangent_batch
-batching.primitive_batchers[cotangent_p] = _cotangent_batch
+for _primitive in (scan_p, tangent_p, cotangent_p):
+    batching.primitive_batchers[_primitive] = partial(_batch, _primitive)

@@ -48,12 +48,16 @@ def start_without_chip(dump_to: Path | None = None) -> None:
         )
 
 
-def sharding(generation: str) -> SingleDeviceSharding:
-    """Return a sharding on one chip: what is lowered for it is compiled for it."""
-    topology = topologies.get_topology_desc(
+def topology(generation: str) -> topologies.TopologyDescription:
+    """Return the smallest whole arrangement of chips of a generation."""
+    return topologies.get_topology_desc(
         platform="tpu", topology_name=GENERATIONS[generation]
     )
-    return SingleDeviceSharding(topology.devices[0])
+
+
+def sharding(generation: str) -> SingleDeviceSharding:
+    """Return a sharding on one chip: what is lowered for it is compiled for it."""
+    return SingleDeviceSharding(topology(generation).devices[0])
 
 
 def operands(

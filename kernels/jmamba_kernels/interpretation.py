@@ -48,7 +48,8 @@ def pallas_call_anywhere(
       interpret: how to interpret, for example `pltpu.InterpretParams()`.
       interpreted: the body to interpret, where it is another one, for example with
         loops that are not unrolled; None for the same.
-      **options: what `pl.pallas_call` takes beside these.
+      **options: what `pl.pallas_call` takes beside these. Results vary over the mesh
+        axes that the first operand varies over (`jax.shard_map`).
 
     Examples:
       >>> import jax.numpy as jnp
@@ -59,12 +60,25 @@ def pallas_call_anywhere(
       Array([0., 2., 4.], dtype=float32)
     """
 
+    out_shape = options.pop("out_shape")
+
     def call(body, **more):
         @functools.wraps(body)
         def named(*refs, **scratch):
             body(*refs, **scratch)
 
         named.__name__ = named.__qualname__ = name
-        return pl.pallas_call(named, name=name, **options, **more)
+
+        def run(*operands):
+            varying = jax.typeof(jax.tree.leaves(operands)[0]).manual_axis_type
+
+            def vary(x):
+                return jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=varying)
+
+            shapes = jax.tree.map(vary, out_shape)
+            run = pl.pallas_call(named, name=name, out_shape=shapes, **options, **more)
+            return run(*operands)
+
+        return run
 
     return run_anywhere(call(kernel), call(interpreted or kernel, interpret=interpret))

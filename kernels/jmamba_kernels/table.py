@@ -32,11 +32,13 @@ class Target(NamedTuple):
 
     Attributes:
       platform: one of `PLATFORMS`.
-      is_partitioned: whether XLA splits the program over several devices by itself
-        (jit with shardings, outside `shard_map`), which it cannot do to a kernel.
+      capability: of an NVIDIA GPU, such as 8.0 (A100); None where it is not known.
+      is_partitioned: whether XLA spreads the program over several devices by itself
+        (jit with shardings, outside `shard_map`).
     """
 
     platform: str
+    capability: float | None = None
     is_partitioned: bool = False
 
 
@@ -47,11 +49,11 @@ def choose(
 
     A name, or a tiling, is taken as it is and never falls back. None is, in order:
 
-    1. on a CPU the token loop;
-    2. for float64 operands, or where XLA partitions the program over devices by
-       itself, the XLA form, since no kernel serves these;
-    3. on a TPU its kernel;
-    4. elsewhere the XLA form.
+    1. for float64 operands the XLA form, since no kernel serves them;
+    2. on a TPU its kernel, or the XLA form where XLA spreads the program over several
+       TPUs by itself: it has no way there to be told how to split a kernel, so wrap
+       the computation in `jax.shard_map` to have the kernel on each;
+    3. elsewhere the XLA form.
 
     "xla" means the XLA form that suits the platform: the token loop on a CPU, the
     chunked associative scan elsewhere (a token loop would launch a kernel per token).
@@ -68,6 +70,8 @@ def choose(
 
 
 def _choose_kernel(target: Target, dtype) -> str:
-    if target.is_partitioned or dtype == jnp.float64:
+    if dtype == jnp.float64:
         return "xla"
-    return "pallas_tpu" if target.platform == "tpu" else "xla"
+    if target.platform == "tpu" and not target.is_partitioned:
+        return "pallas_tpu"
+    return "xla"

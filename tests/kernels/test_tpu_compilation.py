@@ -10,8 +10,10 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from models.tiny_models import skeleton
 
 import jmamba
@@ -29,6 +31,7 @@ from tpu_compiler import (  # noqa: E402
     programs,
     sharding,
     start_without_chip,
+    topology,
 )
 
 pytestmark = pytest.mark.skipif(
@@ -155,3 +158,36 @@ def test_schedule_is_as_short_as_promised(tmp_path, options, most):
     bundles = read_schedule(tmp_path, *options)
     assert bundles["scan"] <= most
     assert bundles["cotangent"] <= 3.2 * bundles["scan"]
+
+
+def over_chips(run, *, is_mapped):
+    """Return the text of a gradient compiled for four chips that split b and d."""
+    chips = np.array(topology("v5e").devices).reshape(2, 2)
+    mesh = jax.sharding.Mesh(chips, ("rows", "channels"))
+    batch, length, channels, states = 4, 64, 1024, 8
+    over_time, gate = PartitionSpec("rows", None, "channels"), PartitionSpec("rows")
+    specs = (over_time, over_time, PartitionSpec("channels"), gate, gate)
+    sizes = ((batch, length, channels),) * 2 + ((channels, states),)
+    sizes += ((batch, length, states),) * 2
+    if is_mapped:
+        run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=over_time)
+    shapes = [
+        jax.ShapeDtypeStruct(size, jnp.float32, sharding=NamedSharding(mesh, spec))
+        for size, spec in zip(sizes, specs, strict=True)
+    ]
+    gradient = jax.grad(lambda *x: jnp.sum(run(*x)), argnums=range(5))
+    return jax.jit(gradient).lower(*shapes).compile().as_text() or ""
+
+
+def test_gradient_under_shard_map_runs_the_kernel_on_every_chip():
+    text = over_chips(lambda *x: jmamba.ops.selective_scan(*x).y, is_mapped=True)
+    assert "selective_scan_tpu_cotangent" in text
+    assert "all-reduce" in text
+    # a chip's 2 rows and 512 channels, as 8 groups of 8 tokens by 512 / 128 * 8
+    assert "f32[2,8,32,128]" in text
+
+
+def test_gradient_that_xla_splits_over_chips_takes_the_xla_form():
+    text = over_chips(lambda *x: jmamba.ops.selective_scan(*x).y, is_mapped=False)
+    assert "selective_scan_cotangent.xla_chunked" in text
+    assert "selective_scan_tpu" not in text

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 from helpers import (
     IMPLEMENTATIONS,
+    KERNELS,
     OPTIONS,
     XLA_FORMS,
     assert_close,
@@ -180,7 +181,7 @@ def test_scan_under_shard_map_equals_whole(implementation, over):
 
 
 @pytest.mark.parametrize("over", SPECS)
-@pytest.mark.parametrize("implementation", XLA)
+@pytest.mark.parametrize("implementation", [*XLA, *KERNELS])
 def test_scan_of_sharded_operands_equals_whole(implementation, over):
     inputs = make_inputs(batch=2, channels=4, options=OPTIONS)
     mesh = two_devices()
