@@ -152,7 +152,7 @@ def weigh(outputs):
 
 
 @pytest.mark.parametrize("over", SPECS)
-@pytest.mark.parametrize("implementation", XLA)
+@pytest.mark.parametrize("implementation", [*XLA, *KERNELS])
 def test_scan_under_shard_map_equals_whole(implementation, over):
     parts = make_inputs(batch=2, channels=4, options=OPTIONS)._asdict()
     segment_ids = parts.pop("segment_ids")
