@@ -32,7 +32,12 @@ def run_anywhere(compiled: Callable, interpreted: Callable) -> Callable:
 
 
 def pallas_call_anywhere(
-    kernel: Callable, *, name: str, interpret: Any = True, **options
+    kernel: Callable,
+    *,
+    name: str,
+    interpret: Any = True,
+    interpreted_kernel: Callable | None = None,
+    **options,
 ) -> Callable:
     """Return `pl.pallas_call` of a kernel, interpreted where it is lowered for a CPU.
 
@@ -41,6 +46,8 @@ def pallas_call_anywhere(
       name: what compiled text calls the kernel, on every backend (Triton takes it
         from the function, the others from the call).
       interpret: how to interpret, for example `pltpu.InterpretParams()`.
+      interpreted_kernel: the body to interpret where `kernel` holds instructions of
+        its chip that no interpreter knows; None for the same.
       **options: what `pl.pallas_call` takes beside these.
 
     Examples:
@@ -52,10 +59,15 @@ def pallas_call_anywhere(
       Array([0., 2., 4.], dtype=float32)
     """
 
-    @functools.wraps(kernel)
+    call = functools.partial(pl.pallas_call, name=name, **options)
+    compiled = call(_named(kernel, name))
+    interpreted = _named(interpreted_kernel or kernel, name)
+    return run_anywhere(compiled, call(interpreted, interpret=interpret))
+
+
+def _named(kernel: Callable, name: str) -> Callable:
     def named(*refs):
         kernel(*refs)
 
     named.__name__ = named.__qualname__ = name
-    call = functools.partial(pl.pallas_call, named, name=name, **options)
-    return run_anywhere(call(), call(interpret=interpret))
+    return named
