@@ -366,7 +366,7 @@ def cotangent_kernel(
             h = starts[0]
             for which, start in enumerate(starts[1:], 1):
                 h = jnp.where(j == which, start, h)
-            steps = keep_steps(x, at, A, h, t0 + j * tokens)
+            steps = keep_steps(x, at, A, h, t0 + j * tokens, tokens)
             for step in reversed(steps):
                 sums = pull(x, at, A, D, step, d_y_ref, sums, out)
             return sums
@@ -396,10 +396,10 @@ def cotangent_kernel(
             out[name][(*lead, at.x)] = getattr(of, name)
 
 
-def keep_steps(x: Operands, at: Program, A, h, t0) -> list[Step]:
+def keep_steps(x: Operands, at: Program, A, h, t0, count: int) -> list[Step]:
     """Run a block of tokens forward and keep everything."""
     steps = []
-    for t in [t0 + j for j in range(at.k.tokens)]:
+    for t in [t0 + j for j in range(count)]:
         token = read_token(x, at, t)
         raw, delta = step_size(x, at, token, t)
         A_bar = decay(x, at, A, delta, t)
@@ -500,6 +500,112 @@ def segment_starts_kernel(
     write_states(decay_ref, at, A_bar, at.row, at.segment)
 
 
+# The tangent --------------------------------------------------------------------------
+
+
+class Directions(NamedTuple):
+    """One direction's tangents of the parameters; absent ones are None."""
+
+    A: jax.Array | None
+    D: jax.Array | None
+    delta_bias: jax.Array | None
+
+
+def tangent_kernel(
+    x, tangents, starts_ref, d_starts_ref, d_y_ref, d_ends_ref, *, together, **place
+):
+    """Run the recurrence and its tangents over a segment."""
+    at = here(together=together, **place)
+    A, D = read_states(x.A, at), read_channels(x.D, at)
+    directions = [
+        Directions(
+            None if tangents.A is None else read_states(tangents.A, at, which),
+            read_channels(tangents.D, at, which),
+            read_channels(tangents.delta_bias, at, which),
+        )
+        for which in (at.direction + j for j in range(together))
+    ]
+
+    def run_token(t, carry):
+        h, d_h = carry
+        step = keep_steps(x, at, A, h, t, 1)[0]
+        after = []
+        for j, of in enumerate(directions):
+            which = at.direction + j
+            d_h_j, d_y = push(x, tangents, at, A, D, step, which, of, d_h[j])
+            after.append(d_h_j)
+            write_token(d_y_ref, at, t, d_y, which)
+        return step.h, after
+
+    h = read_states(starts_ref, at, at.row, at.segment)
+    d_h = [
+        read_states(d_starts_ref, at, at.direction + j, at.row, at.segment)
+        for j in range(together)
+    ]
+    _, d_h = lax.fori_loop(*at.tokens, run_token, (h, d_h))
+    for j in range(together):
+        write_states(d_ends_ref, at, d_h[j], at.direction + j, at.row, at.segment)
+
+
+def push(x, tangents, at: Program, A, D, step: Step, which, of: Directions, d_h):
+    """Push one direction through a token; return its d_h and d_y.
+
+        d_h[t] = A_bar d_h[t-1] + A_bar h[t-1] (A d_delta + delta d_A)
+                 + (d_delta u + delta d_u) B + delta u d_B
+        d_y = (C.d_h + d_C.h + D d_u + d_D u) silu(z) + (C.h + D u) silu'(z) d_z
+    """
+    t, token, delta = step.t, step.token, step.delta
+    B, C, u = read_gate(x.B, at, t), read_gate(x.C, at, t), widen(token.u)
+    moved = {
+        f: widen(read_value(getattr(tangents, f), at, t, which))
+        for f in ("u", "delta", "z")
+        if getattr(tangents, f) is not None
+    }
+    d_delta = push_step_size(at, step, moved.get("delta"), of.delta_bias)
+    d_h = step.A_bar * d_h
+    rate = None if d_delta is None else A * over_states(LN_2 * d_delta)
+    if of.A is not None:
+        d_rate = over_states(delta) * of.A
+        rate = d_rate if rate is None else rate + d_rate
+    if rate is not None:
+        d_h = multiply_add(at, step.A_bar * step.h_before, rate, d_h)
+    d_source = None if d_delta is None else d_delta * u
+    if "u" in moved:
+        d_source = delta * moved["u"] + (0.0 if d_source is None else d_source)
+    if d_source is not None:
+        d_h = multiply_add(at, over_states(d_source), B, d_h)
+    if tangents.B is not None:
+        d_B = read_gate(tangents.B, at, t, which)
+        d_h = multiply_add(at, over_states(delta * u), d_B, d_h)
+    d_s = sum_states(C * d_h)
+    if tangents.C is not None:
+        d_s += sum_states(read_gate(tangents.C, at, t, which) * step.h)
+    if D is not None and "u" in moved:
+        d_s += D * moved["u"]
+    if of.D is not None:
+        d_s += of.D * u
+    if token.z is None:
+        return d_h, d_s
+    gate, slope = silu_and_slope(widen(token.z))
+    d_y = d_s * gate
+    if "z" in moved:
+        s = sum_states(C * step.h)
+        d_y += (s if D is None else s + D * u) * slope * moved["z"]
+    return d_h, d_y
+
+
+def push_step_size(at: Program, step: Step, d_delta, d_bias):
+    """Return the tangent of the step size; zero past the end, None where it rests."""
+    if d_delta is None and d_bias is None:
+        return None
+    d_raw = d_bias if d_delta is None else d_delta
+    if d_delta is not None and d_bias is not None:
+        d_raw += d_bias
+    if at.delta_softplus:
+        d_raw *= sigmoid(step.raw)
+    return jnp.where(at.holds(step.t), d_raw, 0.0) if at.k.ragged else d_raw
+
+
 # Launches -----------------------------------------------------------------------------
 
 
@@ -584,6 +690,22 @@ def run_segment_starts(x: Operands, d_y, k: Blocks, delta_softplus: bool):
     return starts.reshape(directions, *shape), decay.reshape(shape)
 
 
+def run_tangent(
+    x: Operands, t: Operands, starts, d_starts, k: Blocks, delta_softplus: bool
+):
+    """See `gpu_maps.Kernels`."""
+    directions = d_starts.shape[0]
+    together = run_over_directions(directions, MOST_DIRECTIONS)
+    starts, states = split_states(starts, k), split_states(d_starts, k)
+    y = struct((directions, *split_channels(x.u, k).shape), x.u.dtype)
+    run = launch(
+        tangent_kernel, "tangent", k, [y, struct(states.shape)],
+        rows=directions // together, together=together, delta_softplus=delta_softplus,
+    )  # fmt: skip
+    d_y, d_ends = run(split(x, k), split(t, k), starts, states)
+    return d_y.reshape(directions, *x.u.shape), d_ends.reshape(d_starts.shape)
+
+
 def run_cotangent(
     x: Operands, chunk_states, d_y, g_ends, k: Blocks, delta_softplus, wanted
 ) -> Pulled:
@@ -624,7 +746,7 @@ KERNELS = Kernels(
     tangent_shape=Shape(states_per_lane=8, num_warps=1, tokens=1),
     cotangent_shape=Shape(states_per_lane=4, num_warps=4, tokens=4),
     scan=run_scan,
-    tangent=None,
+    tangent=run_tangent,
     cotangent=run_cotangent,
     segment_ends=run_segment_ends,
     segment_starts=run_segment_starts,
