@@ -181,14 +181,15 @@ class Operands(NamedTuple):
     """Operands of a kernel, padded; absent ones are None. N is n, d is padded.
 
     `A` is A log2(e), so that exp(delta A) is a power of two. Padded states have zero
-    gates, hence stay zero; padded channels compute what nobody reads.
+    gates, hence stay zero; padded channels compute what nobody reads. Tangents travel
+    in it too, with a leading axis k, and any of them may be absent.
     """
 
-    u: Float[Array, "b l d"] | None = None
-    delta: Float[Array, "b l d"] | None = None
-    A: Float[Array, "N d"] | None = None
-    B: Float[Array, "b l g N"] | None = None
-    C: Float[Array, "b l g N"] | None = None
+    u: Float[Array, "b l d"]
+    delta: Float[Array, "b l d"]
+    A: Float[Array, "N d"]
+    B: Float[Array, "b l g N"]
+    C: Float[Array, "b l g N"]
     D: Float[Array, "d"] | None = None
     z: Float[Array, "b l d"] | None = None
     delta_bias: Float[Array, "d"] | None = None
@@ -220,4 +221,5 @@ def _pad_fields(inputs: ScanInputs, k: Blocks) -> Operands:
     if inputs.A is not None:
         rates = jnp.swapaxes(inputs.A.astype(jnp.float32), -1, -2)
         parts["A"] = pad_states(rates, k)
-    return Operands(**parts)
+    nothing = dict.fromkeys(Operands._fields)
+    return Operands(**nothing | parts)  # pyright: ignore[reportArgumentType]

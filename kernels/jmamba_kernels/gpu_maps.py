@@ -103,7 +103,9 @@ def combine_segments(
     start = jnp.expand_dims(start, axis)
     ends = total * start + ends
     if reverse:
-        return jnp.concatenate([lax.slice_in_dim(ends, 1, None, axis=axis), start], axis)
+        return jnp.concatenate(
+            [lax.slice_in_dim(ends, 1, None, axis=axis), start], axis
+        )
     return jnp.concatenate([start, lax.slice_in_dim(ends, 0, -1, axis=axis)], axis)
 
 
@@ -206,7 +208,9 @@ def _reduce(name: str, pulled: Pulled, k: Blocks, inputs: ScanInputs) -> Array:
     if name in ("D", "delta_bias"):
         return cut_channels(jnp.sum(x, axis=(1, 2)), k)
     by_group = x.reshape(k.groups, k.blocks_per_group, *x.shape[1:])
-    return jnp.moveaxis(jnp.sum(by_group, axis=1), 0, 3)[..., :n]  # g k b l n -> k b l g n
+    return jnp.moveaxis(jnp.sum(by_group, axis=1), 0, 3)[
+        ..., :n
+    ]  # g k b l n -> k b l g n
 
 
 def gpu_implementation(

@@ -1,6 +1,7 @@
 """The table of implementations, and which one runs where."""
 
 from jmamba_kernels.contract import Implementation
+from jmamba_kernels.pallas_triton import pallas_triton
 from jmamba_kernels.reference import reference
 from jmamba_kernels.xla_chunked import xla_chunked
 from jmamba_kernels.xla_loop import xla_loop
@@ -9,6 +10,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "reference": reference,
     "xla_loop": xla_loop,
     "xla_chunked": xla_chunked,
+    "pallas_triton": pallas_triton,
 }
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
