@@ -147,8 +147,8 @@ def run_cotangent(
 
     out_shape = {f: jax.eval_shape(partial(view, f), v) for f, v in shapes.items()}
     run = launch(
-        triton_kernels.cotangent_kernel, "cotangent", k, out_shape, rows=directions // together,
-        together=together, delta_softplus=delta_softplus,
+        triton_kernels.cotangent_kernel, "cotangent", k, out_shape,
+        rows=directions // together, together=together, delta_softplus=delta_softplus,
     )  # fmt: skip
     out = run(
         split(x, k), split_states(chunk_states, k), split_channels(d_y, k),

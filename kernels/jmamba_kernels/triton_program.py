@@ -172,8 +172,18 @@ def write_states(ref, at: Program, value, *lead):
 
 
 def write_token(ref, at: Program, t, value, *lead):
-    """Write a token's (w, c) value unless the token is past the end."""
-    write_at(ref.at[(*lead, at.row, at.clip(t), at.x)], at, t, value)
+    """Write a token's (w, c) value unless the token is past the end.
+
+    The q lanes that share it all write it: as (w, q, c) it lies in the threads as it
+    was computed, while (w, c) alone would be moved through shared memory first.
+    """
+    _, w, q, c = at.tile
+    shape = (w, q, c)
+    x = at.block * at.k.num_warps + jnp.arange(w)
+    x = jnp.broadcast_to(x[:, None, None], shape)
+    lanes = jnp.broadcast_to(jnp.arange(c)[None, None], shape)
+    view = ref.at[(*lead, at.row, at.clip(t), x, lanes)]
+    write_at(view, at, t, jnp.broadcast_to(value[:, None], shape))
 
 
 def write_gate(ref, at: Program, t, value, *lead):
