@@ -36,7 +36,7 @@ def pallas_call_anywhere(
     *,
     name: str,
     interpret: Any = True,
-    interpreted_kernel: Callable | None = None,
+    interpreted: Callable | None = None,
     **options,
 ) -> Callable:
     """Return `pl.pallas_call` of a kernel, interpreted where it is lowered for a CPU.
@@ -46,8 +46,8 @@ def pallas_call_anywhere(
       name: what compiled text calls the kernel, on every backend (Triton takes it
         from the function, the others from the call).
       interpret: how to interpret, for example `pltpu.InterpretParams()`.
-      interpreted_kernel: the body to interpret where `kernel` holds instructions of
-        its chip that no interpreter knows; None for the same.
+      interpreted: the body to interpret, where it is another one, for example with
+        loops that are not unrolled; None for the same.
       **options: what `pl.pallas_call` takes beside these.
 
     Examples:
@@ -59,15 +59,12 @@ def pallas_call_anywhere(
       Array([0., 2., 4.], dtype=float32)
     """
 
-    call = functools.partial(pl.pallas_call, name=name, **options)
-    compiled = call(_named(kernel, name))
-    interpreted = _named(interpreted_kernel or kernel, name)
-    return run_anywhere(compiled, call(interpreted, interpret=interpret))
+    def call(body, **more):
+        @functools.wraps(body)
+        def named(*refs, **scratch):
+            body(*refs, **scratch)
 
+        named.__name__ = named.__qualname__ = name
+        return pl.pallas_call(named, name=name, **options, **more)
 
-def _named(kernel: Callable, name: str) -> Callable:
-    def named(*refs):
-        kernel(*refs)
-
-    named.__name__ = named.__qualname__ = name
-    return named
+    return run_anywhere(call(kernel), call(interpreted or kernel, interpret=interpret))

@@ -10,7 +10,8 @@ import jax
 from jax.experimental.pallas import triton as plgpu
 
 from jmamba_kernels import triton_kernels
-from jmamba_kernels.gpu_blocks import Blocks, Operands, Shape
+from jmamba_kernels.contract import Implementation
+from jmamba_kernels.gpu_blocks import Blocks, GpuTiling, Operands, Shape
 from jmamba_kernels.gpu_maps import (
     Kernels,
     Pulled,
@@ -21,6 +22,11 @@ from jmamba_kernels.gpu_maps import (
 from jmamba_kernels.interpretation import pallas_call_anywhere
 from jmamba_kernels.triton_program import tile
 
+
+class TritonTiling(GpuTiling):
+    """How the Triton kernels are cut; see `GpuTiling`."""
+
+
 MOST_DIRECTIONS = 4
 """Directions that one program takes, sharing the decays and the states."""
 
@@ -29,7 +35,7 @@ def launch(kernel, name, k: Blocks, out_shape, *, rows=1, **static):
     """Return a kernel as a function of its operands; `rows` programs a batch row."""
     return pallas_call_anywhere(
         partial(kernel, k=k, native=True, **static),
-        interpreted_kernel=partial(kernel, k=k, native=False, **static),
+        interpreted=partial(kernel, k=k, native=False, **static),
         name=f"selective_scan_triton_{name}",
         grid=(k.blocks, k.batch * rows, k.segments),
         out_shape=out_shape,
@@ -169,4 +175,7 @@ KERNELS = Kernels(
     segment_starts=run_segment_starts,
 )
 
-pallas_triton = gpu_implementation(KERNELS)
+
+def pallas_triton(tiling: TritonTiling | None = None) -> Implementation:
+    """Return the Triton kernels as an implementation, cut as given or by heuristic."""
+    return gpu_implementation(KERNELS, tiling)

@@ -10,7 +10,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "reference": reference,
     "xla_loop": xla_loop,
     "xla_chunked": xla_chunked,
-    "pallas_triton": pallas_triton,
+    "pallas_triton": pallas_triton(),
 }
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")

@@ -18,7 +18,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from jmamba_kernels.contract import CHUNK
-from jmamba_kernels.elementwise import LOG2_E, sigmoid, silu, silu_and_slope
+from jmamba_kernels.gpu_elementwise import LOG2_E, sigmoid, silu, silu_and_slope
 from jmamba_kernels.triton_program import (
     Program,
     Step,

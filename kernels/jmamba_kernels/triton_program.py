@@ -14,8 +14,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from jmamba_kernels.contract import CHUNK
-from jmamba_kernels.elementwise import softplus
 from jmamba_kernels.gpu_blocks import LANES, Blocks, Operands
+from jmamba_kernels.gpu_elementwise import softplus
 from jmamba_kernels.gpu_maps import struct
 
 # Arithmetic ---------------------------------------------------------------------------
