@@ -1,14 +1,11 @@
 """The three maps of the scan on a GPU, around the kernels of one backend.
 
-What a backend writes is in `Kernels`; padding, the combination of segments and the
-sums of partial sums are here, once. Every sum has a fixed order: no atomics.
+Padding, the combination of segments and the sums of partial sums, for any backend.
+Every sum has a fixed order: no atomics.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -23,7 +20,6 @@ from jmamba_kernels.gpu_blocks import (
     Blocks,
     GpuTiling,
     Operands,
-    Shape,
     cut,
     cut_channels,
     cut_states,
@@ -32,45 +28,15 @@ from jmamba_kernels.gpu_blocks import (
     pad_states,
     pad_tangents,
 )
-
-
-class Kernels(NamedTuple):
-    """What a backend writes; states are (..., s, n, d), s segments, all padded.
-
-    scan(x, starts, k, save_states, delta_softplus) -> (y, ends, chunk_states | None)
-    tangent(x, t, starts, d_starts, k, delta_softplus) -> (d_y, d_ends)
-    cotangent(x, chunk_states, d_y, g_ends, k, delta_softplus, wanted) -> Pulled
-    segment_ends(x, k, delta_softplus) -> (ends from zero, decay of each segment)
-    segment_starts(x, d_y, k, delta_softplus) -> the same for the reversed recurrence
-    """
-
-    name: str
-    scan_shape: Shape
-    tangent_shape: Shape
-    cotangent_shape: Shape
-    scan: Callable
-    tangent: Callable
-    cotangent: Callable
-    segment_ends: Callable
-    segment_starts: Callable
-
-
-class Pulled(NamedTuple):
-    """Cotangents as a kernel writes them; what is not wanted is None.
-
-    Those of parameters are partial sums, of each row and segment (A, D, delta_bias) or
-    of each channel block (B, C).
-    """
-
-    g: Float[Array, "k b s n d"]
-    u: Float[Array, "k b l d"] | None = None
-    delta: Float[Array, "k b l d"] | None = None
-    z: Float[Array, "k b l d"] | None = None
-    A: Float[Array, "k b s n d"] | None = None
-    B: Float[Array, "blocks k b l n"] | None = None
-    C: Float[Array, "blocks k b l n"] | None = None
-    D: Float[Array, "k b s d"] | None = None
-    delta_bias: Float[Array, "k b s d"] | None = None
+from jmamba_kernels.gpu_launches import (
+    Backend,
+    Pulled,
+    run_cotangent,
+    run_scan,
+    run_segment_ends,
+    run_segment_starts,
+    run_tangent,
+)
 
 
 def combine_segments(
@@ -120,12 +86,12 @@ def _initial_state(inputs: ScanInputs, k: Blocks) -> Float[Array, "b n d"]:
     return _by_state(inputs.initial_state, k)
 
 
-def _starts(kernels: Kernels, inputs, x: Operands, k: Blocks, delta_softplus):
+def _starts(backend: Backend, inputs, x: Operands, k: Blocks, delta_softplus):
     """Return the state before every segment, and what segments do to a state."""
     start = _initial_state(inputs, k)
     if k.segments == 1:
         return start[:, None], None
-    local, decay = kernels.segment_ends(x, k, delta_softplus)
+    local, decay = run_segment_ends(backend, x, k, delta_softplus=delta_softplus)
     return combine_segments(decay, local, start), decay
 
 
@@ -140,28 +106,30 @@ def _refuse_float64(name: str, *parts: ScanInputs) -> None:
         )
 
 
-def _scan(kernels: Kernels, tiling, inputs, *, delta_softplus, save_states=False):
-    _refuse_float64(kernels.name, inputs)
-    k = cut(inputs, tiling, kernels.scan_shape)
+def _scan(backend: Backend, tiling, inputs, *, delta_softplus, save_states=False):
+    _refuse_float64(backend.name, inputs)
+    k = cut(inputs, tiling, backend.scan_shape)
     x = pad_operands(inputs, k)
-    starts, _ = _starts(kernels, inputs, x, k, delta_softplus)
-    y, ends, saved = kernels.scan(x, starts, k, save_states, delta_softplus)
+    starts, _ = _starts(backend, inputs, x, k, delta_softplus)
+    y, ends, saved = run_scan(
+        backend, x, starts, k, save_states, delta_softplus=delta_softplus
+    )
     n = inputs.A.shape[1]
     last_state = jnp.swapaxes(cut_states(ends[:, -1], k, n), 1, 2)
     saved = cut_states(saved, k, n) if save_states else None
     return ScanResult(cut_channels(y, k), last_state, saved)
 
 
-def _tangent(kernels: Kernels, tiling, inputs, tangents, *, delta_softplus):
-    _refuse_float64(kernels.name, inputs)
-    k = cut(inputs, tiling, kernels.tangent_shape)
+def _tangent(backend: Backend, tiling, inputs, tangents, *, delta_softplus):
+    _refuse_float64(backend.name, inputs)
+    k = cut(inputs, tiling, backend.tangent_shape)
     x, t = pad_operands(inputs, k), pad_tangents(tangents, k)
     count = next(v.shape[0] for v in tangents if v is not None)
     d_start = jnp.zeros((count, k.batch, k.n, k.padded), jnp.float32)
     if tangents.initial_state is not None:
         d_start = _by_state(tangents.initial_state, k)
-    starts, decay = _starts(kernels, inputs, x, k, delta_softplus)
-    run = partial(kernels.tangent, x, t, starts, k=k, delta_softplus=delta_softplus)
+    starts, decay = _starts(backend, inputs, x, k, delta_softplus)
+    run = partial(run_tangent, backend, x, t, starts, k, delta_softplus=delta_softplus)
     if k.segments == 1:
         d_starts = d_start[:, :, None]
     else:  # the tangent of a state decays as the state does
@@ -173,22 +141,25 @@ def _tangent(kernels: Kernels, tiling, inputs, tangents, *, delta_softplus):
 
 
 def _cotangent(
-    kernels: Kernels, tiling, inputs, chunk_states, d_y, d_last_state,
+    backend: Backend, tiling, inputs, chunk_states, d_y, d_last_state,
     *, delta_softplus, wanted,
 ):  # fmt: skip
-    _refuse_float64(kernels.name, inputs)
-    k = cut(inputs, tiling, kernels.cotangent_shape)
+    _refuse_float64(backend.name, inputs)
+    k = cut(inputs, tiling, backend.cotangent_shape)
     x = pad_operands(inputs, k)
     d_y = pad_channels(d_y, k)
     g_end = _by_state(d_last_state, k)
     if k.segments == 1:
         g_ends = g_end[:, :, None]
     else:
-        local, decay = kernels.segment_starts(x, d_y, k, delta_softplus)
+        local, decay = run_segment_starts(
+            backend, x, d_y, k, delta_softplus=delta_softplus
+        )
         g_ends = combine_segments(decay, local, g_end, reverse=True)
-    pulled = kernels.cotangent(
-        x, pad_states(chunk_states, k), d_y, g_ends, k, delta_softplus, wanted
-    )
+    pulled = run_cotangent(
+        backend, x, pad_states(chunk_states, k), d_y, g_ends, k, wanted,
+        delta_softplus=delta_softplus,
+    )  # fmt: skip
     return some_inputs(**{
         name: _reduce(name, pulled, k, inputs).astype(getattr(inputs, name).dtype)
         for name in wanted
@@ -214,24 +185,14 @@ def _reduce(name: str, pulled: Pulled, k: Blocks, inputs: ScanInputs) -> Array:
 
 
 def gpu_implementation(
-    kernels: Kernels, tiling: GpuTiling | None = None
+    backend: Backend, tiling: GpuTiling | None = None
 ) -> Implementation:
     """Return the implementation that runs a backend's kernels.
 
     Args:
-      kernels: the backend.
+      backend: who runs them.
       tiling: how all its maps are cut; None for `choose_tiling`'s choice.
     """
     return Implementation(
-        *(partial(run, kernels, tiling) for run in (_scan, _tangent, _cotangent))
+        *(partial(run, backend, tiling) for run in (_scan, _tangent, _cotangent))
     )
-
-
-def run_over_directions(count: int, most: int) -> int:
-    """Return how many directions a program takes: the largest divisor up to `most`."""
-    return max(together for together in range(1, most + 1) if count % together == 0)
-
-
-def struct(shape, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
-    """Return what a kernel writes."""
-    return jax.ShapeDtypeStruct(shape, dtype)

@@ -1,41 +1,170 @@
 """The selective scan on Ampere and Ada, by Pallas Triton kernels.
 
-`triton_kernels` holds what runs on the chip; here its operands are viewed as the tiles
-of `triton_program` and the kernels are launched.
+Tiles of states have the axes (p, w, q, c): p states in a lane and q lanes over them,
+c channels by w warps. Triton deals lanes out from the last axis on, then warps, so
+a warp is q x c and every operand of a token is read where it is used: nothing goes
+through shared memory but the sums over channels that cross warps.
 """
 
+import dataclasses
 from functools import partial
 
 import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from jmamba_kernels import triton_kernels
 from jmamba_kernels.contract import Implementation
-from jmamba_kernels.gpu_blocks import Blocks, GpuTiling, Operands, Shape
-from jmamba_kernels.gpu_maps import (
-    Kernels,
-    Pulled,
-    gpu_implementation,
-    run_over_directions,
-    struct,
-)
+from jmamba_kernels.gpu_blocks import LANES, Blocks, GpuTiling, Shape
+from jmamba_kernels.gpu_launches import Backend, struct
+from jmamba_kernels.gpu_maps import gpu_implementation
+from jmamba_kernels.gpu_program import Program
 from jmamba_kernels.interpretation import pallas_call_anywhere
-from jmamba_kernels.triton_program import tile
 
 
 class TritonTiling(GpuTiling):
     """How the Triton kernels are cut; see `GpuTiling`."""
 
 
-MOST_DIRECTIONS = 4
-"""Directions that one program takes, sharing the decays and the states."""
+def tile(k: Blocks) -> tuple[int, int, int, int]:
+    """Return the sizes of (p, w, q, c)."""
+    lanes = k.n // k.states_per_lane
+    return k.states_per_lane, k.num_warps, lanes, LANES // lanes
 
 
-def launch(kernel, name, k: Blocks, out_shape, *, rows=1, **static):
+@dataclasses.dataclass(frozen=True)
+class TritonProgram(Program):
+    """A program on tiles (p, w, q, c); values for each channel are (w, c)."""
+
+    @property
+    def x(self):
+        """The program's part of the axis x, of which it owns w."""
+        return pl.ds(self.block * self.k.num_warps, self.k.num_warps)
+
+    def zeros(self):
+        """See `Program`."""
+        p, w, q, c = tile(self.k)
+        return jnp.zeros((w, c), jnp.float32), jnp.zeros((p, w, q, c), jnp.float32)
+
+    def read_token(self, ref, t, *lead):
+        """See `Program`."""
+        return ref[(*lead, self.row, self.clip(t), self.x)]
+
+    def read_channels(self, ref, *lead):
+        """See `Program`."""
+        return ref[(*lead, self.x)].astype(jnp.float32)
+
+    def read_gate(self, ref, t, *lead):
+        """Return (p, 1, q, 1)."""
+        gate = ref[(*lead, self.row, self.clip(t), self.group)]
+        return gate.astype(jnp.float32)[:, None, :, None]
+
+    def state_index(self):
+        """Return the indices of a tile of states into (p, q, x, c).
+
+        Triton would give a thread four neighbouring channels to load at once, and
+        then keep the states in that layout; the hint that nothing is contiguous
+        leaves them one channel a thread.
+        """
+        p, w, q, c = (
+            plgpu.max_contiguous(jnp.arange(size), [1]) for size in tile(self.k)
+        )
+        w += self.block * self.k.num_warps
+        return (
+            p[:, None, None, None],
+            q[None, None, :, None],
+            w[None, :, None, None],
+            c[None, None, None, :],
+        )
+
+    def read_states(self, ref, *lead):
+        """See `Program`."""
+        return ref[(*lead, *self.state_index())]
+
+    def write_states(self, ref, value, *lead):
+        """See `Program`."""
+        ref[(*lead, *self.state_index())] = value
+
+    def write_token(self, ref, t, value, *lead):
+        """Let the q lanes that share a value all write it.
+
+        As (w, q, c) it lies in the threads as it was computed, while (w, c) alone
+        would be moved through shared memory first.
+        """
+        shape = tile(self.k)[1:]
+        x = self.block * self.k.num_warps + jnp.arange(shape[0])
+        x = jnp.broadcast_to(x[:, None, None], shape)
+        c = jnp.broadcast_to(jnp.arange(shape[2])[None, None], shape)
+        value = jnp.broadcast_to(value[:, None], shape)
+        self.write(ref.at[(*lead, self.row, self.clip(t), x, c)], t, value)
+
+    def write_channels(self, ref, value, *lead):
+        """See `Program`."""
+        ref[(*lead, self.x)] = value
+
+    def write_gate(self, ref, t, value, *lead):
+        """Write (p, q)."""
+        self.write(ref.at[(self.block, *lead, self.row, self.clip(t))], t, value)
+
+    def write(self, view, t, value):
+        """Write what belongs to a token unless it is past the end."""
+        mask = jnp.full(value.shape, t < self.k.length) if self.k.ragged else None
+        plgpu.store(view, value.astype(view.dtype), mask=mask)
+
+    def over_states(self, value):
+        """See `Program`."""
+        return value[None, :, None, :]
+
+    def sum_states(self, tile):
+        """Sum in a lane first, then across lanes."""
+        return jnp.sum(jnp.sum(tile, axis=0), axis=1)
+
+    def sum_channels(self, tile):
+        """Return (p, q)."""
+        return jnp.sum(jnp.sum(tile, axis=3), axis=1)
+
+    # Triton compiles a b + c to two instructions, and exp2 to four that keep denormals.
+
+    def multiply_add(self, a, b, c):
+        """Multiply and add in one instruction, with one rounding."""
+        if not self.native:
+            return a * b + c
+        shape = jnp.broadcast_shapes(a.shape, b.shape, c.shape)
+        operands = [jnp.broadcast_to(v, shape) for v in (a, b, c)]
+        return instruct("fma.rn.f32 $0, $1, $2, $3;", "=f,f,f,f", operands)
+
+    def exp2(self, tile):
+        """Use one instruction; results below 2^-126 become zero."""
+        if not self.native:
+            return jnp.exp2(tile)
+        return instruct("ex2.approx.ftz.f32 $0, $1;", "=f,f", [tile])
+
+
+def instruct(asm: str, constraints: str, operands):
+    """Return what an instruction makes of each element."""
+    (out,) = plgpu.elementwise_inline_asm(
+        asm, args=operands, constraints=constraints, pack=1,
+        result_shape_dtypes=[struct(operands[0].shape)],
+    )  # fmt: skip
+    return out
+
+
+# Launches -----------------------------------------------------------------------------
+
+
+def launch(kernel, name, k: Blocks, out_shape, *, rows=1, delta_softplus, **static):
     """Return a kernel as a function of its operands; `rows` programs a batch row."""
+
+    def body(native, *refs):
+        block, second, segment = (pl.program_id(axis) for axis in range(3))
+        which, row = jax.lax.div(second, k.batch), jax.lax.rem(second, k.batch)
+        first = which * static.get("together", 1)
+        at = TritonProgram(block, row, segment, first, k, delta_softplus, native)
+        kernel(at, *refs, **static)
+
     return pallas_call_anywhere(
-        partial(kernel, k=k, native=True, **static),
-        interpreted=partial(kernel, k=k, native=False, **static),
+        partial(body, True),
+        interpreted=partial(body, False),
         name=f"selective_scan_triton_{name}",
         grid=(k.blocks, k.batch * rows, k.segments),
         out_shape=out_shape,
@@ -43,139 +172,29 @@ def launch(kernel, name, k: Blocks, out_shape, *, rows=1, **static):
     )
 
 
-def split_channels(v, k: Blocks):
-    """View (..., d) as (..., x, c)."""
-    return None if v is None else v.reshape(*v.shape[:-1], -1, tile(k)[3])
-
-
-def split_gates(v, k: Blocks):
-    """View (..., n) as (..., p, q)."""
-    return None if v is None else v.reshape(*v.shape[:-1], *tile(k)[::2])
-
-
-def split_states(v, k: Blocks):
-    """View (..., n, d) as (..., p, q, x, c)."""
+def view(kind: str, shape: tuple[int, ...], k: Blocks) -> tuple[int, ...]:
+    """Split d into (x, c), w of whose x are a program's, and n into (p, q)."""
     p, _, q, c = tile(k)
-    return None if v is None else v.reshape(*v.shape[:-2], p, q, -1, c)
+    match kind:
+        case "channels":
+            return (*shape[:-1], shape[-1] // c, c)
+        case "gates":
+            return (*shape[:-1], p, q)
+        case "states":
+            return (*shape[:-2], p, q, shape[-1] // c, c)
+    return shape
 
 
-def split(x: Operands, k: Blocks) -> Operands:
-    """View all operands as the kernels index them."""
-    return Operands(
-        **{f: split_channels(getattr(x, f), k)
-           for f in ("u", "delta", "D", "z", "delta_bias")},
-        B=split_gates(x.B, k), C=split_gates(x.C, k), A=split_states(x.A, k),
-        keep=x.keep,
-    )  # fmt: skip
-
-
-def run_scan(x: Operands, starts, k: Blocks, save_states: bool, delta_softplus: bool):
-    """See `gpu_maps.Kernels`."""
-    states = split_states(starts, k).shape[2:]
-    v = split(x, k)
-    out_shape = [struct(v.u.shape, x.u.dtype), struct((k.batch, k.segments, *states))]
-    if save_states:
-        out_shape.append(struct((k.batch, k.chunks, *states)))
-    run = launch(
-        triton_kernels.scan_kernel, "scan", k, out_shape, delta_softplus=delta_softplus
-    )
-    y, ends, *saved = run(v, split_states(starts, k))
-    shape = (k.n, k.padded)
-    saved = saved[0].reshape(k.batch, k.chunks, *shape) if save_states else None
-    return y.reshape(x.u.shape), ends.reshape(k.batch, k.segments, *shape), saved
-
-
-def run_segment_ends(x: Operands, k: Blocks, delta_softplus: bool):
-    """See `gpu_maps.Kernels`."""
-    shape = (k.batch, k.segments, k.n, k.padded)
-    out = struct((*shape[:2], *split_states(x.A, k).shape))
-    run = launch(
-        triton_kernels.segment_ends_kernel,
-        "segment_ends",
-        k,
-        [out] * 2,
-        delta_softplus=delta_softplus,
-    )
-    return [v.reshape(shape) for v in run(split(x, k))]
-
-
-def run_segment_starts(x: Operands, d_y, k: Blocks, delta_softplus: bool):
-    """See `gpu_maps.Kernels`."""
-    directions, shape = d_y.shape[0], (k.batch, k.segments, k.n, k.padded)
-    together = run_over_directions(directions, MOST_DIRECTIONS)
-    decay = struct((*shape[:2], *split_states(x.A, k).shape))
-    run = launch(
-        triton_kernels.segment_starts_kernel, "segment_starts", k,
-        [struct((directions, *decay.shape)), decay],
-        rows=directions // together, together=together, delta_softplus=delta_softplus,
-    )  # fmt: skip
-    starts, decay = run(split(x, k), split_channels(d_y, k))
-    return starts.reshape(directions, *shape), decay.reshape(shape)
-
-
-def run_tangent(
-    x: Operands, t: Operands, starts, d_starts, k: Blocks, delta_softplus: bool
-):
-    """See `gpu_maps.Kernels`."""
-    directions = d_starts.shape[0]
-    together = run_over_directions(directions, MOST_DIRECTIONS)
-    starts, states = split_states(starts, k), split_states(d_starts, k)
-    y = struct((directions, *split_channels(x.u, k).shape), x.u.dtype)
-    run = launch(
-        triton_kernels.tangent_kernel, "tangent", k, [y, struct(states.shape)],
-        rows=directions // together, together=together, delta_softplus=delta_softplus,
-    )  # fmt: skip
-    d_y, d_ends = run(split(x, k), split(t, k), starts, states)
-    return d_y.reshape(directions, *x.u.shape), d_ends.reshape(d_starts.shape)
-
-
-def run_cotangent(
-    x: Operands, chunk_states, d_y, g_ends, k: Blocks, delta_softplus, wanted
-) -> Pulled:
-    """See `gpu_maps.Kernels`."""
-    directions, b, l = d_y.shape[:3]  # noqa: E741
-    together = run_over_directions(directions, MOST_DIRECTIONS)
-    by_token = (directions, b, l, k.padded)
-    by_state = (directions, b, k.segments, k.n, k.padded)
-    gates = (k.blocks, directions, b, l, k.n)
-    parameters = (directions, b, k.segments, k.padded)
-    shapes = Pulled(
-        g=struct(by_state), A=struct(by_state), B=struct(gates), C=struct(gates),
-        D=struct(parameters), delta_bias=struct(parameters),
-        **{f: struct(by_token, getattr(x, f).dtype)
-           for f in ("u", "delta", "z") if f in wanted},
-    )  # fmt: skip
-    shapes = {f: v for f, v in shapes._asdict().items() if f in ("g", *wanted)}
-    splits = {"g": split_states, "A": split_states, "B": split_gates, "C": split_gates}
-
-    def view(f, v):
-        return splits.get(f, split_channels)(v, k)
-
-    out_shape = {f: jax.eval_shape(partial(view, f), v) for f, v in shapes.items()}
-    run = launch(
-        triton_kernels.cotangent_kernel, "cotangent", k, out_shape,
-        rows=directions // together, together=together, delta_softplus=delta_softplus,
-    )  # fmt: skip
-    out = run(
-        split(x, k), split_states(chunk_states, k), split_channels(d_y, k),
-        split_states(g_ends, k),
-    )  # fmt: skip
-    return Pulled(**{f: v.reshape(shapes[f].shape) for f, v in out.items()})
-
-
-KERNELS = Kernels(
+BACKEND = Backend(
     name="pallas_triton",
     scan_shape=Shape(states_per_lane=16, num_warps=1, tokens=4),
     tangent_shape=Shape(states_per_lane=8, num_warps=1, tokens=1),
     cotangent_shape=Shape(states_per_lane=4, num_warps=4, tokens=4),
-    scan=run_scan,
-    tangent=run_tangent,
-    cotangent=run_cotangent,
-    segment_ends=run_segment_ends,
-    segment_starts=run_segment_starts,
+    view=view,
+    launch=launch,
 )
 
 
 def pallas_triton(tiling: TritonTiling | None = None) -> Implementation:
     """Return the Triton kernels as an implementation, cut as given or by heuristic."""
-    return gpu_implementation(KERNELS, tiling)
+    return gpu_implementation(BACKEND, tiling)

@@ -1,10 +1,9 @@
-"""The bodies of the Triton kernels: one program's walk through its segment.
+"""The bodies of the GPU kernels: one program's walk through its segment.
 
     h[t] = exp(delta[t] A) keep[t] h[t-1] + delta[t] B[t] u[t]
     y[t] = (C[t] . h[t] + D u[t]) silu(z[t])
 
-Refs are those of `Operands`, split as `pallas_triton.split` does; `place` says what a
-program is compiled for (`triton_program.here`).
+Each is written once, for every backend: `at` is the program, in the backend's class.
 
 References:
   Gu & Dao, "Mamba", arXiv 2312.00752, section 3.2, algorithm 2.
@@ -19,29 +18,16 @@ from jax.experimental import pallas as pl
 
 from jmamba_kernels.contract import CHUNK
 from jmamba_kernels.gpu_elementwise import LOG2_E, sigmoid, silu, silu_and_slope
-from jmamba_kernels.triton_program import (
+from jmamba_kernels.gpu_program import (
     Program,
     Step,
     advance,
     decay,
-    exp2,
-    here,
     keep_steps,
     keep_until,
-    multiply_add,
-    over_states,
-    read_channels,
-    read_gate,
-    read_states,
     read_token,
-    read_value,
     step_size,
-    sum_channels,
-    sum_states,
     widen,
-    write_gate,
-    write_states,
-    write_token,
 )
 
 LN_2 = 1 / LOG2_E
@@ -49,10 +35,10 @@ LN_2 = 1 / LOG2_E
 # The scan -----------------------------------------------------------------------------
 
 
-def scan_kernel(x, starts_ref, y_ref, ends_ref, *saved, **place):
+def scan_kernel(at: Program, x, starts_ref, y_ref, ends_ref, *saved):
     """Run the recurrence over a segment from its true start."""
-    at = here(**place)
-    A, D = read_states(x.A, at), read_channels(x.D, at)
+    A = at.read_states(x.A)
+    D = None if x.D is None else at.read_channels(x.D)
 
     def read(i):
         return [read_token(x, at, i * at.k.tokens + j) for j in range(at.k.tokens)]
@@ -61,45 +47,44 @@ def scan_kernel(x, starts_ref, y_ref, ends_ref, *saved, **place):
         h, tokens = carry
         t0 = i * at.k.tokens
 
-        @pl.when(t0 % CHUNK == 0)
+        @pl.when(lax.rem(t0, CHUNK) == 0)
         def _():
             for chunk_states_ref in saved:
-                write_states(chunk_states_ref, at, h, at.row, t0 // CHUNK)
+                at.write_states(chunk_states_ref, h, at.row, lax.div(t0, CHUNK))
 
         following = read(i + 1)  # on their way while these tokens are computed
         y = []
         for j, token in enumerate(tokens):
             h, _ = advance(x, at, A, h, token, t0 + j)
-            s = sum_states(h * read_gate(x.C, at, t0 + j))
+            s = at.sum_states(h * at.read_gate(x.C, t0 + j))
             if D is not None:
                 s += D * widen(token.u)
             y.append(s if token.z is None else s * silu(widen(token.z)))
         for j in range(at.k.tokens):  # a store holds back the reads behind it
-            write_token(y_ref, at, t0 + j, y[j])
+            at.write_token(y_ref, t0 + j, y[j])
         return h, following
 
-    first, behind = (t // at.k.tokens for t in at.tokens)
-    h = read_states(starts_ref, at, at.row, at.segment)
+    first, behind = (lax.div(t, at.k.tokens) for t in at.tokens)
+    h = at.read_states(starts_ref, at.row, at.segment)
     h, _ = lax.fori_loop(first, behind, run_tokens, (h, read(first)))
-    write_states(ends_ref, at, h, at.row, at.segment)
+    at.write_states(ends_ref, h, at.row, at.segment)
 
 
-def segment_ends_kernel(x, ends_ref, decay_ref, **place):
+def segment_ends_kernel(at: Program, x, ends_ref, decay_ref):
     """Find the end of a segment that starts from zero, and what it does to a state."""
-    at = here(**place)
-    A = read_states(x.A, at)
+    A = at.read_states(x.A)
 
     def run_token(t, carry):
         h, total, kept = carry
         h, delta = advance(x, at, A, h, read_token(x, at, t), t)
         return h, total + delta, keep_until(x, at, kept, t)
 
-    total = jnp.zeros(at.tile[1::2], jnp.float32)
-    carry = (jnp.zeros_like(A), total, jnp.ones_like(total))
+    total, h = at.zeros()
+    carry = (h, total, jnp.float32(1.0))
     h, total, kept = lax.fori_loop(*at.tokens, run_token, carry)
-    write_states(ends_ref, at, h, at.row, at.segment)
-    A_bar = exp2(at, A * over_states(total)) * over_states(kept)
-    write_states(decay_ref, at, A_bar, at.row, at.segment)
+    at.write_states(ends_ref, h, at.row, at.segment)
+    A_bar = at.exp2(A * at.over_states(total)) * kept
+    at.write_states(decay_ref, A_bar, at.row, at.segment)
 
 
 # The cotangent ------------------------------------------------------------------------
@@ -115,7 +100,7 @@ class Sums(NamedTuple):
 
 
 def cotangent_kernel(
-    x, chunk_states_ref, d_y_ref, g_ends_ref, out, *, together, **place
+    at: Program, x, chunk_states_ref, d_y_ref, g_ends_ref, out, *, together
 ):
     """Run the reversed recurrence over a segment, from the g behind its end.
 
@@ -123,8 +108,8 @@ def cotangent_kernel(
     its blocks of tokens start; then each block, from the last, again forward with all
     its states kept, and backward.
     """
-    at = here(together=together, **place)
-    A, D = read_states(x.A, at), read_channels(x.D, at)
+    A = at.read_states(x.A)
+    D = None if x.D is None else at.read_channels(x.D)
     tokens = at.k.tokens
 
     def run_token(t, h):
@@ -149,32 +134,29 @@ def cotangent_kernel(
                 sums = pull(x, at, A, D, step, d_y_ref, sums, out)
             return sums
 
-        h = read_states(chunk_states_ref, at, at.row, t0 // CHUNK)
+        h = at.read_states(chunk_states_ref, at.row, lax.div(t0, CHUNK))
         starts = [h] * (CHUNK // tokens - 1)
         last, starts = lax.fori_loop(0, len(starts), find_start, (h, starts))
         return lax.fori_loop(0, len(starts) + 1, run_block, sums)
 
-    def nothing(name, like):
-        return jnp.zeros_like(like) if name in out else None
-
-    by_channel = jnp.zeros(at.tile[1::2], jnp.float32)
+    by_channel, by_state = at.zeros()
     sums = [
         Sums(
-            read_states(g_ends_ref, at, at.direction + j, at.row, at.segment),
-            nothing("A", A),
-            nothing("D", by_channel),
-            nothing("delta_bias", by_channel),
+            at.read_states(g_ends_ref, at.direction + j, at.row, at.segment),
+            by_state if "A" in out else None,
+            by_channel if "D" in out else None,
+            by_channel if "delta_bias" in out else None,
         )
         for j in range(together)
     ]
     first, behind = at.tokens
-    sums = lax.fori_loop(0, (behind - first) // CHUNK, run_chunk, sums)
+    sums = lax.fori_loop(0, lax.div(behind - first, CHUNK), run_chunk, sums)
     for j, of in enumerate(sums):
         lead = (at.direction + j, at.row, at.segment)
         for name in {"g", "A"} & set(out):
-            write_states(out[name], at, getattr(of, name), *lead)
+            at.write_states(out[name], getattr(of, name), *lead)
         for name in {"D", "delta_bias"} & set(out):
-            out[name][(*lead, at.x)] = getattr(of, name)
+            at.write_channels(out[name], getattr(of, name), *lead)
 
 
 def pull(x, at: Program, A, D, step: Step, d_y_ref, sums: list[Sums], out):
@@ -185,59 +167,57 @@ def pull(x, at: Program, A, D, step: Step, d_y_ref, sums: list[Sums], out):
     d_B = sum_d delta u g,     d_C = sum_d h d_s,       d_z = d_y (s + D u) silu'
     """
     t, token, delta = step.t, step.token, step.delta
-    B, C = read_gate(x.B, at, t), read_gate(x.C, at, t)
+    B, C = at.read_gate(x.B, t), at.read_gate(x.C, t)
     u = widen(token.u)
     if token.z is not None:
         gate, slope = silu_and_slope(widen(token.z))
         if "z" in out:
-            s = sum_states(C * step.h)
+            s = at.sum_states(C * step.h)
             slope *= s if D is None else s + D * u
     after = []
     for j, of in enumerate(sums):
         which = at.direction + j
-        d_s = d_y = widen(read_value(d_y_ref, at, t, which))
+        d_s = d_y = widen(at.read_token(d_y_ref, t, which))
         if token.z is not None:
             d_s = d_y * gate
-        if at.k.ragged:
-            d_s = jnp.where(at.holds(t), d_s, 0.0)
-        g = multiply_add(at, C, over_states(d_s), of.g)
+        d_s = at.only_inside(d_s, t)
+        g = at.multiply_add(C, at.over_states(d_s), of.g)
         pulled = step.A_bar * g
         w = pulled * step.h_before
-        B_g = sum_states(B * g)
-        d_delta = LN_2 * sum_states(A * w) + u * B_g
+        B_g = at.sum_states(B * g)
+        d_delta = LN_2 * at.sum_states(A * w) + u * B_g
         if at.delta_softplus:
             d_delta *= sigmoid(step.raw)
         if "u" in out:
             d_u = delta * B_g if D is None else delta * B_g + D * d_s
-            write_token(out["u"], at, t, d_u, which)
+            at.write_token(out["u"], t, d_u, which)
         if "delta" in out:
-            write_token(out["delta"], at, t, d_delta, which)
+            at.write_token(out["delta"], t, d_delta, which)
         if "z" in out:
-            write_token(out["z"], at, t, d_y * slope, which)
+            at.write_token(out["z"], t, d_y * slope, which)
         if "B" in out:
-            d_B = sum_channels(over_states(delta * u) * g)
-            write_gate(out["B"], at, t, d_B, which)
+            d_B = at.sum_channels(at.over_states(delta * u) * g)
+            at.write_gate(out["B"], t, d_B, which)
         if "C" in out:
-            d_C = sum_channels(over_states(d_s) * step.h)
-            write_gate(out["C"], at, t, d_C, which)
+            d_C = at.sum_channels(at.over_states(d_s) * step.h)
+            at.write_gate(out["C"], t, d_C, which)
         after.append(add_up(at, of, pulled, w, delta, d_s * u, d_delta, t))
     return after
 
 
 def add_up(at: Program, of: Sums, pulled, w, delta, d_D, d_delta, t) -> Sums:
     """Return g for the token before, and the sums of the parameters' cotangents."""
-    d_A = None if of.A is None else multiply_add(at, over_states(delta), w, of.A)
+    d_A = None if of.A is None else at.multiply_add(at.over_states(delta), w, of.A)
     d_D = None if of.D is None else of.D + d_D
     bias = of.delta_bias
     if bias is not None:
-        bias += jnp.where(at.holds(t), d_delta, 0.0) if at.k.ragged else d_delta
+        bias += at.only_inside(d_delta, t)
     return Sums(pulled, d_A, d_D, bias)
 
 
-def segment_starts_kernel(x, d_y_ref, starts_ref, decay_ref, *, together, **place):
+def segment_starts_kernel(at: Program, x, d_y_ref, starts_ref, decay_ref, *, together):
     """Find A_bar g at a segment's start if it is zero behind its end, and the decay."""
-    at = here(together=together, **place)
-    A = read_states(x.A, at)
+    A = at.read_states(x.A)
     first, behind = at.tokens
 
     def run_token(i, carry):
@@ -246,24 +226,23 @@ def segment_starts_kernel(x, d_y_ref, starts_ref, decay_ref, *, together, **plac
         token = read_token(x, at, t)
         _, delta = step_size(x, at, token, t)
         A_bar = decay(x, at, A, delta, t)
-        C = read_gate(x.C, at, t)
+        C = at.read_gate(x.C, t)
         after = []
         for j, g in enumerate(directions):
-            d_s = widen(read_value(d_y_ref, at, t, at.direction + j))
+            d_s = widen(at.read_token(d_y_ref, t, at.direction + j))
             if token.z is not None:
                 d_s *= silu(widen(token.z))
-            if at.k.ragged:
-                d_s = jnp.where(at.holds(t), d_s, 0.0)
-            after.append(A_bar * multiply_add(at, C, over_states(d_s), g))
+            d_s = at.only_inside(d_s, t)
+            after.append(A_bar * at.multiply_add(C, at.over_states(d_s), g))
         return after, total + delta, keep_until(x, at, kept, t)
 
-    total = jnp.zeros(at.tile[1::2], jnp.float32)
-    carry = ([jnp.zeros_like(A)] * together, total, jnp.ones_like(total))
+    total, g = at.zeros()
+    carry = ([g] * together, total, jnp.float32(1.0))
     directions, total, kept = lax.fori_loop(0, behind - first, run_token, carry)
     for j, g in enumerate(directions):
-        write_states(starts_ref, at, g, at.direction + j, at.row, at.segment)
-    A_bar = exp2(at, A * over_states(total)) * over_states(kept)
-    write_states(decay_ref, at, A_bar, at.row, at.segment)
+        at.write_states(starts_ref, g, at.direction + j, at.row, at.segment)
+    A_bar = at.exp2(A * at.over_states(total)) * kept
+    at.write_states(decay_ref, A_bar, at.row, at.segment)
 
 
 # The tangent --------------------------------------------------------------------------
@@ -278,16 +257,26 @@ class Directions(NamedTuple):
 
 
 def tangent_kernel(
-    x, tangents, starts_ref, d_starts_ref, d_y_ref, d_ends_ref, *, together, **place
+    at: Program,
+    x,
+    tangents,
+    starts_ref,
+    d_starts_ref,
+    d_y_ref,
+    d_ends_ref,
+    *,
+    together,
 ):
     """Run the recurrence and its tangents over a segment."""
-    at = here(together=together, **place)
-    A, D = read_states(x.A, at), read_channels(x.D, at)
+    A = at.read_states(x.A)
+    D = None if x.D is None else at.read_channels(x.D)
     directions = [
         Directions(
-            None if tangents.A is None else read_states(tangents.A, at, which),
-            read_channels(tangents.D, at, which),
-            read_channels(tangents.delta_bias, at, which),
+            None if tangents.A is None else at.read_states(tangents.A, which),
+            None if tangents.D is None else at.read_channels(tangents.D, which),
+            None
+            if tangents.delta_bias is None
+            else at.read_channels(tangents.delta_bias, which),
         )
         for which in (at.direction + j for j in range(together))
     ]
@@ -300,17 +289,17 @@ def tangent_kernel(
             which = at.direction + j
             d_h_j, d_y = push(x, tangents, at, A, D, step, which, of, d_h[j])
             after.append(d_h_j)
-            write_token(d_y_ref, at, t, d_y, which)
+            at.write_token(d_y_ref, t, d_y, which)
         return step.h, after
 
-    h = read_states(starts_ref, at, at.row, at.segment)
+    h = at.read_states(starts_ref, at.row, at.segment)
     d_h = [
-        read_states(d_starts_ref, at, at.direction + j, at.row, at.segment)
+        at.read_states(d_starts_ref, at.direction + j, at.row, at.segment)
         for j in range(together)
     ]
     _, d_h = lax.fori_loop(*at.tokens, run_token, (h, d_h))
     for j in range(together):
-        write_states(d_ends_ref, at, d_h[j], at.direction + j, at.row, at.segment)
+        at.write_states(d_ends_ref, d_h[j], at.direction + j, at.row, at.segment)
 
 
 def push(x, tangents, at: Program, A, D, step: Step, which, of: Directions, d_h):
@@ -321,31 +310,31 @@ def push(x, tangents, at: Program, A, D, step: Step, which, of: Directions, d_h)
     d_y = (C.d_h + d_C.h + D d_u + d_D u) silu(z) + (C.h + D u) silu'(z) d_z
     """
     t, token, delta = step.t, step.token, step.delta
-    B, C, u = read_gate(x.B, at, t), read_gate(x.C, at, t), widen(token.u)
+    B, C, u = at.read_gate(x.B, t), at.read_gate(x.C, t), widen(token.u)
     moved = {
-        f: widen(read_value(getattr(tangents, f), at, t, which))
+        f: widen(at.read_token(getattr(tangents, f), t, which))
         for f in ("u", "delta", "z")
         if getattr(tangents, f) is not None
     }
     d_delta = push_step_size(at, step, moved.get("delta"), of.delta_bias)
     d_h = step.A_bar * d_h
-    rate = None if d_delta is None else A * over_states(LN_2 * d_delta)
+    rate = None if d_delta is None else A * at.over_states(LN_2 * d_delta)
     if of.A is not None:
-        d_rate = over_states(delta) * of.A
+        d_rate = at.over_states(delta) * of.A
         rate = d_rate if rate is None else rate + d_rate
     if rate is not None:
-        d_h = multiply_add(at, step.A_bar * step.h_before, rate, d_h)
+        d_h = at.multiply_add(step.A_bar * step.h_before, rate, d_h)
     d_source = None if d_delta is None else d_delta * u
     if "u" in moved:
         d_source = delta * moved["u"] + (0.0 if d_source is None else d_source)
     if d_source is not None:
-        d_h = multiply_add(at, over_states(d_source), B, d_h)
+        d_h = at.multiply_add(at.over_states(d_source), B, d_h)
     if tangents.B is not None:
-        d_B = read_gate(tangents.B, at, t, which)
-        d_h = multiply_add(at, over_states(delta * u), d_B, d_h)
-    d_s = sum_states(C * d_h)
+        d_B = at.read_gate(tangents.B, t, which)
+        d_h = at.multiply_add(at.over_states(delta * u), d_B, d_h)
+    d_s = at.sum_states(C * d_h)
     if tangents.C is not None:
-        d_s += sum_states(read_gate(tangents.C, at, t, which) * step.h)
+        d_s += at.sum_states(at.read_gate(tangents.C, t, which) * step.h)
     if D is not None and "u" in moved:
         d_s += D * moved["u"]
     if of.D is not None:
@@ -355,7 +344,7 @@ def push(x, tangents, at: Program, A, D, step: Step, which, of: Directions, d_h)
     gate, slope = silu_and_slope(widen(token.z))
     d_y = d_s * gate
     if "z" in moved:
-        s = sum_states(C * step.h)
+        s = at.sum_states(C * step.h)
         d_y += (s if D is None else s + D * u) * slope * moved["z"]
     return d_h, d_y
 
@@ -369,4 +358,4 @@ def push_step_size(at: Program, step: Step, d_delta, d_bias):
         d_raw += d_bias
     if at.delta_softplus:
         d_raw *= sigmoid(step.raw)
-    return jnp.where(at.holds(step.t), d_raw, 0.0) if at.k.ragged else d_raw
+    return at.only_inside(d_raw, step.t)
