@@ -34,9 +34,7 @@ def layout(k: Blocks):
     q = k.n // k.states_per_lane
     c = LANES // q
     # axes after tiling: ..., q, WARPS, c, 1
-    tiling = plgpu.Tiling(
-        ((q, WARPS * c), (c,), (1,)) if q > 1 else ((128,), (32,), (1,))
-    )
+    tiling = plgpu.Tiling(((q, WARPS * c), (c,), (1,)))
     lanes = (-4, -2) if q > 1 else (-2,)
     return plgpu.Layout.TILED(tiling, warp_dims=(-3,), lane_dims=lanes, vector_dim=-1)
 
