@@ -11,6 +11,7 @@ import importlib.util
 import os
 import re
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -95,9 +96,10 @@ def why_no_gpu_compiler() -> str | None:
 
 
 def dump_to(folder: str | Path) -> None:
-    """Let XLA leave PTX and launch sizes in a folder."""
+    """Let XLA leave PTX and launch sizes in a folder, and Mosaic GPU print its own."""
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_dump_to={folder}"
+    os.environ["MOSAIC_GPU_DUMP_PTXAS"] = "1"
 
 
 def gpu_device(name: str):
@@ -108,10 +110,13 @@ def gpu_device(name: str):
     ).devices[0]
 
 
-def compile_for_gpu(name: str, label: str, function: Callable, *shapes):
+def compile_for_gpu(
+    name: str, label: str, function: Callable, *shapes, folder: str | Path
+):
     """Return a function compiled for a GPU of `GPUS`.
 
     Args:
+      folder: where `dump_to` pointed.
       name: which GPU.
       label: what the program is called in what the compiler leaves on disk.
       function: what to compile.
@@ -127,9 +132,8 @@ def compile_for_gpu(name: str, label: str, function: Callable, *shapes):
         return function(*args)
 
     program.__name__ = label
-    with _lowered_for(device):
-        lowered = jax.jit(program).lower(*placed)
-    return lowered.compile()
+    with output_to(Path(folder) / f"{label}.log"), _lowered_for(device):
+        return jax.jit(program).lower(*placed).compile()
 
 
 @contextlib.contextmanager
@@ -157,11 +161,11 @@ class Resources(NamedTuple):
 
     registers: int
     spill_bytes: int
-    shared_bytes: int
+    shared_bytes: int | None
 
 
 def resources(folder: str | Path, name: str, label: str, kernel: str) -> Resources:
-    """Return what a kernel uses, from the PTX that XLA left in a folder.
+    """Return what a kernel uses, from what the compilers left in a folder.
 
     Args:
       folder: where `dump_to` pointed.
@@ -169,12 +173,11 @@ def resources(folder: str | Path, name: str, label: str, kernel: str) -> Resourc
       label: the program it is part of.
       kernel: its name.
     """
-    ptx = find_ptx(folder, label, kernel)
-    done = subprocess.run(
-        [ptxas(), f"-arch={GPUS[name].architecture}", "-v", ptx, "-o", os.devnull],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    text = done.stderr[done.stderr.index(kernel) :]
+    log = Path(folder) / f"{label}.log"  # Mosaic GPU runs ptxas by itself, and prints
+    text = log.read_text(errors="replace") if log.exists() else ""
+    if f"'{kernel}_mosaic_gpu_kernel'" not in text:
+        text = assemble(find_ptx(folder, label, kernel), name)
+    text = text[re.search(rf"'{kernel}(_mosaic_gpu_kernel)?'", text).end() :]  # pyright: ignore[reportOptionalMemberAccess]
     used = re.search(r"Used (\d+) registers", text)
     spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", text)
     assert used and spills, text
@@ -182,9 +185,31 @@ def resources(folder: str | Path, name: str, label: str, kernel: str) -> Resourc
         p.read_text() for p in Path(folder).glob(f"*jit_{label}.thunk_sequence.txt")
     )
     shared = re.search(rf"{kernel} .*?shared_memory: (\d+) bytes", launches)
-    assert shared, launches
     spilled = int(spills[1]) + int(spills[2])
-    return Resources(int(used[1]), spilled, int(shared[1]))
+    return Resources(int(used[1]), spilled, int(shared[1]) if shared else None)
+
+
+def assemble(ptx: Path, name: str) -> str:
+    """Return what ptxas says of a file."""
+    command = [ptxas(), f"-arch={GPUS[name].architecture}", "-v", ptx, "-o", os.devnull]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+@contextlib.contextmanager
+def output_to(path: Path):
+    """Send what compilers print to a file, also from C++."""
+    sys.stdout.flush()
+    saved = os.dup(1), os.dup(2)
+    with open(path, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            for descriptor, copy in zip((1, 2), saved, strict=True):
+                os.dup2(copy, descriptor)
+                os.close(copy)
 
 
 def find_ptx(folder: str | Path, label: str, kernel: str) -> Path:

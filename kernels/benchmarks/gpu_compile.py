@@ -111,7 +111,7 @@ def measure(case: Case, folder: str) -> dict[str, Any]:
     """Compile a case and return what it took and what its kernel uses."""
     function, shapes = program(case)
     start = time.perf_counter()
-    compiled = compile_for_gpu(case.gpu, case.label, function, *shapes)
+    compiled = compile_for_gpu(case.gpu, case.label, function, *shapes, folder=folder)
     seconds = time.perf_counter() - start
     used = resources(folder, case.gpu, case.label, case.kernel)
     return {
@@ -132,7 +132,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         table.add_row(
             r["implementation"], r["gpu"], r["map"], r["dtype"], str(r["channels"]),
             f"{r['seconds']:.1f}", str(r["registers"]), str(r["spill_bytes"]),
-            str(r["shared_bytes"]), f"{r['temp'] / 1e6:.0f}",
+            str(r["shared_bytes"] or "-"), f"{r['temp'] / 1e6:.0f}",
         )  # fmt: skip
     Console(width=120).print(table)
 

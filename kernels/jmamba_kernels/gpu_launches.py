@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 from jmamba_kernels import gpu_kernels
 from jmamba_kernels.gpu_blocks import Blocks, Operands, Shape
 
-MOST_DIRECTIONS = 4
-"""Directions that one program takes, sharing the decays and the states."""
+MOST_DIRECTIONS = 2
+"""Directions that one program takes, sharing decays and states (4 fill registers)."""
 
 KINDS = {
     "u": "channels", "delta": "channels", "z": "channels", "D": "channels",

@@ -168,7 +168,10 @@ def launch(kernel, name, k: Blocks, out_shape, *, rows=1, delta_softplus, **stat
                 out_type=outs,
                 grid=(k.blocks, k.batch * rows, k.segments),
                 grid_names=("block", "row", "segment"),
-                compiler_params=plgpu.CompilerParams(approx_math=True),
+                # only sums over channels use shared memory, between barriers of theirs
+                compiler_params=plgpu.CompilerParams(
+                    approx_math=True, unsafe_no_auto_barriers=True
+                ),
                 kernel_name=f"selective_scan_mosaic_gpu_{name}",
                 **how,
             )
@@ -189,7 +192,7 @@ def with_interpreter(call):
 
 BACKEND = Backend(
     name="pallas_mosaic_gpu",
-    scan_shape=Shape(states_per_lane=16, num_warps=WARPS, tokens=4),
+    scan_shape=Shape(states_per_lane=16, num_warps=WARPS, tokens=2),
     tangent_shape=Shape(states_per_lane=8, num_warps=WARPS, tokens=1),
     cotangent_shape=Shape(states_per_lane=4, num_warps=WARPS, tokens=4),
     view=lambda kind, shape, k: shape,

@@ -1,6 +1,7 @@
 """The table of implementations, and which one runs where."""
 
 from jmamba_kernels.contract import Implementation
+from jmamba_kernels.pallas_mosaic_gpu import pallas_mosaic_gpu
 from jmamba_kernels.pallas_triton import pallas_triton
 from jmamba_kernels.reference import reference
 from jmamba_kernels.xla_chunked import xla_chunked
@@ -11,6 +12,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "xla_loop": xla_loop,
     "xla_chunked": xla_chunked,
     "pallas_triton": pallas_triton(),
+    "pallas_mosaic_gpu": pallas_mosaic_gpu(),
 }
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
