@@ -28,7 +28,7 @@ from jmamba_kernels import (
     choose,
     num_chunks,
 )
-from jmamba_kernels.table import PLATFORMS
+from jmamba_kernels.table import PLATFORMS, Choice, Target
 
 scan_p = Primitive("selective_scan")
 tangent_p = Primitive("selective_scan_tangent")
@@ -45,7 +45,7 @@ def present(inputs: ScanInputs) -> dict[str, jax.Array]:
 
 
 def scan(
-    inputs: ScanInputs, *, delta_softplus: bool, implementation: str | None
+    inputs: ScanInputs, *, delta_softplus: bool, implementation: Choice
 ) -> ScanResult:
     """Bind the primal map."""
     parts = vary_together(present(inputs))
@@ -113,21 +113,31 @@ def _run_cotangent(maps, *values, names, wanted, delta_softplus):
 _RUN = {scan_p: _run_scan, tangent_p: _run_tangent, cotangent_p: _run_cotangent}
 
 
+def _is_partitioned(ctx) -> bool:
+    """Return whether XLA will split the program over several devices by itself."""
+    context = ctx.module_context.axis_context
+    if hasattr(context, "manual_axes"):  # inside shard_map, or a mesh's jit
+        manual = context.manual_axes | set(context.mesh.manual_axes)
+        return manual != frozenset(context.mesh.axis_names)
+    return getattr(context, "num_devices", 1) != 1
+
+
 def _lower_for(primitive, platform):
-    def run(*values, implementation, **params):
-        name = choose(implementation, platform)
+    def run(*values, target, implementation, **params):
+        name, maps = choose(implementation, target, dtype=values[0].dtype)
         with jax.named_scope(f"{primitive.name}.{name}"):
-            return _RUN[primitive](IMPLEMENTATIONS[name], *values, **params)
+            return _RUN[primitive](maps, *values, **params)
 
     lower = mlir.lower_fun(run, multiple_results=True)
 
     def lower_for_one_device(ctx, *values, **params):
+        target = Target(platform, _is_partitioned(ctx))
         # all operands vary alike: an implementation need not know over what
         avals = [
             x.update(manual_axis_type=x.manual_axis_type.update(varying=frozenset()))
             for x in ctx.avals_in
         ]
-        return lower(ctx.replace(avals_in=avals), *values, **params)
+        return lower(ctx.replace(avals_in=avals), *values, target=target, **params)
 
     return lower_for_one_device
 

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.ops import primitives
 from jmamba_kernels import IMPLEMENTATIONS, ScanInputs, accumulation_dtype
+from jmamba_kernels.table import TILINGS, Choice
 
 
 class ScanOutput(NamedTuple):
@@ -30,7 +31,7 @@ def selective_scan(
     delta_softplus: bool = False,
     initial_state: Float[Array, "b d n"] | None = None,
     segment_ids: Int[Array, "b l"] | None = None,
-    implementation: str | None = None,
+    implementation: Choice = None,
 ) -> ScanOutput:
     """Run the selective state space recurrence over a sequence.
 
@@ -55,8 +56,9 @@ def selective_scan(
       initial_state: state before the first token; None for zero.
       segment_ids: the state is reset wherever the id differs from the token before
         (packed sequences). The first token continues from `initial_state`.
-      implementation: None picks one when the program is lowered, per platform; a name
-        of `jmamba.ops.IMPLEMENTATIONS`, or "xla", never falls back to another.
+      implementation: None picks one when the program is lowered, by the rule of
+        `jmamba_kernels.choose`; a name of `jmamba.ops.IMPLEMENTATIONS`, "xla", or a
+        kernel's tiling (`jmamba.ops.TpuTiling`) never falls back to another.
 
     Returns:
       y in the dtype of u, and the state after the last token, both differentiable.
@@ -64,6 +66,7 @@ def selective_scan(
     Raises:
       ValueError: shapes do not fit together, or the implementation is unknown.
       TypeError: an operand is not a real floating-point array.
+      NotImplementedError: the named implementation does not serve these operands.
 
     Examples:
       >>> ones = jnp.ones((1, 3, 2))
@@ -210,10 +213,14 @@ def check_inputs(inputs: ScanInputs) -> None:
         raise ValueError("selective_scan: the sequence is empty (l=0); give l >= 1.")
 
 
-def check_implementation(implementation: str | None) -> None:
-    """Raise unless the name is in the table."""
+def check_implementation(implementation: Choice) -> None:
+    """Raise unless the name, or the kind of tiling, is in the table."""
+    if type(implementation) in TILINGS:
+        return
     if implementation not in (None, "xla", *IMPLEMENTATIONS):
+        tilings = " or ".join(f"a {kind.__name__}" for kind in TILINGS)
+        names = ", ".join(sorted(IMPLEMENTATIONS))
         raise ValueError(
             f"Unknown implementation {implementation!r}. Give None (chosen per "
-            f"platform), 'xla', or one of {', '.join(sorted(IMPLEMENTATIONS))}."
+            f"platform), 'xla', one of {names}, or {tilings}."
         )

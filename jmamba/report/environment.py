@@ -53,5 +53,5 @@ def environment() -> dict[str, Any]:
         "device": device.device_kind,
         "devices": jax.device_count(),
         "system": f"{platform.system()} {platform.machine()}",
-        "implementation": choose(None, lowering_platform()),
+        "implementation": choose(None, lowering_platform())[0],
     }

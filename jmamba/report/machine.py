@@ -11,6 +11,7 @@ from jmamba_kernels.table import PLATFORMS, choose
 REASONS = {
     "xla_loop": "a loop over tokens that keeps the state in cache: fastest on a CPU",
     "xla_chunked": "a parallel scan over chunks: few, large steps suit an accelerator",
+    "pallas_tpu": "a kernel that keeps the state on the chip and fuses all around it",
     "reference": "the definition, step by step",
 }
 """Why an implementation is the one to run; others are named only."""
@@ -33,7 +34,7 @@ def implementations() -> Table:
     here = lowering_platform()
     table = _table("Selective scan: what runs where")
     for platform in PLATFORMS:
-        name = choose(None, platform)
+        name, _ = choose(None, platform)
         mark = "→" if platform == here else " "
         style = "bold" if platform == here else ""
         reason = REASONS.get(name, "the table's choice for this platform")

@@ -91,7 +91,7 @@ def scan(r: Recurrence, save_states: bool):
 
     last_state, (s, states) = lax.scan(chunk, r.initial_state, _chunks(r))
     # m b n d -> b m n d
-    chunk_states = jnp.moveaxis(states, 0, 1) if save_states else None
+    chunk_states = None if states is None else jnp.moveaxis(states, 0, 1)
     return _join(s, r.u.shape[1], 1), last_state, chunk_states
 
 

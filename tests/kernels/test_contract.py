@@ -11,7 +11,8 @@ from jmamba_kernels import (
     num_chunks,
 )
 from jmamba_kernels.contract import keep_mask
-from jmamba_kernels.table import PLATFORMS
+from jmamba_kernels.table import PLATFORMS, Target
+from jmamba_kernels.tpu.layout import TpuTiling
 
 
 def test_keep_mask_is_zero_where_segments_start():
@@ -41,13 +42,44 @@ def test_accumulation_dtype_is_float32_or_better(dtype, expected):
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize("implementation", [None, "xla"])
-def test_choose_takes_the_loop_on_cpus_only(implementation, platform):
+def test_choose_xla_takes_the_loop_on_cpus_only(platform):
     expected = "xla_loop" if platform == "cpu" else "xla_chunked"
-    assert choose(implementation, platform) == expected
+    assert choose("xla", platform) == (expected, IMPLEMENTATIONS[expected])
+
+
+@pytest.mark.parametrize(
+    ("target", "dtype", "expected"),
+    [
+        (Target("cpu"), "float32", "xla_loop"),
+        (Target("tpu"), "float32", "pallas_tpu"),
+        (Target("tpu"), "bfloat16", "pallas_tpu"),
+        (Target("tpu"), "float64", "xla_chunked"),
+        (Target("tpu", is_partitioned=True), "float32", "xla_chunked"),
+        (Target("rocm"), "float32", "xla_chunked"),
+    ],
+)
+def test_choose_takes_a_kernel_where_one_serves(target, dtype, expected):
+    assert choose(None, target, dtype=dtype)[0] == expected
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_choose_never_replaces_a_named_implementation(implementation, platform):
-    assert choose(implementation, platform) == implementation
+    target = Target(platform, is_partitioned=True)
+    name, maps = choose(implementation, target, dtype="float64")
+    assert (name, maps) == (implementation, IMPLEMENTATIONS[implementation])
+
+
+def test_choose_takes_a_tiling_as_a_name():
+    name, maps = choose(TpuTiling(rows=3), "cpu")
+    assert name == "pallas_tpu"
+    assert getattr(maps.scan, "keywords", None) == {"tiling": TpuTiling(rows=3)}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [({"rows": 17}, "rows=17 must be 1 to 16"), ({"chunks": 0}, "chunks=0 must be")],
+)
+def test_tiling_refuses_sizes_that_cannot_be(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        TpuTiling(**sizes)

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from helpers import (
     IMPLEMENTATIONS,
+    KERNELS,
     OPTIONS,
+    XLA_FORMS,
     assert_close,
     differentiable,
     in_float64,
     make_inputs,
+    quick_jit,
     run_definition,
     run_scan,
     tolerance,
@@ -63,7 +66,8 @@ def outcome(inputs, implementation, delta_softplus):
     scan = partial(
         run_scan, implementation=implementation, delta_softplus=delta_softplus
     )
-    return jax.jit(partial(value_and_gradients, scan))(inputs)
+    jit = quick_jit if implementation in KERNELS else jax.jit
+    return jit(partial(value_and_gradients, scan))(inputs)
 
 
 def expected_outcome(inputs, delta_softplus):
@@ -118,7 +122,7 @@ def test_selective_scan_in_half_precision_equals_definition(
     check(inputs, True, implementation, expected_of_half(dtype, wide_delta))
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", XLA_FORMS)
 def test_selective_scan_in_float64_keeps_its_precision(implementation):
     with jax.enable_x64(True):
         inputs = make_inputs(6, length=40, options=OPTIONS, dtype="float64")
@@ -128,3 +132,11 @@ def test_selective_scan_in_float64_keeps_its_precision(implementation):
     bound = tolerance("float64")
     assert_close(outputs, expected[0], bound.value, "output")
     assert_close(gradients, expected[1], bound.gradient, "gradient")
+
+
+@pytest.mark.parametrize("implementation", KERNELS)
+def test_kernel_refuses_float64(implementation):
+    with jax.enable_x64(True):
+        inputs = make_inputs(6, dtype="float64")
+        with pytest.raises(NotImplementedError, match=rf"{implementation} .*float64.*"):
+            run_scan(inputs, implementation)

@@ -5,7 +5,9 @@ from functools import cache, partial
 import pytest
 from helpers import (
     IMPLEMENTATIONS,
+    KERNELS,
     OPTIONS,
+    XLA_FORMS,
     assert_close,
     in_float64,
     make_inputs,
@@ -52,15 +54,25 @@ def check(name, implementation, case):
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", XLA_FORMS)
 def test_transform_equals_that_of_the_definition(implementation, name):
+    check(name, implementation, ALL)
+
+
+# all three maps, in several directions, and folded into batch and groups
+OF_MAPS = ["grad_and_jvp", "jacfwd", "jacrev", "vmap_of_grad_over_parameters"]
+
+
+@pytest.mark.parametrize("name", OF_MAPS)
+@pytest.mark.parametrize("implementation", KERNELS)
+def test_transform_of_kernel_equals_that_of_the_definition(implementation, name):
     check(name, implementation, ALL)
 
 
 @pytest.mark.parametrize(
     "name", ["grad_and_jvp", "linear_transpose_of_vjp", "vmap_twice"]
 )
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", XLA_FORMS)
 def test_transform_without_options_equals_that_of_the_definition(implementation, name):
     check(name, implementation, TINY)
 
@@ -72,6 +84,6 @@ def test_derivative_with_one_option_equals_that_of_the_definition(implementation
 
 
 @pytest.mark.parametrize("name", ["jacfwd_under_vmap", "jacrev_under_vmap"])
-@pytest.mark.parametrize("implementation", OTHERS)
+@pytest.mark.parametrize("implementation", [k for k in OTHERS if k not in KERNELS])
 def test_transform_across_chunks_equals_that_of_the_definition(implementation, name):
     check(name, implementation, {**LONG, "batch": 1, "options": OPTIONS})

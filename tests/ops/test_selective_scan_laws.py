@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import (
-    IMPLEMENTATIONS,
     OPTIONS,
+    XLA_FORMS,
     assert_close,
     make_inputs,
     run_scan,
@@ -24,7 +24,7 @@ BY_CHANNEL = {"u": 2, "delta": 2, "z": 2, "A": 0, "D": 0, "delta_bias": 0,
               "initial_state": 1}  # fmt: skip
 BY_ROW = (*BY_TOKEN, "initial_state")
 
-every_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+every_implementation = pytest.mark.parametrize("implementation", XLA_FORMS)
 
 
 @st.composite

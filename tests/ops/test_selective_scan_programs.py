@@ -9,6 +9,7 @@ import pytest
 from helpers import (
     IMPLEMENTATIONS,
     OPTIONS,
+    XLA_FORMS,
     assert_close,
     differentiable,
     make_inputs,
@@ -21,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from jmamba_kernels import ScanInputs
 
-every_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+every_implementation = pytest.mark.parametrize("implementation", XLA_FORMS)
 XLA = ["xla_loop", "xla_chunked"]
 
 
@@ -85,7 +86,7 @@ PLATFORM_FORMS = {
     "cpu": "xla_loop",
     "cuda": "xla_chunked",
     "rocm": "xla_chunked",
-    "tpu": "xla_chunked",
+    "tpu": "pallas_tpu",
 }
 
 

@@ -16,7 +16,7 @@ from jmamba_kernels.contract import (
     ScanResult,
     some_inputs,
 )
-from jmamba_kernels.gpu_blocks import (
+from jmamba_kernels.gpu.blocks import (
     Blocks,
     GpuTiling,
     Operands,
@@ -28,7 +28,7 @@ from jmamba_kernels.gpu_blocks import (
     pad_states,
     pad_tangents,
 )
-from jmamba_kernels.gpu_launches import (
+from jmamba_kernels.gpu.launches import (
     Backend,
     Pulled,
     run_cotangent,

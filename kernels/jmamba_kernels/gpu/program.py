@@ -1,7 +1,7 @@
 """A program of a GPU kernel, and the arithmetic of one token.
 
 A backend says how a program reads, writes and sums (a subclass of `Program`); what it
-computes is written once, here and in `gpu_kernels`. Two kinds of values: one for each
+computes is written once, here and in `gpu.kernels`. Two kinds of values: one for each
 channel of the program, and tiles of states, n for each channel.
 """
 
@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from jmamba_kernels.contract import CHUNK
-from jmamba_kernels.gpu_blocks import Blocks, Operands
-from jmamba_kernels.gpu_elementwise import softplus
+from jmamba_kernels.gpu.blocks import Blocks, Operands
+from jmamba_kernels.gpu.elementwise import softplus
 
 
 @dataclasses.dataclass(frozen=True)

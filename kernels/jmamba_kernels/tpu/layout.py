@@ -134,7 +134,7 @@ class Layout:
         """States, a multiple of the 8 rows of a register."""
         return -(-self.states // TOKENS) * TOKENS
 
-    # Arrays: padding is the identity (zero inputs, gates and rates) --------------------
+    # Arrays: padding is the identity (zero inputs, gates and rates) -------------------
 
     def _pad(self, x, axis, size, value=0.0):
         if x.shape[axis] == size:
@@ -154,9 +154,9 @@ class Layout:
         x = x[..., : self.channels // self.groups]
         return x.reshape(*x.shape[:-2], self.channels)
 
-    def over_time(self, x, value=0.0):
-        """(..., l, d) -> (..., l/8, d/128 * 8, 128); added tokens hold `value`."""
-        x = self._pad(x, x.ndim - 2, -(-self.length // TOKENS) * TOKENS, value)
+    def over_time(self, x):
+        """(..., l, d) -> (..., l/8, d/128 * 8, 128)."""
+        x = self._pad(x, x.ndim - 2, -(-self.length // TOKENS) * TOKENS)
         return _to_tiles(self._pad_channels(x))
 
     def from_time(self, x):
@@ -212,7 +212,7 @@ class Layout:
         """Undo `over_chunks`."""
         return self._cut_channels(_from_tiles(x))[:, :, : self.states]
 
-    # Block specs -----------------------------------------------------------------------
+    # Block specs ----------------------------------------------------------------------
 
     def _spec(self, block, index, directions, memory_space=None):
         """Return a spec; `index` maps (batch, tile, time) to the block's index."""

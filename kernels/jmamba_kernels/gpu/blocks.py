@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jmamba_kernels.contract import CHUNK, ScanInputs, keep_mask, num_chunks
-from jmamba_kernels.gpu_elementwise import LOG2_E
+from jmamba_kernels.gpu.elementwise import LOG2_E
 
 LANES = 32
 """Threads of a warp."""

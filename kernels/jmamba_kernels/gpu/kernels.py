@@ -17,8 +17,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from jmamba_kernels.contract import CHUNK
-from jmamba_kernels.gpu_elementwise import LOG2_E, sigmoid, silu, silu_and_slope
-from jmamba_kernels.gpu_program import (
+from jmamba_kernels.gpu.elementwise import LOG2_E, sigmoid, silu, silu_and_slope
+from jmamba_kernels.gpu.program import (
     Program,
     Step,
     advance,

@@ -1,0 +1,1 @@
+"""The kernels for TPU: how operands lie, and the three bodies."""
