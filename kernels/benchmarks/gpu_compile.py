@@ -29,13 +29,9 @@ from compilers import (
 )
 from rich.console import Console
 from rich.table import Table
+from shapes import SHAPES
 
 from jmamba_kernels import CHUNK, IMPLEMENTATIONS, ScanInputs, num_chunks
-
-D_INNER = {
-    "mamba-130m": 1536, "mamba-370m": 2048, "mamba-790m": 3072, "mamba-1.4b": 4096,
-    "mamba-2.8b": 5120, "falcon-mamba-7b": 8192,
-}  # fmt: skip
 
 SERVED = {"pallas_triton": ("sm_80", "sm_89"), "pallas_mosaic_gpu": ("sm_90",)}
 """The GPUs that each implementation is compiled for."""
@@ -114,11 +110,13 @@ def measure(case: Case, folder: str) -> dict[str, Any]:
     compiled = compile_for_gpu(case.gpu, case.label, function, *shapes, folder=folder)
     seconds = time.perf_counter() - start
     used = resources(folder, case.gpu, case.label, case.kernel)
+    memory = compiled.memory_analysis()
+    assert memory is not None
     return {
         **case._asdict(),
         "kernel": case.kernel,
         "seconds": seconds,
-        "temp": compiled.memory_analysis().temp_size_in_bytes,
+        "temp": memory.temp_size_in_bytes,
         "atomics": count_atomics(folder, case.label),
         **used._asdict(),
     }
@@ -142,10 +140,11 @@ def cases(options) -> Iterator[Case]:
     for implementation in SERVED.keys() & IMPLEMENTATIONS.keys():
         gpus = [gpu for gpu in SERVED[implementation] if gpu in (options.gpu or gpu)]
         for gpu, model, dtype, name in itertools.product(
-            gpus, options.model or D_INNER, options.dtype or DTYPES, options.map or MAPS
+            gpus, options.model or SHAPES, options.dtype or DTYPES, options.map or MAPS
         ):
+            channels, states = SHAPES[model]
             yield Case(
-                implementation, gpu, name, dtype, D_INNER[model],
+                implementation, gpu, name, dtype, channels, states=states,
                 batch=options.batch, length=options.length,
             )  # fmt: skip
 
@@ -154,7 +153,7 @@ def main() -> None:
     """Parse options, compile and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpu", action="append", help="sm_80, sm_89, sm_90; all")
-    parser.add_argument("--model", action="append", choices=D_INNER, help="all")
+    parser.add_argument("--model", action="append", choices=SHAPES, help="all")
     parser.add_argument("--map", action="append", choices=MAPS, help="all")
     parser.add_argument("--dtype", action="append", help="bfloat16 and float32")
     parser.add_argument("--batch", type=int, default=8)

@@ -64,7 +64,7 @@ def choose(
     "xla" means the XLA form that suits the platform: the token loop on a CPU, the
     chunked associative scan elsewhere (a token loop would launch a kernel per token).
     """
-    if isinstance(implementation, TpuTiling):
+    if isinstance(implementation, TpuTiling | TritonTiling | MosaicGpuTiling):
         name, make = TILINGS[type(implementation)]
         return name, make(implementation)
     target = Target(target) if isinstance(target, str) else target

@@ -55,7 +55,7 @@ def scan_kernel(at: Program, x, starts_ref, y_ref, ends_ref, *saved):
         following = read(i + 1)  # on their way while these tokens are computed
         y = []
         for j, token in enumerate(tokens):
-            h, _ = advance(x, at, A, h, token, t0 + j)
+            h = advance(x, at, A, h, token, t0 + j)[0]
             s = at.sum_states(h * at.read_gate(x.C, t0 + j))
             if D is not None:
                 s += D * widen(token.u)
@@ -169,6 +169,7 @@ def pull(x, at: Program, A, D, step: Step, d_y_ref, sums: list[Sums], out):
     t, token, delta = step.t, step.token, step.delta
     B, C = at.read_gate(x.B, t), at.read_gate(x.C, t)
     u = widen(token.u)
+    gate = slope = None
     if token.z is not None:
         gate, slope = silu_and_slope(widen(token.z))
         if "z" in out:
@@ -178,7 +179,7 @@ def pull(x, at: Program, A, D, step: Step, d_y_ref, sums: list[Sums], out):
     for j, of in enumerate(sums):
         which = at.direction + j
         d_s = d_y = widen(at.read_token(d_y_ref, t, which))
-        if token.z is not None:
+        if gate is not None:
             d_s = d_y * gate
         d_s = at.only_inside(d_s, t)
         g = at.multiply_add(C, at.over_states(d_s), of.g)
@@ -193,7 +194,7 @@ def pull(x, at: Program, A, D, step: Step, d_y_ref, sums: list[Sums], out):
             at.write_token(out["u"], t, d_u, which)
         if "delta" in out:
             at.write_token(out["delta"], t, d_delta, which)
-        if "z" in out:
+        if "z" in out and slope is not None:
             at.write_token(out["z"], t, d_y * slope, which)
         if "B" in out:
             d_B = at.sum_channels(at.over_states(delta * u) * g)

@@ -116,7 +116,7 @@ def _scan(backend: Backend, tiling, inputs, *, delta_softplus, save_states=False
     )
     n = inputs.A.shape[1]
     last_state = jnp.swapaxes(cut_states(ends[:, -1], k, n), 1, 2)
-    saved = cut_states(saved, k, n) if save_states else None
+    saved = None if saved is None else cut_states(saved, k, n)
     return ScanResult(cut_channels(y, k), last_state, saved)
 
 
@@ -130,7 +130,7 @@ def _tangent(backend: Backend, tiling, inputs, tangents, *, delta_softplus):
         d_start = _by_state(tangents.initial_state, k)
     starts, decay = _starts(backend, inputs, x, k, delta_softplus)
     run = partial(run_tangent, backend, x, t, starts, k, delta_softplus=delta_softplus)
-    if k.segments == 1:
+    if decay is None:  # one segment
         d_starts = d_start[:, :, None]
     else:  # the tangent of a state decays as the state does
         zeros = jnp.zeros((count, *starts.shape), jnp.float32)
@@ -194,5 +194,7 @@ def gpu_implementation(
       tiling: how all its maps are cut; None for `choose_tiling`'s choice.
     """
     return Implementation(
-        *(partial(run, backend, tiling) for run in (_scan, _tangent, _cotangent))
+        scan=partial(_scan, backend, tiling),
+        tangent=partial(_tangent, backend, tiling),
+        cotangent=partial(_cotangent, backend, tiling),
     )

@@ -54,7 +54,7 @@ class Program(abc.ABC):
         """Return t, or the last token instead of one past the end."""
         return jnp.minimum(t, self.k.length - 1) if self.k.ragged else t
 
-    def only_inside(self, value, t, outside=0.0):
+    def only_inside(self, value, t, outside=0.0) -> jax.Array:
         """Return the value, or `outside` where token t is past the end."""
         return jnp.where(t < self.k.length, value, outside) if self.k.ragged else value
 
@@ -63,55 +63,55 @@ class Program(abc.ABC):
         """Return zeros: one for each channel, and a tile of states."""
 
     @abc.abstractmethod
-    def read_token(self, ref, t, *lead):
+    def read_token(self, ref, t, *lead) -> jax.Array:
         """Read a token's values, one for each channel; past the end, the last one's."""
 
     @abc.abstractmethod
-    def read_channels(self, ref, *lead):
+    def read_channels(self, ref, *lead) -> jax.Array:
         """Read values that all tokens share, in float32."""
 
     @abc.abstractmethod
-    def read_gate(self, ref, t, *lead):
+    def read_gate(self, ref, t, *lead) -> jax.Array:
         """Read B[t] or C[t] in float32, so that it multiplies tiles."""
 
     @abc.abstractmethod
-    def read_states(self, ref, *lead):
+    def read_states(self, ref, *lead) -> jax.Array:
         """Read a tile of states."""
 
     @abc.abstractmethod
-    def write_token(self, ref, t, value, *lead):
+    def write_token(self, ref, t, value, *lead) -> None:
         """Write a value for each channel unless the token is past the end."""
 
     @abc.abstractmethod
-    def write_channels(self, ref, value, *lead):
+    def write_channels(self, ref, value, *lead) -> None:
         """Write a value for each channel that all tokens share."""
 
     @abc.abstractmethod
-    def write_gate(self, ref, t, value, *lead):
+    def write_gate(self, ref, t, value, *lead) -> None:
         """Write this block's part of d_B[t] or d_C[t] unless t is past the end."""
 
     @abc.abstractmethod
-    def write_states(self, ref, value, *lead):
+    def write_states(self, ref, value, *lead) -> None:
         """Write a tile of states."""
 
     @abc.abstractmethod
-    def over_states(self, value):
+    def over_states(self, value) -> jax.Array:
         """Spread a value for each channel over the states, so that it multiplies."""
 
     @abc.abstractmethod
-    def sum_states(self, tile):
+    def sum_states(self, tile) -> jax.Array:
         """Sum a tile over its states."""
 
     @abc.abstractmethod
-    def sum_channels(self, tile):
+    def sum_channels(self, tile) -> jax.Array:
         """Sum a tile over the channels."""
 
     @abc.abstractmethod
-    def multiply_add(self, a, b, c):
+    def multiply_add(self, a, b, c) -> jax.Array:
         """Return a b + c."""
 
     @abc.abstractmethod
-    def exp2(self, tile):
+    def exp2(self, tile) -> jax.Array:
         """Return 2^tile; zero where that is below 2^-126."""
 
 
