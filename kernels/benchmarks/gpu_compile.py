@@ -117,9 +117,15 @@ def measure(case: Case, folder: str) -> dict[str, Any]:
         "kernel": case.kernel,
         "seconds": seconds,
         "temp": memory.temp_size_in_bytes,
+        "is_named": case.kernel in compiled.as_text(),
         "atomics": count_atomics(folder, case.label),
         **used._asdict(),
     }
+
+
+def text(value: int | None) -> str:
+    """Return a number, or a dash where it is not known."""
+    return "-" if value is None else str(value)
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -129,8 +135,8 @@ def show(rows: list[dict[str, Any]]) -> None:
     for r in rows:
         table.add_row(
             r["implementation"], r["gpu"], r["map"], r["dtype"], str(r["channels"]),
-            f"{r['seconds']:.1f}", str(r["registers"]), str(r["spill_bytes"]),
-            str(r["shared_bytes"] or "-"), f"{r['temp'] / 1e6:.0f}",
+            f"{r['seconds']:.1f}", text(r["registers"]), text(r["spill_bytes"]),
+            text(r["shared_bytes"]), f"{r['temp'] / 1e6:.0f}",
         )  # fmt: skip
     Console(width=120).print(table)
 

@@ -46,6 +46,14 @@ def load(ref, layout):
     return plgpu.load(ref, (), layout=layout, optimized=False)  # pyright: ignore
 
 
+def store(ref, value) -> None:
+    """Write an array; 16-bit values go out two bytes a thread."""
+    if jax.__version_info__ >= (0, 12):
+        plgpu.store(ref, value, optimized=False)  # pyright: ignore
+    else:
+        ref[...] = value
+
+
 @dataclasses.dataclass(frozen=True)
 class MosaicGpuProgram(Program):
     """A program on tiles (n, d) of its block of channels."""
@@ -96,7 +104,7 @@ class MosaicGpuProgram(Program):
 
     def write_states(self, ref, value, *lead):
         """See `Program`."""
-        ref[(*lead, slice(None), self.channels)] = value
+        store(ref.at[(*lead, slice(None), self.channels)], value)
 
     def write_token(self, ref, t, value, *lead):
         """See `Program`."""
@@ -105,7 +113,7 @@ class MosaicGpuProgram(Program):
 
     def write_channels(self, ref, value, *lead):
         """See `Program`."""
-        ref[(*lead, self.channels)] = value
+        store(ref.at[(*lead, self.channels)], value)
 
     def write_gate(self, ref, t, value, *lead):
         """See `Program`."""
@@ -114,12 +122,12 @@ class MosaicGpuProgram(Program):
     def write(self, ref, index, t, value):
         """Write what belongs to a token unless it is past the end."""
         if not self.k.ragged:
-            ref[index] = value
+            store(ref.at[index], value)
             return
 
         @pl.when(t < self.k.length)
         def _():
-            ref[index] = value
+            store(ref.at[index], value)
 
     def over_states(self, value):
         """See `Program`."""
@@ -170,7 +178,9 @@ def launch(kernel, name, k: Blocks, out_shape, *, rows=1, delta_softplus, **stat
                 grid_names=("block", "row", "segment"),
                 # only sums over channels use shared memory, between barriers of theirs
                 compiler_params=plgpu.CompilerParams(
-                    approx_math=True, unsafe_no_auto_barriers=True
+                    approx_math=True,
+                    unsafe_no_auto_barriers=True,
+                    lowering_semantics=plgpu.LoweringSemantics.Lane,
                 ),
                 kernel_name=f"selective_scan_mosaic_gpu_{name}",
                 **how,
