@@ -186,18 +186,27 @@ def launch(kernel, name, k: Blocks, out_shape, *, rows=1, delta_softplus, **stat
                 **how,
             )
 
-        written = with_interpreter(call)(*flat)
+        written = with_interpreter(call, outs)(*flat)
         return jax.tree.unflatten(out_tree, written)
 
     return run
 
 
-def with_interpreter(call):
-    """Return the kernel, interpreted on a CPU where jax can (0.12 and newer)."""
+def with_interpreter(call, outs):
+    """Return the kernel, interpreted on a CPU where jax can (0.12 and newer).
+
+    The interpreter orders its side effects, which neither a branch nor a primitive's
+    lowering may have: so it runs as a program of its own, called back from this one.
+    """
     params = getattr(plgpu, "InterpretGPUParams", None)
     if params is None:
         return call()
-    return run_anywhere(call(), call(interpret=params()))
+    interpreted = jax.jit(call(interpret=params()))
+
+    def call_back(*operands):
+        return jax.pure_callback(interpreted, outs, *operands)
+
+    return run_anywhere(call(), call_back)
 
 
 BACKEND = Backend(
