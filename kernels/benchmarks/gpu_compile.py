@@ -117,7 +117,7 @@ def measure(case: Case, folder: str) -> dict[str, Any]:
         "kernel": case.kernel,
         "seconds": seconds,
         "temp": memory.temp_size_in_bytes,
-        "is_named": case.kernel in compiled.as_text(),
+        "is_named": case.kernel in (compiled.as_text() or ""),
         "atomics": count_atomics(folder, case.label),
         **used._asdict(),
     }

@@ -52,7 +52,8 @@ def scan_kernel(at: Program, x, starts_ref, y_ref, ends_ref, *saved):
             for chunk_states_ref in saved:
                 at.write_states(chunk_states_ref, h, at.row, lax.div(t0, CHUNK))
 
-        following = read(i + 1)  # on their way while these tokens are computed
+        # on their way while these tokens are computed
+        following = read(jnp.minimum(i + 1, behind - 1))
         y = []
         for j, token in enumerate(tokens):
             h = advance(x, at, A, h, token, t0 + j)[0]
