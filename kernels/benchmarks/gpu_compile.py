@@ -143,7 +143,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def cases(options) -> Iterator[Case]:
     """Yield what the options ask for."""
-    for implementation in SERVED.keys() & IMPLEMENTATIONS.keys():
+    for implementation in [name for name in SERVED if name in IMPLEMENTATIONS]:
         gpus = [gpu for gpu in SERVED[implementation] if gpu in (options.gpu or gpu)]
         for gpu, model, dtype, name in itertools.product(
             gpus, options.model or SHAPES, options.dtype or DTYPES, options.map or MAPS
