@@ -11,7 +11,12 @@ import jmamba_kernels
 from jmamba.ops import ScanOutput, selective_scan
 from jmamba_kernels import ScanInputs
 
-IMPLEMENTATIONS = tuple(jmamba_kernels.IMPLEMENTATIONS)
+IMPLEMENTATIONS = tuple(
+    name
+    for name in jmamba_kernels.IMPLEMENTATIONS
+    # older jax cannot interpret Mosaic GPU kernels, only compile them
+    if name != "pallas_mosaic_gpu" or jax.__version_info__ >= (0, 12)
+)
 """Every op test is parametrised over these: a new backend is one line in the table."""
 
 KERNELS = tuple(name for name in IMPLEMENTATIONS if name.startswith("pallas"))

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jmamba_kernels.contract import Implementation
+from jmamba_kernels.pallas_mosaic_gpu import MosaicGpuTiling, pallas_mosaic_gpu
 from jmamba_kernels.pallas_tpu import pallas_tpu
+from jmamba_kernels.pallas_triton import TritonTiling, pallas_triton
 from jmamba_kernels.reference import reference
 from jmamba_kernels.tpu.layout import TpuTiling
 from jmamba_kernels.xla_chunked import xla_chunked
@@ -15,15 +17,21 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "reference": reference,
     "xla_loop": xla_loop,
     "xla_chunked": xla_chunked,
+    "pallas_triton": pallas_triton(),
+    "pallas_mosaic_gpu": pallas_mosaic_gpu(),
     "pallas_tpu": pallas_tpu(),
 }
 
-TILINGS = {TpuTiling: ("pallas_tpu", pallas_tpu)}
+TILINGS = {
+    TpuTiling: ("pallas_tpu", pallas_tpu),
+    TritonTiling: ("pallas_triton", pallas_triton),
+    MosaicGpuTiling: ("pallas_mosaic_gpu", pallas_mosaic_gpu),
+}
 """Kind of tiling -> the kernel it belongs to, and how to make that with it."""
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
-Choice = str | TpuTiling | None
+Choice = str | TpuTiling | TritonTiling | MosaicGpuTiling | None
 """What a caller may ask for: a name, a kernel with its tiles, or None."""
 
 
@@ -58,7 +66,7 @@ def choose(
     "xla" means the XLA form that suits the platform: the token loop on a CPU, the
     chunked associative scan elsewhere (a token loop would launch a kernel per token).
     """
-    if isinstance(implementation, TpuTiling):
+    if isinstance(implementation, TpuTiling | TritonTiling | MosaicGpuTiling):
         name, make = TILINGS[type(implementation)]
         return name, make(implementation)
     target = Target(target) if isinstance(target, str) else target

@@ -1,0 +1,1 @@
+"""The GPU kernels: bodies for every backend, and what surrounds them."""
