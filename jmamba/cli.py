@@ -243,11 +243,26 @@ def generate(
 
 
 @app.command()
-def info() -> None:
+def info(
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Compare the scan that runs here with its definition."
+        ),
+    ] = False,
+) -> None:
     """Show versions, devices, and which implementation of the scan runs on them."""
     from jmamba.report.machine import describe
 
-    Console(highlight=False).print(describe())
+    console = Console(highlight=False)
+    console.print(describe())
+    if check:
+        from jmamba.report.check import check_scan, show_checks
+
+        checks = check_scan()
+        console.print("", show_checks(checks))
+        if not all(one.is_passed for one in checks):
+            raise typer.Exit(1)
 
 
 def _load(model: str | None, revision: str | None, dtype: str | None) -> tuple:

@@ -174,7 +174,7 @@ def run_scan(
 
 def run_definition(inputs: ScanInputs, *, delta_softplus: bool = False) -> ScanOutput:
     """Run the definition as plain JAX code, which JAX differentiates by itself."""
-    maps = jmamba_kernels.IMPLEMENTATIONS["reference"]
+    maps = jmamba_kernels.load("reference")
     return ScanOutput(*maps.scan(inputs, delta_softplus=delta_softplus)[:2])
 
 

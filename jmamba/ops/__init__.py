@@ -6,4 +6,6 @@ from jmamba.ops.selective_scan import ScanOutput as ScanOutput
 from jmamba.ops.selective_scan import selective_scan as selective_scan
 from jmamba.ops.selective_scan import selective_state_update as selective_state_update
 from jmamba_kernels import IMPLEMENTATIONS as IMPLEMENTATIONS
-from jmamba_kernels.tpu.layout import TpuTiling as TpuTiling
+from jmamba_kernels import MosaicGpuTiling as MosaicGpuTiling
+from jmamba_kernels import TpuTiling as TpuTiling
+from jmamba_kernels import TritonTiling as TritonTiling

@@ -22,11 +22,11 @@ from jax.interpreters import ad, batching, mlir
 from jmamba.ops.folding import AXES, fold_batch
 from jmamba.ops.sharding import partition_over_devices
 from jmamba_kernels import (
-    IMPLEMENTATIONS,
     ScanInputs,
     ScanResult,
     accumulation_dtype,
     choose,
+    load,
     num_chunks,
 )
 from jmamba_kernels.table import PLATFORMS, Choice, Target
@@ -314,7 +314,7 @@ def _linear_jvp(primitive, primals, tangents, *, names, **params):
             values = list(primals)
             for i, part in zip(moving, parts, strict=True):
                 values[i] = part
-            maps = IMPLEMENTATIONS["reference"]
+            maps = load("reference")
             return _RUN[primitive](maps, *values, names=names, **params)
 
         at = tuple(primals[i] for i in moving)

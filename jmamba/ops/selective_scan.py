@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.ops import primitives
 from jmamba_kernels import IMPLEMENTATIONS, ScanInputs, accumulation_dtype
-from jmamba_kernels.table import TILINGS, Choice
+from jmamba_kernels.table import ALIASES, TILINGS, Choice
 
 
 class ScanOutput(NamedTuple):
@@ -57,8 +57,9 @@ def selective_scan(
       segment_ids: the state is reset wherever the id differs from the token before
         (packed sequences). The first token continues from `initial_state`.
       implementation: None picks one when the program is lowered, by the rule of
-        `jmamba_kernels.choose`; a name of `jmamba.ops.IMPLEMENTATIONS`, "xla", or a
-        kernel's tiling (`jmamba.ops.TpuTiling`) never falls back to another.
+        `jmamba_kernels.choose`; a name of `jmamba.ops.IMPLEMENTATIONS`, "xla",
+        "pallas_gpu", or a kernel's tiling (`jmamba.ops.TpuTiling`, `TritonTiling`,
+        `MosaicGpuTiling`) never falls back to another.
 
     Returns:
       y in the dtype of u, and the state after the last token, both differentiable.
@@ -217,10 +218,10 @@ def check_implementation(implementation: Choice) -> None:
     """Raise unless the name, or the kind of tiling, is in the table."""
     if type(implementation) in TILINGS:
         return
-    if implementation not in (None, "xla", *IMPLEMENTATIONS):
+    if implementation not in (None, *ALIASES, *IMPLEMENTATIONS):
         tilings = " or ".join(f"a {kind.__name__}" for kind in TILINGS)
-        names = ", ".join(sorted(IMPLEMENTATIONS))
+        names = ", ".join(sorted([*ALIASES, *IMPLEMENTATIONS]))
         raise ValueError(
-            f"Unknown implementation {implementation!r}. Give None (chosen per "
-            f"platform), 'xla', one of {names}, or {tilings}."
+            f"Unknown implementation {implementation!r}. Give None (chosen by the "
+            f"device), one of {names}, or {tilings}."
         )

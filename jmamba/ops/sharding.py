@@ -56,7 +56,7 @@ def partition_over_devices(
         partition,
         sharding_rule=rule,
         need_replication_factors=tuple(whole),
-        **sizes,
+        **sizes,  # pyright: ignore[reportArgumentType]
     )
     return call(*values)
 

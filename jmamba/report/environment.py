@@ -4,6 +4,8 @@ import importlib.metadata
 import platform
 from typing import Any
 
+from jmamba_kernels.table import Target, choose
+
 PACKAGES = ("jmamba", "jax", "jaxlib", "flax", "numpy", "matplotlib")
 
 
@@ -40,11 +42,19 @@ def lowering_platform() -> str:
     return "rocm" if "rocm" in device.client.platform_version.lower() else "cuda"
 
 
+def lowering_target() -> Target:
+    """Return what programs for the default device are lowered for."""
+    import jax
+
+    capability = getattr(jax.devices()[0], "compute_capability", None)
+    return Target(
+        lowering_platform(), None if capability is None else float(capability)
+    )
+
+
 def environment() -> dict[str, Any]:
     """Return versions, device and the implementation of the scan that runs on it."""
     import jax
-
-    from jmamba_kernels.table import choose
 
     device = jax.devices()[0]
     return {
@@ -53,5 +63,5 @@ def environment() -> dict[str, Any]:
         "device": device.device_kind,
         "devices": jax.device_count(),
         "system": f"{platform.system()} {platform.machine()}",
-        "implementation": choose(None, lowering_platform())[0],
+        "implementation": choose(None, lowering_target())[0],
     }

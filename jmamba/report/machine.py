@@ -5,16 +5,29 @@ from flax import nnx
 from rich.console import Group
 from rich.table import Table
 
-from jmamba.report.environment import environment, lowering_platform
-from jmamba_kernels.table import PLATFORMS, choose
+from jmamba.report.environment import environment, lowering_target
+from jmamba_kernels.table import Target, choose
 
 REASONS = {
-    "xla_loop": "a loop over tokens that keeps the state in cache: fastest on a CPU",
-    "xla_chunked": "a parallel scan over chunks: few, large steps suit an accelerator",
-    "pallas_tpu": "a kernel that keeps the state on the chip and fuses all around it",
-    "reference": "the definition, step by step",
+    "xla_loop": "token loop, state in cache",
+    "xla_chunked": "parallel scan in chunks",
+    "reference": "the definition",
+    "pallas_tpu": "kernel, state on the chip",
+    "pallas_triton": "kernel, state in registers",
+    "pallas_mosaic_gpu": "kernel, state in registers",
 }
-"""Why an implementation is the one to run; others are named only."""
+"""What each implementation is."""
+
+TARGETS = {
+    "CPU": Target("cpu"),
+    "TPU": Target("tpu"),
+    "TPUs, split by XLA": Target("tpu", is_partitioned=True),
+    "NVIDIA before Ampere (T4)": Target("cuda", 7.5),
+    "Ampere, Ada (A100, L4)": Target("cuda", 8.0),
+    "Hopper and newer (H100)": Target("cuda", 9.0),
+    "AMD GPU": Target("rocm"),
+}
+"""Kinds of device between which the choice differs."""
 
 
 def describe() -> Group:
@@ -30,16 +43,27 @@ def describe() -> Group:
 
 
 def implementations() -> Table:
-    """Return which implementation of the selective scan runs on which platform."""
-    here = lowering_platform()
+    """Return which implementation of the selective scan runs on which device."""
+    here = _kind(lowering_target())
     table = _table("Selective scan: what runs where")
-    for platform in PLATFORMS:
-        name, _ = choose(None, platform)
-        mark = "→" if platform == here else " "
-        style = "bold" if platform == here else ""
-        reason = REASONS.get(name, "the table's choice for this platform")
-        table.add_row(f"{mark} {platform}", name, reason, style=style)
+    for kind, target in TARGETS.items():
+        name, _ = choose(None, target)
+        mark, style = ("→", "bold") if kind == here else (" ", "")
+        table.add_row(f"{mark} {kind}", name, REASONS[name], style=style)
     return table
+
+
+def _kind(target: Target) -> str:
+    """Return the kind of device a target is."""
+    capability = min(max(target.capability or 0, 7.5), 9.0)
+    kinds = {
+        kind
+        for kind, one in TARGETS.items()
+        if one.platform == target.platform
+        and one.is_partitioned == target.is_partitioned
+        and int(one.capability or capability) == int(capability)
+    }
+    return next(iter(kinds), "")
 
 
 def embedded_model() -> Table:

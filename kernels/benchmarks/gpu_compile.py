@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from shapes import SHAPES
 
-from jmamba_kernels import CHUNK, IMPLEMENTATIONS, ScanInputs, num_chunks
+from jmamba_kernels import CHUNK, IMPLEMENTATIONS, ScanInputs, load, num_chunks
 
 SERVED = {"pallas_triton": ("sm_80", "sm_89"), "pallas_mosaic_gpu": ("sm_90",)}
 """The GPUs that each implementation is compiled for."""
@@ -84,7 +84,7 @@ def operands(case: Case) -> ScanInputs:
 
 def program(case: Case):
     """Return the map as a function, and the shapes of its arguments."""
-    x, maps = operands(case), IMPLEMENTATIONS[case.implementation]
+    x, maps = operands(case), load(case.implementation)
 
     def along(x) -> Any:
         shape = (case.directions, *x.shape)

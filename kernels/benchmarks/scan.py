@@ -27,7 +27,7 @@ from shapes import SHAPES
 from timing import interleave
 
 from jmamba.ops import selective_scan, selective_state_update
-from jmamba.report.environment import lowering_platform
+from jmamba.report.environment import lowering_target
 from jmamba_kernels import IMPLEMENTATIONS, choose
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -195,10 +195,10 @@ def parse_arguments():
 def main():
     """Measure, and print the table."""
     arguments = parse_arguments()
-    platform, console = lowering_platform(), Console()
-    chosen, _ = choose(None, platform)
+    target, console = lowering_target(), Console()
+    chosen, _ = choose(None, target)
     implementations = arguments.implementation or ON.get(
-        platform, tuple(dict.fromkeys((chosen, "xla_chunked")))
+        target.platform, tuple(dict.fromkeys((chosen, "xla_chunked")))
     )
     rows = []
     for shape in arguments.shape:

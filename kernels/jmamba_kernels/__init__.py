@@ -8,3 +8,7 @@ from jmamba_kernels.contract import accumulation_dtype as accumulation_dtype
 from jmamba_kernels.contract import num_chunks as num_chunks
 from jmamba_kernels.table import IMPLEMENTATIONS as IMPLEMENTATIONS
 from jmamba_kernels.table import choose as choose
+from jmamba_kernels.table import load as load
+from jmamba_kernels.tilings import MosaicGpuTiling as MosaicGpuTiling
+from jmamba_kernels.tilings import TpuTiling as TpuTiling
+from jmamba_kernels.tilings import TritonTiling as TritonTiling

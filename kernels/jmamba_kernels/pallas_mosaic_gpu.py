@@ -15,18 +15,15 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jmamba_kernels.contract import Implementation
-from jmamba_kernels.gpu.blocks import LANES, Blocks, GpuTiling, Shape
+from jmamba_kernels.gpu.blocks import LANES, Blocks, Shape
 from jmamba_kernels.gpu.launches import Backend
 from jmamba_kernels.gpu.maps import gpu_implementation
 from jmamba_kernels.gpu.program import Program
 from jmamba_kernels.interpretation import run_anywhere
+from jmamba_kernels.tilings import MosaicGpuTiling
 
 WARPS = 4
 """Warps of a warpgroup."""
-
-
-class MosaicGpuTiling(GpuTiling):
-    """How the Mosaic GPU kernels are cut; see `GpuTiling`. num_warps is `WARPS`."""
 
 
 def layout(k: Blocks):

@@ -29,9 +29,10 @@ from jmamba_kernels.contract import (
     some_inputs,
 )
 from jmamba_kernels.interpretation import pallas_call_anywhere
+from jmamba_kernels.tilings import TpuTiling
 from jmamba_kernels.tpu.blocks import OVER_TIME
 from jmamba_kernels.tpu.cotangent import TOGETHER, cotangent_kernel
-from jmamba_kernels.tpu.layout import LANES, TOKENS, Layout, TpuTiling, choose_rows
+from jmamba_kernels.tpu.layout import LANES, TOKENS, Layout, choose_rows
 from jmamba_kernels.tpu.scan import scan_kernel
 from jmamba_kernels.tpu.tangent import tangent_kernel
 

@@ -15,15 +15,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from jmamba_kernels.contract import Implementation
-from jmamba_kernels.gpu.blocks import LANES, Blocks, GpuTiling, Shape
+from jmamba_kernels.gpu.blocks import LANES, Blocks, Shape
 from jmamba_kernels.gpu.launches import Backend, struct
 from jmamba_kernels.gpu.maps import gpu_implementation
 from jmamba_kernels.gpu.program import Program
 from jmamba_kernels.interpretation import pallas_call_anywhere
-
-
-class TritonTiling(GpuTiling):
-    """How the Triton kernels are cut; see `GpuTiling`."""
+from jmamba_kernels.tilings import TritonTiling
 
 
 def tile(k: Blocks) -> tuple[int, int, int, int]:

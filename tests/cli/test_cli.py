@@ -163,6 +163,20 @@ def test_info_says_what_runs_where():
         assert word in result.stdout
 
 
+def test_info_checks_the_scan_that_runs_here():
+    result = run("info", "--check")
+    assert result.exit_code == 0, result.output
+    assert "xla_loop against the definition" in result.stdout
+    assert result.stdout.count(" ok") == 2 + 2 + 9
+
+
+def test_info_says_when_the_scan_is_wrong(monkeypatch):
+    monkeypatch.setattr("jmamba.report.check.LARGEST", {"value": 0.0})
+    result = run("info", "--check")
+    assert result.exit_code == 1
+    assert "wrong" in result.stdout
+
+
 def test_convert_writes_a_checkpoint_that_explain_reads(tmp_path):
     MODEL.save_pretrained(tmp_path / "hf", tokenizer="bytes")
     result = run("convert", tmp_path / "hf", tmp_path / "orbax")

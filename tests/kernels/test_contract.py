@@ -8,11 +8,12 @@ from jmamba_kernels import (
     IMPLEMENTATIONS,
     accumulation_dtype,
     choose,
+    load,
     num_chunks,
 )
 from jmamba_kernels.contract import keep_mask
 from jmamba_kernels.table import PLATFORMS, Target
-from jmamba_kernels.tpu.layout import TpuTiling
+from jmamba_kernels.tilings import TpuTiling
 
 
 def test_keep_mask_is_zero_where_segments_start():
@@ -44,7 +45,7 @@ def test_accumulation_dtype_is_float32_or_better(dtype, expected):
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_choose_xla_takes_the_loop_on_cpus_only(platform):
     expected = "xla_loop" if platform == "cpu" else "xla_chunked"
-    assert choose("xla", platform) == (expected, IMPLEMENTATIONS[expected])
+    assert choose("xla", platform) == (expected, load(expected))
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,12 @@ def test_choose_xla_takes_the_loop_on_cpus_only(platform):
         (Target("tpu"), "bfloat16", "pallas_tpu"),
         (Target("tpu"), "float64", "xla_chunked"),
         (Target("tpu", is_partitioned=True), "float32", "xla_chunked"),
+        (Target("cuda", 7.5), "float32", "xla_chunked"),
+        (Target("cuda", 8.0), "bfloat16", "pallas_triton"),
+        (Target("cuda", 8.9, is_partitioned=True), "float32", "pallas_triton"),
+        (Target("cuda", 9.0), "float32", "pallas_mosaic_gpu"),
+        (Target("cuda", 9.0), "float64", "xla_chunked"),
+        (Target("cuda"), "float32", "xla_chunked"),
         (Target("rocm"), "float32", "xla_chunked"),
     ],
 )
@@ -66,7 +73,7 @@ def test_choose_takes_a_kernel_where_one_serves(target, dtype, expected):
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_choose_never_replaces_a_named_implementation(implementation, platform):
     name, maps = choose(implementation, Target(platform, 7.5), dtype="float64")
-    assert (name, maps) == (implementation, IMPLEMENTATIONS[implementation])
+    assert (name, maps) == (implementation, load(implementation))
 
 
 def test_choose_takes_a_tiling_as_a_name():
@@ -82,3 +89,20 @@ def test_choose_takes_a_tiling_as_a_name():
 def test_tiling_refuses_sizes_that_cannot_be(sizes, message):
     with pytest.raises(ValueError, match=message):
         TpuTiling(**sizes)
+
+
+@pytest.mark.parametrize("target", [Target("cuda", 7.5), Target("cuda"), Target("cpu")])
+def test_choose_refuses_a_gpu_kernel_where_none_runs(target):
+    with pytest.raises(
+        NotImplementedError, match=r"pallas_gpu needs an NVIDIA GPU .*8"
+    ):
+        choose("pallas_gpu", target)
+
+
+def test_choose_asks_the_environment(monkeypatch):
+    monkeypatch.setenv("JMAMBA_SCAN", "xla")
+    assert choose(None, Target("tpu"))[0] == "xla_chunked"
+    assert choose("reference", Target("tpu"))[0] == "reference"
+    monkeypatch.setenv("JMAMBA_SCAN", "fast")
+    with pytest.raises(ValueError, match="JMAMBA_SCAN='fast' names no implementation"):
+        choose(None, Target("tpu"))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import (
+    IMPLEMENTATIONS,
     OPTIONS,
     assert_close,
     in_float64,
@@ -16,9 +17,9 @@ from helpers import (
     widen,
 )
 
-from jmamba_kernels import CHUNK, IMPLEMENTATIONS
+from jmamba_kernels import CHUNK, load
 
-reference = IMPLEMENTATIONS["reference"]
+reference = load("reference")
 
 
 CASES = {
@@ -77,7 +78,7 @@ def test_reference_gradient_equals_finite_differences(groups):
 def test_saved_states_are_those_before_each_chunk(implementation, length):
     inputs = make_inputs(4, length=length, options=("initial_state", "segment_ids"))
     segment_ids = jnp.asarray(inputs.segment_ids)
-    maps = IMPLEMENTATIONS[implementation]
+    maps = load(implementation)
     run = partial(maps.scan, delta_softplus=False, save_states=True)
     saved = quick_jit(run)(inputs).chunk_states
     starts = range(0, length, CHUNK)

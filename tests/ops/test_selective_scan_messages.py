@@ -83,7 +83,9 @@ def test_selective_scan_refuses_an_empty_sequence():
 
 @pytest.mark.parametrize("implementation", ["pallas", "", "XLA"])
 def test_selective_scan_lists_implementations(implementation):
-    message = r"Unknown implementation .*None .*'xla', one of .*pallas_tpu.*a TpuTiling"
+    message = (
+        r"Unknown implementation .*None .*one of pallas_gpu, .*xla.*or a TpuTiling"
+    )
     with pytest.raises(ValueError, match=message):
         run_scan(changed(), implementation)
 

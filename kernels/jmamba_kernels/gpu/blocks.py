@@ -6,7 +6,6 @@ channel a lane holds p and q lanes share them: n = p q. Sums over states then co
 log2(q) shuffles, sums over the channels of a warp log2(LANES / q).
 """
 
-import dataclasses
 import math
 from typing import NamedTuple
 
@@ -15,30 +14,13 @@ from jaxtyping import Array, Float
 
 from jmamba_kernels.contract import CHUNK, ScanInputs, keep_mask, num_chunks
 from jmamba_kernels.gpu.elementwise import LOG2_E
+from jmamba_kernels.tilings import GpuTiling
 
 LANES = 32
 """Threads of a warp."""
 
 FEWEST_STATES = 4
 """n is padded to a power of two, and to this at least."""
-
-
-@dataclasses.dataclass(frozen=True)
-class GpuTiling:
-    """How one map of the scan is cut into programs.
-
-    Attributes:
-      states_per_lane: p, states of one channel that a thread holds.
-      num_warps: warps of a program, each with LANES p / n channels.
-      tokens: tokens whose operands are read together and, in the cotangent, whose
-        states are held at once. Divides `CHUNK`.
-      segments: parts of the sequence that run in parallel (at most one per chunk).
-    """
-
-    states_per_lane: int
-    num_warps: int
-    tokens: int
-    segments: int
 
 
 class Shape(NamedTuple):

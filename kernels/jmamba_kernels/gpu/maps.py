@@ -18,7 +18,6 @@ from jmamba_kernels.contract import (
 )
 from jmamba_kernels.gpu.blocks import (
     Blocks,
-    GpuTiling,
     Operands,
     cut,
     cut_channels,
@@ -37,6 +36,7 @@ from jmamba_kernels.gpu.launches import (
     run_segment_starts,
     run_tangent,
 )
+from jmamba_kernels.tilings import GpuTiling
 
 
 def combine_segments(

@@ -26,34 +26,6 @@ VMEM_BYTES = 12 * 2**20
 """What a kernel plans to hold; the compiler allows 16 MiB on every generation."""
 
 
-@dataclass(frozen=True)
-class TpuTiling:
-    """Sizes of the blocks a program of the TPU kernels works on.
-
-    Give one as `selective_scan(..., implementation=TpuTiling(rows=8))` to choose them
-    by hand.
-
-    Attributes:
-      rows: 128-channel rows in a block, 1 to 16; None for the heuristic `choose_rows`.
-      chunks: saved chunks in a block of the forward kernel; the others use one.
-      directions: tangents pushed together by one program.
-    """
-
-    rows: int | None = None
-    chunks: int = 4
-    directions: int = 4
-
-    def __post_init__(self):
-        """Raise where a size cannot be."""
-        if self.rows is not None and not 1 <= self.rows <= 16:
-            raise ValueError(f"TpuTiling: rows={self.rows} must be 1 to 16, or None.")
-        for name in ("chunks", "directions"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"TpuTiling: {name}={getattr(self, name)} must be at least 1."
-                )
-
-
 def block_bytes(rows: int, states: int, chunks: int = 1, operands: int = 7) -> int:
     """Return the VMEM bytes of the cotangent kernel, the largest of the three.
 
