@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jmamba.ops.window import window_sum
 from jmamba_kernels import accumulation_dtype
 
 
@@ -67,16 +68,13 @@ def causal_conv1d(
     padded = jnp.concatenate([past, x], axis=1)
     runs = None if segment_ids is None else count_segments(segment_ids, window - 1)
     dtype = accumulation_dtype(x.dtype)
-    y = jnp.zeros(x.shape, dtype)
+    keep = None
+    if runs is not None:
+        taps = [runs[:, j : j + length] for j in range(window)]
+        keep = jnp.stack([tap == taps[-1] for tap in taps], axis=-1)
+    y = window_sum(padded, weight.astype(dtype), keep)
     if bias is not None:
         y = y + jnp.asarray(bias).astype(dtype)[None, None]
-    for j in range(window):
-        taps = weight[None, None, :, j].astype(dtype)
-        term = padded[:, j : j + length].astype(dtype) * taps
-        if runs is not None:
-            same = runs[:, j : j + length] == runs[:, window - 1 :]
-            term = jnp.where(same[:, :, None], term, 0)
-        y = y + term
     if activation == "silu":
         y = jax.nn.silu(y)
     last = padded[:, length:]

@@ -21,6 +21,7 @@ from jax.interpreters import ad, batching, mlir
 
 from jmamba.ops.folding import AXES, fold_batch
 from jmamba.ops.sharding import partition_over_devices
+from jmamba.ops.varying import vary_together
 from jmamba_kernels import (
     ScanInputs,
     ScanResult,
@@ -59,25 +60,6 @@ def scan(
     )
     y, last_state = out
     return ScanResult(y, last_state, None)
-
-
-def _varies_over(x) -> frozenset:
-    return jax.typeof(x).manual_axis_type.varying
-
-
-def vary_together(parts: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Let all operands vary over the mesh axes that any varies over (shard_map).
-
-    Else the cotangent of an operand shared by all devices would not be summed over
-    them: the transpose of this cast is that sum.
-    """
-    axes = frozenset().union(*(_varies_over(x) for x in parts.values()))
-
-    def vary(x):
-        missing = tuple(sorted(axes - _varies_over(x)))
-        return jax.lax.pcast(x, missing, to="varying") if missing else x
-
-    return {name: vary(x) for name, x in parts.items()}
 
 
 # What the primitives compute, on values -----------------------------------------------

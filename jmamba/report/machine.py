@@ -9,12 +9,12 @@ from jmamba.report.environment import environment, lowering_target
 from jmamba_kernels.table import Target, choose
 
 REASONS = {
-    "xla_loop": "token loop, state in cache",
-    "xla_chunked": "parallel scan in chunks",
+    "xla_loop": "one token after another",
+    "xla_chunked": "scan over chunks",
     "reference": "the definition",
-    "pallas_tpu": "kernel, state on the chip",
-    "pallas_triton": "kernel, state in registers",
-    "pallas_mosaic_gpu": "kernel, state in registers",
+    "pallas_tpu": "kernel in VMEM",
+    "pallas_triton": "kernel in registers",
+    "pallas_mosaic_gpu": "kernel in registers",
 }
 """What each implementation is."""
 
@@ -22,7 +22,7 @@ TARGETS = {
     "CPU": Target("cpu"),
     "TPU": Target("tpu"),
     "TPUs, split by XLA": Target("tpu", is_partitioned=True),
-    "NVIDIA before Ampere (T4)": Target("cuda", 7.5),
+    "older NVIDIA (T4)": Target("cuda", 7.5),
     "Ampere, Ada (A100, L4)": Target("cuda", 8.0),
     "Hopper and newer (H100)": Target("cuda", 9.0),
     "AMD GPU": Target("rocm"),
