@@ -44,7 +44,8 @@ def choose_rows(channels: int, states: int) -> int:
 
     Two registers per value (9 to 16 rows) share the splat of the scalars B[t, n] and
     C[t, n], which is one vector instruction beside six per register. So the cost of a
-    block is taken as 6 ceil(rows / 8) + 2, and the rows that cover the channels at the
+    block is taken as 6 ceil(rows / 8) + 2. Rows that do not divide the channels cost
+    a padded copy of every operand beside, about one more for each row. The rows of
     least cost are taken, the fewer on a tie, within `VMEM_BYTES`.
     """
     total = -(-channels // LANES)
@@ -55,9 +56,10 @@ def choose_rows(channels: int, states: int) -> int:
     ]
 
     def cost(rows):
-        return -(-total // rows) * (6 * -(-rows // 8) + 2)
+        copy = total if total % rows else 0
+        return -(-total // rows) * (6 * -(-rows // 8) + 2) + copy
 
-    return min(fitting, key=lambda rows: (cost(rows), -total % rows, rows))
+    return min(fitting, key=lambda rows: (cost(rows), rows))
 
 
 @dataclass(frozen=True)
