@@ -1,10 +1,12 @@
 """The table of implementations, and which one runs where."""
 
 import importlib
+import math
 import os
 from functools import cache
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jmamba_kernels.contract import Implementation
@@ -50,6 +52,28 @@ def load(name: str, tiling=None) -> Implementation:
     return made if isinstance(made, Implementation) else made(tiling)
 
 
+class Service(NamedTuple):
+    """Where a kernel runs; on a CPU it is interpreted.
+
+    Attributes:
+      device: what it is for, in words.
+      platform: one of `PLATFORMS`.
+      capability: least and first excluded compute capability of an NVIDIA GPU.
+    """
+
+    device: str
+    platform: str
+    capability: tuple[float, float] = (0, math.inf)
+
+
+KERNELS = {
+    "pallas_tpu": Service("TPUs", "tpu"),
+    "pallas_triton": Service("Ampere and Ada GPUs", "cuda", (8, 9)),
+    "pallas_mosaic_gpu": Service("Hopper and newer GPUs", "cuda", (9, math.inf)),
+}
+"""Kernel -> where it runs."""
+
+
 class Target(NamedTuple):
     """What a program is lowered for.
 
@@ -88,16 +112,17 @@ def choose(
     4. elsewhere (a CPU, a T4, an AMD GPU, an unknown device) "xla".
 
     Raises:
-      NotImplementedError: "pallas_gpu" is named for a device without such a kernel.
+      NotImplementedError: a kernel is named for a device it does not run on.
     """
     target = Target(target) if isinstance(target, str) else target
+    tiling = None
     if implementation is None:
         implementation = os.environ.get("JMAMBA_SCAN") or _choose_kernel(
             target, jnp.dtype(dtype)
         )
     if isinstance(implementation, TpuTiling | TritonTiling | MosaicGpuTiling):
-        name = TILINGS[type(implementation)]
-        return name, load(name, implementation)
+        tiling = implementation
+        implementation = TILINGS[type(tiling)]
     if implementation == "xla":
         implementation = "xla_loop" if target.platform == "cpu" else "xla_chunked"
     if implementation == "pallas_gpu":
@@ -107,7 +132,9 @@ def choose(
             f"JMAMBA_SCAN={implementation!r} names no implementation. Set it to one of "
             f"{', '.join(sorted([*IMPLEMENTATIONS, *ALIASES]))}, or unset it."
         )
-    return implementation, load(implementation)
+    if implementation in KERNELS:
+        _check_serves(implementation, target)
+    return implementation, load(implementation, tiling)
 
 
 def _choose_kernel(target: Target, dtype) -> str:
@@ -121,12 +148,26 @@ def _choose_kernel(target: Target, dtype) -> str:
 
 
 def _choose_gpu_kernel(target: Target) -> str:
-    capability = target.capability or 0
-    if target.platform != "cuda" or capability < 8:
+    """Return the kernel of a GPU; of one that has none, a name that is refused."""
+    return "pallas_triton" if (target.capability or 0) < 9 else "pallas_mosaic_gpu"
+
+
+def _check_serves(name: str, target: Target) -> None:
+    """Raise unless a kernel runs on a target, as far as that is known."""
+    service, capability = KERNELS[name], target.capability
+    low, high = service.capability
+    if target.platform == "cpu":  # interpreted
+        if name == "pallas_mosaic_gpu" and jax.__version_info__ < (0, 12):
+            raise NotImplementedError(
+                f"pallas_mosaic_gpu is interpreted on a CPU by jax 0.12 and newer, but "
+                f"this is jax {jax.__version__}. Give implementation='xla', or None."
+            )
+        return
+    if target.platform != service.platform or (
+        capability is not None and not low <= capability < high
+    ):
+        device = target.platform + (f" {capability}" if capability is not None else "")
         raise NotImplementedError(
-            f"pallas_gpu needs an NVIDIA GPU of compute capability 8.0 or more, but "
-            f"the program is for {target.platform}, capability {target.capability}. "
-            "Give implementation='xla', or name the kernel: 'pallas_triton' (Ampere, "
-            "Ada) or 'pallas_mosaic_gpu' (Hopper and newer)."
+            f"{name} is for {service.device}, but the program is for {device}. Give "
+            f"implementation=None to have one chosen, or 'xla'."
         )
-    return "pallas_triton" if capability < 9 else "pallas_mosaic_gpu"

@@ -1,11 +1,11 @@
 """The small agreements between implementations and the op."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from jmamba_kernels import (
     CHUNK,
-    IMPLEMENTATIONS,
     accumulation_dtype,
     choose,
     load,
@@ -70,10 +70,46 @@ def test_choose_takes_a_kernel_where_one_serves(target, dtype, expected):
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ["reference", "xla_loop", "xla_chunked"])
 def test_choose_never_replaces_a_named_implementation(implementation, platform):
-    name, maps = choose(implementation, Target(platform, 7.5), dtype="float64")
-    assert (name, maps) == (implementation, load(implementation))
+    chosen = choose(implementation, Target(platform, 7.5), dtype="float64")
+    assert chosen == (implementation, load(implementation))
+
+
+@pytest.mark.parametrize(
+    ("implementation", "target"),
+    [
+        ("pallas_tpu", Target("tpu", is_partitioned=True)),
+        ("pallas_triton", Target("cuda", 8.9)),
+        ("pallas_triton", Target("cuda")),
+        ("pallas_mosaic_gpu", Target("cuda", 10.0)),
+        ("pallas_triton", Target("cpu")),
+    ],
+)
+def test_choose_takes_a_named_kernel_where_it_runs(implementation, target):
+    assert choose(implementation, target)[0] == implementation
+
+
+@pytest.mark.parametrize(
+    ("implementation", "target", "message"),
+    [
+        ("pallas_tpu", Target("cuda", 9.0), "pallas_tpu is for TPUs, .* cuda 9.0"),
+        ("pallas_triton", Target("tpu"), "is for Ampere and Ada GPUs, .* for tpu"),
+        ("pallas_triton", Target("cuda", 7.5), "pallas_triton is for .* cuda 7.5"),
+        ("pallas_mosaic_gpu", Target("cuda", 8.0), "Hopper and newer .* cuda 8.0"),
+        ("pallas_gpu", Target("cuda", 7.5), "pallas_triton is for .* cuda 7.5"),
+        ("pallas_gpu", Target("rocm"), "pallas_triton is for .* for rocm. Give"),
+    ],
+)
+def test_choose_refuses_a_kernel_where_it_does_not_run(implementation, target, message):
+    with pytest.raises(NotImplementedError, match=message):
+        choose(implementation, target)
+
+
+@pytest.mark.skipif(jax.__version_info__ >= (0, 12), reason="jax interprets it")
+def test_choose_refuses_what_an_old_jax_cannot_interpret():
+    with pytest.raises(NotImplementedError, match="interpreted on a CPU by jax 0.12"):
+        choose("pallas_mosaic_gpu", "cpu")
 
 
 def test_choose_takes_a_tiling_as_a_name():
@@ -89,14 +125,6 @@ def test_choose_takes_a_tiling_as_a_name():
 def test_tiling_refuses_sizes_that_cannot_be(sizes, message):
     with pytest.raises(ValueError, match=message):
         TpuTiling(**sizes)
-
-
-@pytest.mark.parametrize("target", [Target("cuda", 7.5), Target("cuda"), Target("cpu")])
-def test_choose_refuses_a_gpu_kernel_where_none_runs(target):
-    with pytest.raises(
-        NotImplementedError, match=r"pallas_gpu needs an NVIDIA GPU .*8"
-    ):
-        choose("pallas_gpu", target)
 
 
 def test_choose_asks_the_environment(monkeypatch):

@@ -96,9 +96,9 @@ def test_vmapped_transform_equals_that_of_the_definition(transform, moving):
 
 @pytest.mark.parametrize("over", ["batch", "channels"])
 def test_gradient_under_shard_map_equals_whole(over):
-    x, w = operands(False, 2) if over == "batch" else operands(False)
+    x, w, *_ = operands(False)
     if over == "batch":
-        x, w = x.reshape(4, *x.shape[2:]), w[0]
+        x = jnp.concatenate([x, x + 1])
         specs, out = (P("x"), P()), P("x")
     else:
         x, w = jnp.concatenate([x, x], axis=2), jnp.concatenate([w, w])
@@ -110,7 +110,7 @@ def test_gradient_under_shard_map_equals_whole(over):
 
 
 def test_half_precision_operand_is_summed_in_the_dtype_of_the_window():
-    x, w = operands(False)
+    x, w, *_ = operands(False)
     x = x.astype(jnp.bfloat16)
     y, (d_x, d_w) = value_and_grad(window_sum, x, w)
     assert (y.dtype, d_x.dtype, d_w.dtype) == (jnp.float32, jnp.bfloat16, jnp.float32)
