@@ -20,7 +20,7 @@ from importlib import metadata
 from typing import Any, NamedTuple
 
 import jax
-from compilers import (
+from gpu_compiler import (
     compile_for_gpu,
     count_atomics,
     dump_to,

@@ -16,7 +16,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "kernels" / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
-from compilers import why_no_gpu_compiler  # noqa: E402
+from gpu_compiler import why_no_gpu_compiler  # noqa: E402
 
 WHY_NOT = why_no_gpu_compiler()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
