@@ -3,7 +3,7 @@
     python kernels/benchmarks/gpu_compile.py                    # a few minutes
     python kernels/benchmarks/gpu_compile.py --gpu sm_80 --map scan --json x.json
 
-No GPU is needed, but its compiler is (`compilers.why_no_gpu_compiler`). Seconds are
+No GPU is needed, but its compiler is (`gpu_compiler.why_no_gpu_compiler`). Seconds are
 those of tracing, lowering and compiling the map alone.
 """
 
