@@ -1,5 +1,35 @@
 """The token dynamics of deep selective state space models."""
 
+from jmamba.dynamics.fates import Fates as Fates
+from jmamba.dynamics.fates import FateTable as FateTable
+from jmamba.dynamics.fates import draw_systems as draw_systems
+from jmamba.dynamics.fates import follow_fates as follow_fates
+from jmamba.dynamics.fates import tabulate_fates as tabulate_fates
+from jmamba.dynamics.integration import Flow as Flow
+from jmamba.dynamics.integration import integrate as integrate
+from jmamba.dynamics.integration import march as march
 from jmamba.dynamics.jacobian import jacobian_norms as jacobian_norms
 from jmamba.dynamics.jacobian import layer_span as layer_span
 from jmamba.dynamics.jacobian import token_jacobian as token_jacobian
+from jmamba.dynamics.scalar_system import ScalarSystem as ScalarSystem
+from jmamba.dynamics.scalar_system import log_gains as log_gains
+from jmamba.dynamics.scalar_system import log_velocity as log_velocity
+from jmamba.dynamics.scalar_system import scalar_jacobian as scalar_jacobian
+from jmamba.dynamics.scenarios import BlowUp as BlowUp
+from jmamba.dynamics.scenarios import Scenario as Scenario
+from jmamba.dynamics.scenarios import blow_up as blow_up
+from jmamba.dynamics.scenarios import classify_scenario as classify_scenario
+from jmamba.dynamics.scenarios import convergence_bound as convergence_bound
+from jmamba.dynamics.scenarios import convergence_constants as convergence_constants
+from jmamba.dynamics.scenarios import flow_in_log_time as flow_in_log_time
+from jmamba.dynamics.scenarios import lifetimes as lifetimes
+from jmamba.dynamics.scenarios import log_time_bound as log_time_bound
+from jmamba.dynamics.scenarios import time_alone as time_alone
+from jmamba.dynamics.sphere import attention_field as attention_field
+from jmamba.dynamics.sphere import flow_on_sphere as flow_on_sphere
+from jmamba.dynamics.sphere import interaction_energy as interaction_energy
+from jmamba.dynamics.sphere import project_to_sphere as project_to_sphere
+from jmamba.dynamics.system import TokenSystem as TokenSystem
+from jmamba.dynamics.system import system_attention as system_attention
+from jmamba.dynamics.system import vector_field as vector_field
+from jmamba.dynamics.system import with_scalar_rates as with_scalar_rates
