@@ -1,5 +1,6 @@
 """What becomes of tokens of any number of channels: diverge, converge or settle."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ class Fates(NamedTuple):
     """Where tokens are in the end, and how they still move.
 
     Attributes:
-      time: the end: the horizon, or when a token escaped or none moved any more.
+      time: the end of each: the horizon, or when it escaped or moved no more.
       x: the tokens then.
       exponents: d ln|x[l]| / d ln ln t at the end: 1 for slow divergence, 0 at rest,
         very negative for convergence, very positive for faster growth.
@@ -27,11 +28,11 @@ class Fates(NamedTuple):
       converges: which tokens have an exponent below -1/2; the others settle.
     """
 
-    time: Float[Array, "*s"]
-    x: Float[Array, "*s l d"]
-    exponents: Float[Array, "*s l"]
-    diverges: Bool[Array, "*s l"]
-    converges: Bool[Array, "*s l"]
+    time: Float[Array, "*l"]
+    x: Float[Array, "*l d"]
+    exponents: Float[Array, "*l"]
+    diverges: Bool[Array, "*l"]
+    converges: Bool[Array, "*l"]
 
 
 def follow_fates(
@@ -46,7 +47,7 @@ def follow_fates(
     Time runs by dt = (1 + t) d sigma / (1 + (1 + t) r) with r = max_l |F[l]| / |x[l]|:
     as ln t where tokens move slowly, as growth where they blow up. The end is where a
     token escapes, where none changes by 1e-6 of itself in a time as long as all before,
-    or at the horizon.
+    or at the horizon. By causality a token's fate is read from a run that ends with it.
 
     Args:
       system: the layer.
@@ -68,50 +69,60 @@ def follow_fates(
       there, with counterexamples such as the above, where M has a positive eigenvalue
       and the first token goes to zero.
     """
-    return _follow(system, x, jnp.asarray(log_horizon, x.dtype), max_steps)
+    return _follow_each(system, x, jnp.asarray(log_horizon, x.dtype), max_steps)
 
 
-def _follow(system, x, log_horizon, max_steps):
+@partial(jax.jit, static_argnames="max_steps")
+def _follow_each(system, x, log_horizon, max_steps):
+    # later tokens move nobody, and may blow up before: each token ends its own run
+    prefixes = jnp.tril(jnp.ones((len(x), len(x)), bool))
+    runs = jax.vmap(lambda active: _follow(system, x, active, log_horizon, max_steps))(
+        prefixes
+    )
+    last = jnp.arange(len(x))
+    time, *of_tokens = runs
+    return Fates(time, *(v[last, last] for v in of_tokens))
+
+
+def _follow(system, x, active, log_horizon, max_steps):
+    """Follow the active tokens until the first of them escapes."""
     start = jnp.concatenate([jnp.zeros(1, x.dtype), x.ravel()])
     # sigma advances by less than 1 per unit of ln t and by 1 per factor e of growth;
     # the horizon is met by the stop
     sigma = jnp.array([0.0, 1e9], x.dtype)
     flow = integrate(
-        Partial(_clocked_field, system),
+        Partial(_clocked_field, system, active),
         start,
         sigma,
-        stop=Partial(_is_over, system, log_horizon),
+        stop=Partial(_is_over, system, active, log_horizon),
         rtol=1e-8,
         atol=1e-14,
         max_step=1.0,
         max_steps=max_steps,
     )
     time, x = flow.states[-1, 0], flow.states[-1, 1:].reshape(x.shape)
-    F = vector_field(system, x)
-    radial = jnp.sum(F * x, axis=1) / jnp.sum(x * x, axis=1)
+    radial = jnp.sum(vector_field(system, x) * x, axis=1) / jnp.sum(x * x, axis=1)
     exponents = radial * (1 + time) * jnp.log1p(time)
-    escaped = jnp.linalg.norm(x, axis=1) > ESCAPE
-    # where one token blows up in finite time, the others are read at that moment
-    diverges = escaped | (exponents > 0.5)
+    diverges = (jnp.linalg.norm(x, axis=1) > ESCAPE) | (exponents > 0.5)
     return Fates(time, x, exponents, diverges, ~diverges & (exponents < -0.5))
 
 
-def _fastest(system, x):
+def _fastest(system, active, x):
     """Return F and the largest relative speed |F| / |x| of a token."""
-    F = vector_field(system, x)
+    F = jnp.where(active[:, None], vector_field(system, x), 0.0)
     return F, jnp.max(jnp.linalg.norm(F, axis=1) / jnp.linalg.norm(x, axis=1))
 
 
-def _clocked_field(system, state):
+def _clocked_field(system, active, state):
     t, x = state[0], state[1:].reshape(-1, system.S_B.shape[1])
-    F, fastest = _fastest(system, x)
+    F, fastest = _fastest(system, active, x)
     rate = (1 + t) / (1 + (1 + t) * fastest)
     return rate * jnp.concatenate([jnp.ones(1, x.dtype), F.ravel()])
 
 
-def _is_over(system, log_horizon, state):
+def _is_over(system, active, log_horizon, state):
     t, x = state[0], state[1:].reshape(-1, system.S_B.shape[1])
-    _, fastest = _fastest(system, x)
+    _, fastest = _fastest(system, active, x)
     escaped = jnp.max(jnp.linalg.norm(x, axis=1)) > ESCAPE
     settled = fastest * (1 + t) < 1e-6
     return escaped | settled | (jnp.log1p(t) > log_horizon)
@@ -213,5 +224,7 @@ def tabulate_fates(
 
 @jax.jit
 def _follow_all(systems, x, log_horizon):
-    follow = lambda system, x: _follow(system, x, log_horizon, 20_000)  # noqa: E731
-    return jax.vmap(follow)(systems, x)
+    active = jnp.ones(x.shape[1], bool)
+    return jax.vmap(lambda system, x: _follow(system, x, active, log_horizon, 20_000))(
+        systems, x
+    )

@@ -111,7 +111,7 @@ def flow_on_sphere(
 
     Examples:
       >>> x = jnp.array([[1.0, 0.0], [0.6, 0.8]])
-      >>> field = Partial(attention_field, beta=jnp.array(1.0), is_causal=True)
+      >>> field = lambda x: attention_field(x, 1.0, is_causal=True)
       >>> flow = flow_on_sphere(field, x, jnp.array([0.0, 30.0]), rtol=1e-6)
       >>> [round(float(v), 2) for v in flow.states[1].ravel()]  # the first attracts
       [1.0, 0.0, 1.0, 0.0]

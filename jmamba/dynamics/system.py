@@ -15,6 +15,8 @@ MEMORY_LIMIT = 2**30
 class TokenSystem(NamedTuple):
     """What decides how tokens x (l, d) move: dx/dt = F(x).
 
+    Several systems, or several layers, have a leading axis s.
+
     Attributes:
       S_B: makes input gates, B[j] = S_B x[j].
       S_C: makes output gates, C[i] = S_C x[i].
@@ -26,16 +28,16 @@ class TokenSystem(NamedTuple):
       Vo et al., arXiv 2410.03292, section 3.
     """
 
-    S_B: Float[Array, "n d"]
-    S_C: Float[Array, "n d"]
-    S_delta: Float[Array, "d d"]
-    A: Float[Array, "d n"]
-    bias: Float[Array, "d"]
+    S_B: Float[Array, "*s n d"]
+    S_C: Float[Array, "*s n d"]
+    S_delta: Float[Array, "*s d d"]
+    A: Float[Array, "*s d n"]
+    bias: Float[Array, "*s d"]
 
     @property
-    def M(self) -> Float[Array, "d d"]:
+    def M(self) -> Float[Array, "*s d d"]:
         """The input-output matrix M = S_C^T S_B, so that C[i].B[j] = x[i]^T M x[j]."""
-        return jnp.einsum("nd,ne->de", self.S_C, self.S_B)
+        return jnp.einsum("...nd,...ne->...de", self.S_C, self.S_B)
 
 
 def step_sizes(system: TokenSystem, x: Float[Array, "l d"]) -> Float[Array, "l d"]:
