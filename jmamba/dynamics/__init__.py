@@ -1,5 +1,15 @@
 """The token dynamics of deep selective state space models."""
 
+from jmamba.dynamics.collapse import Collapse as Collapse
+from jmamba.dynamics.collapse import alignment_matrix as alignment_matrix
+from jmamba.dynamics.collapse import centred_alignment as centred_alignment
+from jmamba.dynamics.collapse import measure_collapse as measure_collapse
+from jmamba.dynamics.exponents import DepthExponents as DepthExponents
+from jmamba.dynamics.exponents import LayerStack as LayerStack
+from jmamba.dynamics.exponents import depth_exponents as depth_exponents
+from jmamba.dynamics.exponents import layer_stack as layer_stack
+from jmamba.dynamics.exponents import memory_horizons as memory_horizons
+from jmamba.dynamics.exponents import sequence_exponents as sequence_exponents
 from jmamba.dynamics.fates import Fates as Fates
 from jmamba.dynamics.fates import FateTable as FateTable
 from jmamba.dynamics.fates import draw_systems as draw_systems
@@ -11,6 +21,18 @@ from jmamba.dynamics.integration import march as march
 from jmamba.dynamics.jacobian import jacobian_norms as jacobian_norms
 from jmamba.dynamics.jacobian import layer_span as layer_span
 from jmamba.dynamics.jacobian import token_jacobian as token_jacobian
+from jmamba.dynamics.operators import block_eigenvalues as block_eigenvalues
+from jmamba.dynamics.operators import diagonal_blocks as diagonal_blocks
+from jmamba.dynamics.operators import log_norms as log_norms
+from jmamba.dynamics.operators import singular_values as singular_values
+from jmamba.dynamics.paths import PATHS as PATHS
+from jmamba.dynamics.paths import path_map as path_map
+from jmamba.dynamics.paths import run_paths as run_paths
+from jmamba.dynamics.recency import Decay as Decay
+from jmamba.dynamics.recency import fit_decay as fit_decay
+from jmamba.dynamics.recency import leaky_average as leaky_average
+from jmamba.dynamics.recency import smoothing_bound as smoothing_bound
+from jmamba.dynamics.recency import spread as spread
 from jmamba.dynamics.scalar_system import ScalarSystem as ScalarSystem
 from jmamba.dynamics.scalar_system import log_gains as log_gains
 from jmamba.dynamics.scalar_system import log_velocity as log_velocity
@@ -25,6 +47,16 @@ from jmamba.dynamics.scenarios import flow_in_log_time as flow_in_log_time
 from jmamba.dynamics.scenarios import lifetimes as lifetimes
 from jmamba.dynamics.scenarios import log_time_bound as log_time_bound
 from jmamba.dynamics.scenarios import time_alone as time_alone
+from jmamba.dynamics.signs import RegimeMap as RegimeMap
+from jmamba.dynamics.signs import SignStatistics as SignStatistics
+from jmamba.dynamics.signs import map_regimes as map_regimes
+from jmamba.dynamics.signs import measure_signs as measure_signs
+from jmamba.dynamics.spectra import GateSpectrum as GateSpectrum
+from jmamba.dynamics.spectra import Inertia as Inertia
+from jmamba.dynamics.spectra import count_inertia as count_inertia
+from jmamba.dynamics.spectra import gate_spectrum as gate_spectrum
+from jmamba.dynamics.spectra import layer_system as layer_system
+from jmamba.dynamics.spectra import residual_matrix as residual_matrix
 from jmamba.dynamics.sphere import attention_field as attention_field
 from jmamba.dynamics.sphere import flow_on_sphere as flow_on_sphere
 from jmamba.dynamics.sphere import interaction_energy as interaction_energy
@@ -33,3 +65,7 @@ from jmamba.dynamics.system import TokenSystem as TokenSystem
 from jmamba.dynamics.system import system_attention as system_attention
 from jmamba.dynamics.system import vector_field as vector_field
 from jmamba.dynamics.system import with_scalar_rates as with_scalar_rates
+from jmamba.dynamics.trajectories import GrowthLaw as GrowthLaw
+from jmamba.dynamics.trajectories import Trajectories as Trajectories
+from jmamba.dynamics.trajectories import fit_growth as fit_growth
+from jmamba.dynamics.trajectories import measure_trajectories as measure_trajectories
