@@ -10,7 +10,6 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from jmamba.dynamics.jacobian import _Span
 from jmamba.models.language_model import MambaLM
 from jmamba.types import SSMInputs
 
@@ -27,13 +26,18 @@ class LayerStack(NamedTuple):
     parameters: Any
 
 
-def layer_stack(model: MambaLM, start: int = 0, stop: int | None = None) -> LayerStack:
+def layer_stack(
+    model: MambaLM, start: int = 0, stop: int | None = None, *, skip: float = 1.0
+) -> LayerStack:
     """Return layers start to stop - 1 of a model, for `depth_exponents`.
+
+        x[k+1] = skip x[k] + mixer(norm(x[k]))
 
     Args:
       model: the model.
       start: first layer.
       stop: one past the last layer; None for the end of the model.
+      skip: weight of the residual connection: 1 is the model, 0 removes it.
 
     Examples:
       >>> import jmamba
@@ -42,17 +46,43 @@ def layer_stack(model: MambaLM, start: int = 0, stop: int | None = None) -> Laye
       >>> stack = layer_stack(model, 1)
       >>> {len(x) for x in jax.tree.leaves(stack.parameters)}
       {3}
+
+    References:
+      Joseph et al., "Lambda-skip connections", arXiv 2410.10609.
     """
     graphdef, state = nnx.split(model.layers)
     state = jax.tree.map(lambda x: x[start:stop], state)
-    return LayerStack(Partial(_OneLayer(_Span(graphdef))), state)
+    return LayerStack(Partial(_OneLayer(graphdef, float(skip))), state)
 
 
 class _OneLayer(NamedTuple):
-    span: _Span
+    graphdef: nnx.GraphDef
+    skip: float
 
     def __call__(self, state, x):
-        return nnx.merge(self.span.graphdef, state)(x[None]).x[0]
+        y = nnx.merge(self.graphdef, state)(x[None]).x[0]
+        return y if self.skip == 1 else y + (self.skip - 1) * x
+
+
+@jax.jit
+def run_stack(stack: LayerStack, x: Float[Array, "l m"]) -> Float[Array, "s l m"]:
+    """Return the tokens leaving each layer.
+
+    Args:
+      stack: `layer_stack(model)`, or any layers.
+      x: tokens entering the first layer.
+
+    Examples:
+      >>> stack = LayerStack(Partial(lambda a, x: a * x), jnp.array([2.0, 8.0]))
+      >>> run_stack(stack, jnp.ones((1, 1))).tolist()
+      [[[2.0]], [[16.0]]]
+    """
+
+    def step(x, parameters):
+        x = stack.layer(parameters, x)
+        return x, x
+
+    return jax.lax.scan(step, x, stack.parameters)[1]
 
 
 class DepthExponents(NamedTuple):

@@ -63,11 +63,11 @@ def fit_decay(norms: Float[Array, "l l"]) -> Decay:
     return Decay(-slope, mean_y - slope * mean_x, curve)
 
 
-def spread(x: Float[Array, "*b l d"]) -> Float[Array, "*b"]:
+def measure_spread(x: Float[Array, "*b l d"]) -> Float[Array, "*b"]:
     """Return the largest distance between two tokens.
 
     Examples:
-      >>> float(spread(jnp.array([[0.0, 0.0], [3.0, 4.0]])))
+      >>> float(measure_spread(jnp.array([[0.0, 0.0], [3.0, 4.0]])))
       5.0
     """
     differences = x[..., :, None, :] - x[..., None, :, :]

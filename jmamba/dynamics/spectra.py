@@ -99,10 +99,10 @@ def gate_spectrum(system: TokenSystem) -> GateSpectrum:
     S_B, S_C = (np.asarray(x, np.float64) for x in (system.S_B, system.S_C))
     transpose = tuple(range(S_B.ndim - 2)) + (S_B.ndim - 1, S_B.ndim - 2)
     eigenvalues = np.linalg.eigvals(S_B @ S_C.transpose(transpose)).astype(complex)
-    order = np.argsort(-eigenvalues.real, axis=-1, kind="stable")
+    order = np.argsort(-np.real(eigenvalues), axis=-1, kind="stable")
     eigenvalues = np.take_along_axis(eigenvalues, order, axis=-1)
     F = np.concatenate([S_B, S_C], axis=-2)
-    R = np.linalg.qr(F.transpose(transpose), mode="r")  # min(d, 2n) 2n
+    _, R = np.linalg.qr(F.transpose(transpose))  # R is min(d, 2n) 2n
     n = S_B.shape[-2]
     half = R[..., :n] @ np.swapaxes(R[..., n:], -1, -2) / 2
     symmetric = np.linalg.eigvalsh(half + np.swapaxes(half, -1, -2))

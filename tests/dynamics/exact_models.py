@@ -16,7 +16,8 @@ CENTERS = {"A_log": 0.7, "D": 1.0, "dt_bias": -1.0, "scale": 1.0}
 def exact_model(num_layers: int = 3, **changes) -> jmamba.MambaLM:
     """Return a tiny model with random float64 weights; call it under x64."""
     sizes = {"vocab_size": 24, "d_model": 6, "d_inner": 10, "d_state": 3, "dt_rank": 2}
-    config = jmamba.MambaConfig(**sizes, num_layers=num_layers, **changes)
+    sizes |= changes
+    config = jmamba.MambaConfig(**sizes, num_layers=num_layers)
     model = nnx.eval_shape(
         lambda: jmamba.MambaLM(
             config, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0)

@@ -66,16 +66,18 @@ def test_spectra_equal_the_dense_ones():
 
 @pytest.mark.parametrize("n, d, expected", [(3, 10, (3, 3, 4)), (4, 8, (4, 4, 0))])
 def test_inertia_does_not_depend_on_the_weights(n, d, expected):
+    S_B, system = np.zeros((n, d)), None
     for seed in range(5):
         S_B, S_C = np.random.default_rng(seed).standard_normal((2, n, d))
-        system = TokenSystem(*map(jnp.asarray, (S_B, S_C, np.eye(d), -np.ones((d, n)))),
-                             jnp.zeros(d))  # fmt: skip
+        A, eye = -jnp.ones((d, n)), jnp.eye(d)
+        system = TokenSystem(jnp.asarray(S_B), jnp.asarray(S_C), eye, A, jnp.zeros(d))
         assert tuple(count_inertia(system)) == expected
         signs = np.linalg.eigvalsh(np.asarray(system.M + system.M.T))
         dense = (signs > 1e-9).sum(), (signs < -1e-9).sum(), (abs(signs) <= 1e-9).sum()
         assert dense == expected
     # and where S_C = K S_B with K + K^T >= 0 it is semidefinite, not indefinite
     K = np.eye(n) + np.triu(np.ones((n, n)), 1) - np.tril(np.ones((n, n)), -1)
+    assert system is not None
     definite = system._replace(S_C=jnp.asarray(K @ S_B))
     assert tuple(count_inertia(definite)) == (n, 0, d - n)
 
