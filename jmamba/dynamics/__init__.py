@@ -50,6 +50,8 @@ from jmamba.dynamics.recency import fit_decay as fit_decay
 from jmamba.dynamics.recency import leaky_average as leaky_average
 from jmamba.dynamics.recency import measure_spread as measure_spread
 from jmamba.dynamics.recency import smoothing_bound as smoothing_bound
+from jmamba.dynamics.regimes import RegimeReport as RegimeReport
+from jmamba.dynamics.regimes import report_regimes as report_regimes
 from jmamba.dynamics.reordering import anneal_tau as anneal_tau
 from jmamba.dynamics.reordering import importance_scores as importance_scores
 from jmamba.dynamics.reordering import remaining_variance as remaining_variance

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jmamba.dynamics.system import TokenSystem, vector_field
@@ -80,7 +81,7 @@ def soft_sort(
       Prillo & Eisenschlos, "SoftSort", ICML 2020; Vo et al., arXiv 2410.03292,
       section 5.2: in order of increasing importance.
     """
-    if not isinstance(tau, jax.core.Tracer) and not float(tau) > 0:
+    if not isinstance(tau, Tracer) and not float(tau) > 0:
         raise ValueError(f"tau={float(tau)}: give a positive one, or is_hard=True.")
     order = jnp.argsort(scores, stable=True)
     distance = jnp.abs(scores[order][:, None] - scores[None, :])

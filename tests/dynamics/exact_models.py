@@ -1,5 +1,6 @@
 """A float64 model, which the dynamics' tests share."""
 
+import dataclasses
 from functools import cache
 
 import jax
@@ -15,9 +16,8 @@ CENTERS = {"A_log": 0.7, "D": 1.0, "dt_bias": -1.0, "scale": 1.0}
 @cache
 def exact_model(num_layers: int = 3, **changes) -> jmamba.MambaLM:
     """Return a tiny model with random float64 weights; call it under x64."""
-    sizes = {"vocab_size": 24, "d_model": 6, "d_inner": 10, "d_state": 3, "dt_rank": 2}
-    sizes |= changes
-    config = jmamba.MambaConfig(**sizes, num_layers=num_layers)
+    config = jmamba.MambaConfig(24, 6, num_layers, d_state=3, d_inner=10, dt_rank=2)
+    config = dataclasses.replace(config, **changes)
     model = nnx.eval_shape(
         lambda: jmamba.MambaLM(
             config, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0)

@@ -31,11 +31,6 @@ from jmamba.dynamics import (
 )
 from jmamba.ops import selective_scan
 
-GOLDEN = DefiniteGates(
-    np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8], [0.9, 1, 1.1, 1.2]]),
-    np.array([0.0, 1.0, -1.0]),
-)
-
 
 @pytest.fixture(autouse=True)
 def _float64():
@@ -44,7 +39,8 @@ def _float64():
 
 
 def golden() -> DefiniteGates:
-    return DefiniteGates(*map(jnp.asarray, GOLDEN))
+    P = [[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8], [0.9, 1, 1.1, 1.2]]
+    return DefiniteGates(jnp.array(P), jnp.array([0.0, 1.0, -1.0]))
 
 
 def matrix(S_B, S_C):
