@@ -41,11 +41,11 @@ def layer_stack(
 
     Examples:
       >>> import jmamba
-      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=4)
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
       >>> stack = layer_stack(model, 1)
       >>> {len(x) for x in jax.tree.leaves(stack.parameters)}
-      {3}
+      {1}
 
     References:
       Joseph et al., "Lambda-skip connections", arXiv 2410.10609.

@@ -93,7 +93,7 @@ def run_paths(
 
     Examples:
       >>> import jmamba
-      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=1)
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> block = jmamba.MambaLM(config, rngs=nnx.Rngs(0)).layer(0)
       >>> x = jax.random.normal(jax.random.key(0), (1, 4, 16))
       >>> y = run_paths(block, dict.fromkeys(PATHS, x))

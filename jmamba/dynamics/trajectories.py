@@ -39,11 +39,11 @@ def measure_trajectories(trace: Trace) -> Trajectories:
     Examples:
       >>> import jmamba
       >>> from flax import nnx
-      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=3)
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
       >>> t = measure_trajectories(jmamba.trace(model, jnp.array([list(b"hello")])))
       >>> t.norms.shape, t.growth.shape
-      ((4, 1, 5), (3, 1, 5))
+      ((3, 1, 5), (2, 1, 5))
 
     References:
       Vo et al., arXiv 2410.03292, section 5 (how fast tokens move in a trained model).
