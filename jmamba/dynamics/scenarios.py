@@ -182,7 +182,8 @@ def flow_in_log_time(
       rtol: error of ln|x| per step.
 
     Raises:
-      ValueError: the tokens blow up in finite time, or are not float64.
+      ValueError: the tokens blow up in finite time, or are not float64, or rtol is
+        smaller than rounding allows.
 
     Examples:
       >>> with jax.enable_x64(True):
@@ -205,6 +206,7 @@ def flow_in_log_time(
     clock = jnp.logaddexp(0.0, log_times)  # ln(1 + t)
     clock = jnp.concatenate([jnp.zeros(1, x.dtype), clock])
     flow = integrate(field, start, clock, rtol=0.0, atol=rtol)
+    check_finished(flow.is_finished, rtol)
     return jnp.sign(x)[None] * jnp.exp(flow.states[1:, 1:])
 
 
@@ -249,7 +251,8 @@ def blow_up(
       rtol: error of ln|x| per step.
 
     Raises:
-      ValueError: no token ever blows up, or tokens are not float64.
+      ValueError: no token ever blows up, or tokens are not float64, or rtol is
+        smaller than rounding allows.
 
     Examples:
       >>> with jax.enable_x64(True):
@@ -270,6 +273,7 @@ def blow_up(
             "flow_in_log_time(system, x, log_times) to follow them."
         )
     time, w, gains = _blow_up(system, x, escape, rtol)
+    check_finished(~jnp.isnan(time), rtol)
     first = int(jnp.argmax(gains > 1e-3 * jnp.max(gains)))
     return BlowUp(time, first, jnp.sign(x) * jnp.exp(w))
 
@@ -347,6 +351,15 @@ def check_float64(x) -> None:
             f"Tokens are {x.dtype}, but times and sizes here span hundreds of decades: "
             "give float64 ones, inside `with jax.enable_x64(True):` or after "
             "jax.config.update('jax_enable_x64', True)."
+        )
+
+
+def check_finished(is_finished, rtol: float) -> None:
+    """Raise unless an integration came to its end."""
+    if not bool(is_finished):
+        raise ValueError(
+            f"The integration did not come to its end with rtol={rtol:g}; give a "
+            "larger one, such as 1e-11."
         )
 
 

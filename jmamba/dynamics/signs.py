@@ -70,8 +70,7 @@ def measure_signs(ssm: SSMInputs) -> SignStatistics:
 
 
 def _weighted_sign(sign, delta, A):
-    """Average signs with weights delta[j] exp(A (S[i] - S[j])), by one scan."""
-    # sum_j over channels of sign[i, j] w[i, j]: the tokens j are the states
+    """Average signs with weights delta[j] exp(A (S[i] - S[j])), a channel at a time."""
     S = jnp.cumsum(delta, axis=1)
     length = delta.shape[1]
     causal = jnp.tril(jnp.ones((length, length), bool))[None]

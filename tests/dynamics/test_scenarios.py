@@ -242,6 +242,10 @@ def test_scenario_messages():
     fast, x = ScalarSystem(1.0, 1.0), jnp.array([0.5])
     with pytest.raises(ValueError, match=r"blow up at t = 1.67694,.* Take blow_up\("):
         flow_in_log_time(fast, x, jnp.array([1.0]))
+    with pytest.raises(ValueError, match="did not come to its end with rtol=1e-30"):
+        blow_up(fast, x, rtol=1e-30)
+    with pytest.raises(ValueError, match="did not come to its end with rtol=1e-30"):
+        flow_in_log_time(ScalarSystem(-1.0, 1.0), x, jnp.array([1.0]), rtol=1e-30)
     with pytest.raises(ValueError, match="never blow up: this is convergence"):
         blow_up(ScalarSystem(-1.0, 1.0), x)
     with pytest.raises(ValueError, match="float32, but .* jax.enable_x64"):
