@@ -73,20 +73,23 @@ def token_jacobian(
     *,
     rows: Sequence[int] | None = None,
     columns: Sequence[int] | None = None,
+    mode: str = "forward",
     memory_limit: int = MEMORY_LIMIT,
 ) -> Float[Array, "i j m m"]:
-    """Return blocks d f(x)[i] / d x[j] of the Jacobian, by forward mode.
+    """Return blocks d f(x)[i] / d x[j] of the Jacobian.
 
     Args:
       f: `layer_span(model, ...)` or any map of (l, m) to (l, m).
       x: where to differentiate, `trace(...).residual_in[s, b]`.
       rows: output tokens i; None for all.
       columns: input tokens j; None for all.
+      mode: "forward" pushes m directions per column, "reverse" pulls m back per row:
+        better for a few rows and many columns.
       memory_limit: bytes the result may take.
 
     Raises:
-      ValueError: a token does not exist, or the blocks take more than the limit; the
-        message names the bytes and what to do.
+      ValueError: the mode is unknown, a token does not exist, or the blocks take more
+        than the limit; the message names the bytes and what to do.
 
     Examples:
       >>> f = lambda x: jnp.cumsum(x, axis=0)
@@ -98,6 +101,8 @@ def token_jacobian(
       Vo et al., "Demystifying the Token Dynamics of Deep Selective State Space
       Models", ICLR 2025, section 3.
     """
+    if mode not in ("forward", "reverse"):
+        raise ValueError(f"Unknown mode {mode!r}; give 'forward' or 'reverse'.")
     outputs = choose_positions(rows, x.shape[0], "rows")
     inputs = choose_positions(columns, x.shape[0], "columns")
     size = len(outputs) * len(inputs) * x.shape[1] ** 2 * x.dtype.itemsize
@@ -108,7 +113,8 @@ def token_jacobian(
             f"{memory_limit / 2**30:.2f} GiB. Ask for some rows=[...] and "
             "columns=[...], take jacobian_norms(...), or raise memory_limit."
         )
-    return _token_jacobian(_as_partial(f), x, outputs, inputs)
+    run = _token_jacobian if mode == "forward" else _token_jacobian_by_rows
+    return run(_as_partial(f), x, outputs, inputs)
 
 
 @jax.jit
@@ -117,6 +123,20 @@ def _token_jacobian(f, x, rows, columns):
         return jax.jacfwd(lambda token: f(x.at[j].set(token))[rows])(x[j])
 
     return jnp.moveaxis(jax.lax.map(column, columns), 0, 1)  # j i m m -> i j m m
+
+
+@jax.jit
+def _token_jacobian_by_rows(f, x, rows, columns):
+    _, pull = jax.vjp(f, x)
+    units = jnp.eye(x.shape[1], dtype=x.dtype)
+
+    def row(i):
+        def back(unit):
+            return pull(jnp.zeros_like(x).at[i].set(unit))[0][columns]
+
+        return jnp.moveaxis(jax.vmap(back)(units), 0, 1)  # a j m -> j a m
+
+    return jax.lax.map(row, rows)
 
 
 def jacobian_norms(
