@@ -71,7 +71,7 @@ def trace(
       >>> t.layers.tolist(), t.ssm.delta.shape
       ([0, 3], (2, 1, 5, 32))
     """
-    check_tokens(tokens, model.config.vocab_size)
+    model.check_inputs(tokens)
     chosen = choose_layers(layers, model.config.num_layers)
     graphdef, state = nnx.split(model)
     return _trace(graphdef, state, jnp.asarray(tokens), chosen)
