@@ -1,5 +1,7 @@
 """Where selective parameters are made, and the recurrence that they steer."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -110,7 +112,10 @@ class Selection(nnx.Module):
         """
         config = self.config
         r, n = config.dt_rank, config.d_state
-        options = {"initial_state": conv_state, "segment_ids": segment_ids}
+        options: dict[str, Any] = {
+            "initial_state": conv_state,
+            "segment_ids": segment_ids,
+        }
         if frozen.activation:
             a, last = self.convolve(x, **options)
             u = freezing.silu(a, frozen)

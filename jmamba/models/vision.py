@@ -3,6 +3,7 @@
 import math
 import os
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,10 @@ class Vim(nnx.Module):
     ):
         precision = Precision(jnp.dtype(param_dtype), jnp.dtype(dtype))
         self.config, self.remat, self.dtype = config, remat, precision.compute
-        options = {"dtype": precision.compute, "param_dtype": precision.param}
+        options: dict[str, Any] = {
+            "dtype": precision.compute,
+            "param_dtype": precision.param,
+        }
         m, has_class = config.d_model, config.class_position() is not None
 
         def block(rngs):
@@ -170,8 +174,8 @@ class Vim(nnx.Module):
         if len(shape) != 4 or shape[3] != c.image_channels or 0 in shape:
             raise ValueError(
                 f"images must have the shape (batch, height, width, {c.image_channels})"
-                f", but have {shape}. One image needs a batch axis: image[None]; colours"
-                " come last."
+                f", but have {shape}. One image needs a batch axis, image[None]; "
+                "colours come last."
             )
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
