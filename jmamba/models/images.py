@@ -55,8 +55,9 @@ def normalise(pixels: np.ndarray) -> np.ndarray:
     """Return colours in [0, 1] with ImageNet's mean taken off, over its deviation.
 
     Examples:
-      >>> normalise(np.zeros((1, 1, 3), np.float32)).round(2).tolist()
-      [[[-2.12, -2.04, -1.8]]]
+      >>> black = normalise(np.zeros((1, 1, 3), np.float32))
+      >>> [f"{colour:.2f}" for colour in black[0, 0]]
+      ['-2.12', '-2.04', '-1.80']
     """
     mean, deviation = (np.asarray(x, np.float32) for x in (IMAGENET_MEAN, IMAGENET_STD))
     return (pixels - mean) / deviation
