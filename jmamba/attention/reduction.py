@@ -30,6 +30,7 @@ def _same(alpha):
 REDUCTIONS = {
     "mean": Reduction(_same, jnp.add, jnp.sum, 0.0, mean=True),
     "mean_abs": Reduction(jnp.abs, jnp.add, jnp.sum, 0.0, mean=True),
+    "mean_positive": Reduction(jax.nn.relu, jnp.add, jnp.sum, 0.0, mean=True),
     "max": Reduction(_same, jnp.maximum, jnp.max, -jnp.inf),
     "min": Reduction(_same, jnp.minimum, jnp.min, jnp.inf),
     "product": Reduction(_same, jnp.multiply, jnp.prod, 1.0),
@@ -56,7 +57,8 @@ def reduced_attention(
 
     Args:
       ssm: selective parameters of a layer, `trace(...).layer(i)`, or its `factorise`.
-      reduction: "mean", "mean_abs" (mean of |alpha|), "max", "min" or "product".
+      reduction: "mean", "mean_abs" (mean of |alpha|), "mean_positive" (of max(alpha,
+        0)), "max", "min" or "product".
       fold: what else is part of the matrices, see `hidden_attention`.
       rows: which query positions, negative ones from the end; None for all l.
       top: reduce only so many channels of each sample, those of `top_channels`; None

@@ -17,6 +17,7 @@ from jmamba.models.mixer import Block
 from jmamba.models.norm import Precision, RMSNorm
 from jmamba.models.selection import torch_uniform
 from jmamba.models.stack import pick_layer, scan_layers, stack_layers
+from jmamba.positions import take_token
 from jmamba.types import LayerCache, Tokens
 from jmamba_kernels import accumulation_dtype
 
@@ -198,6 +199,23 @@ class MambaLM(nnx.Module):
         head = self.embedding[...].T if self.lm_head is None else self.lm_head[...]
         dtype = accumulation_dtype(x.dtype)
         return jnp.matmul(x, head.astype(x.dtype), preferred_element_type=dtype)
+
+    def read(
+        self,
+        x: Float[Array, "b l m"],
+        query: int | Int[Array, "b"] | None = None,
+        *,
+        frozen: Frozen = NOTHING,
+    ) -> Float[Array, "b v"]:
+        """Return float32 logits of the token after one place.
+
+        Args:
+          x: a residual stream after the last block.
+          query: the place, or one per text; None for the last.
+          frozen: what derivatives take for constants.
+        """
+        place = -1 if query is None else query
+        return self.unembed(take_token(x, place), frozen=frozen)
 
     def empty_cache(self, batch: int) -> LayerCache:
         """Return the cache of a model that has seen no token."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jmamba.models.bidirectional import VimBlock
 from jmamba.models.freezing import NOTHING, Frozen
@@ -17,6 +17,7 @@ from jmamba.models.interpolation import bicubic_matrix
 from jmamba.models.norm import Precision, RMSNorm
 from jmamba.models.stack import pick_layer, scan_layers, stack_layers
 from jmamba.models.vision_config import VimConfig
+from jmamba.positions import take_token
 from jmamba.types import Images
 from jmamba_kernels import accumulation_dtype
 
@@ -259,7 +260,7 @@ class Vim(nnx.Module):
     def read(
         self,
         x: Float[Array, "b l m"],
-        query: int | None = None,
+        query: int | Int[Array, "b"] | None = None,
         *,
         frozen: Frozen = NOTHING,
     ) -> Float[Array, "b v"]:
@@ -267,14 +268,14 @@ class Vim(nnx.Module):
 
         Args:
           x: a residual stream after the last block.
-          query: the token; None for the class token, or the mean over patches if there
-            is none.
+          query: the token, or one per image; None for the class token, or the mean
+            over patches if there is none.
           frozen: what derivatives take for constants.
         """
         if query is None:
             query = self.class_index(x.shape[1])
         x = self.norm_f(x, frozen=frozen.norm)
-        x = jnp.mean(x, axis=1) if query is None else x[:, query]
+        x = jnp.mean(x, axis=1) if query is None else take_token(x, query)
         return self.head(x).astype(accumulation_dtype(x.dtype))
 
     def class_index(self, length: int) -> int | None:

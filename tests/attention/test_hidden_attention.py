@@ -131,6 +131,7 @@ def test_reduced_attention_equals_reducing_the_matrices(reduction, at_once):
         "max": alpha.max(1),
         "min": alpha.min(1),
         "product": alpha.prod(1),
+        "mean_positive": np.maximum(alpha, 0).mean(1),
     }[reduction]
     reduced = reduced_attention(ssm, reduction, channels_at_once=at_once)
     assert_close(reduced, expected, 2e-6)
