@@ -4,6 +4,7 @@ They are filled without running an initializer, which takes longer than most tes
 """
 
 from functools import cache
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,12 @@ def random_text_model(
     *, seed: int = 0, layers: int = 3, dtype: str = "float32", **changes
 ) -> MambaLM:
     """Return a language model of 24 tokens; equal arguments share one."""
-    sizes = {"vocab_size": 24, "d_model": 8, "num_layers": layers, "d_state": 3}
+    sizes: dict[str, Any] = {
+        "vocab_size": 24,
+        "d_model": 8,
+        "num_layers": layers,
+        "d_state": 3,
+    }
     config = MambaConfig(**sizes | changes)
     skeleton = make_skeleton(config, dtype=dtype, param_dtype=dtype)
     draw = np.random.default_rng(seed)

@@ -4,12 +4,12 @@
 model.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from jmamba import VimConfig
+from jmamba import Vim, VimConfig
 from jmamba.checkpoints.keys import slots
 from jmamba.checkpoints.parameters import make_skeleton
 
@@ -144,7 +144,14 @@ def draw_images(height=12, width=12, batch=2, seed=1):
     return draw.standard_normal((batch, height, width, 3)).astype(np.float32)
 
 
-def tiny_vim(seed=0, *, class_token="middle", dtype="float32", remat=False, layers=2):
+def tiny_vim(
+    seed=0,
+    *,
+    class_token: str | int = "middle",
+    dtype: Any = "float32",
+    remat=False,
+    layers=2,
+) -> Vim:
     """Return a Vim for images of 12 x 12 pixels, of which every parameter is random."""
     place = class_token != "none"
     state = random_state(seed, layers=layers, places=9 + place, class_token=place)

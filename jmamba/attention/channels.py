@@ -183,7 +183,6 @@ def _times_band(alpha, taps):
     return sum(shifted, start=jnp.zeros_like(alpha))
 
 
-_all_samples = jax.vmap(
-    _fold_channel, in_axes=(Channel(0, None, None, 0, None, 0), 0, 0, 0)
-)
+_sample_axes = Channel(0, None, None, 0, None, 0)  # pyright: ignore[reportArgumentType]
+_all_samples = jax.vmap(_fold_channel, in_axes=(_sample_axes, 0, 0, 0))
 _all_channels = jax.vmap(_all_samples, in_axes=(0, None, None, None))

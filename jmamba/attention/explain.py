@@ -1,6 +1,7 @@
 """One call for every explanation of a prediction, and its picture."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -39,7 +40,7 @@ def explain(
     *,
     target: Choice = None,
     query: Choice = None,
-    **options,
+    **options: Any,
 ) -> Float[Array, "b l"]:
     """Return how much each token matters to a logit, by a method's name.
 

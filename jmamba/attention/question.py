@@ -51,10 +51,11 @@ def ask(model: Model, inputs: Inputs, target: Choice, query: Choice) -> Question
     model.check_inputs(inputs)  # type: ignore[arg-type]
     inputs = jnp.asarray(inputs)
     batch, length = inputs.shape[0], count_tokens(model, inputs.shape)
-    config = model.config
-    classes = config.num_classes if isinstance(model, Vim) else config.vocab_size
-    if query is None:
-        query = model.class_index(length) if isinstance(model, Vim) else length - 1
+    if isinstance(model, Vim):
+        classes, usual = model.config.num_classes, model.class_index(length)
+    else:
+        classes, usual = model.config.vocab_size, length - 1
+    query = usual if query is None else query
     chosen = _numbers(query, batch, -length, length, "query")
     if chosen is not None:
         chosen = chosen % length

@@ -1,6 +1,7 @@
 """Explanations by gradients: completeness, conservation, and what they reduce to."""
 
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ TARGET = 3
 
 
 @cache
-def model_of(kind):
+def model_of(kind) -> Any:
     if kind == "image":
         return tiny_vim()
     extra = {"mixer_rms_eps": 1e-6, "dt_rank": 3} if kind == "falcon" else {}
@@ -168,7 +169,8 @@ def test_relevance_is_conserved_by_a_block():
         (slope,) = pull(weights)
         return jnp.sum(x * slope), jnp.sum(out * weights)
 
-    assert_close(*hand_down(x), 1e-5)
+    received, given = hand_down(x)
+    assert_close(received, given, 1e-5)
 
 
 def test_half_rule_gives_both_factors_the_same():
