@@ -26,3 +26,7 @@ from jmamba.attention.rollout import raw_attention as raw_attention
 from jmamba.attention.rollout import roll_out as roll_out
 from jmamba.attention.settings import PRESETS as PRESETS
 from jmamba.attention.settings import AttentionSettings as AttentionSettings
+from jmamba.attention.token_vectors import TokenVectors as TokenVectors
+from jmamba.attention.token_vectors import alti_contributions as alti_contributions
+from jmamba.attention.token_vectors import lp_contributions as lp_contributions
+from jmamba.attention.token_vectors import token_vectors as token_vectors

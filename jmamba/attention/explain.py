@@ -61,7 +61,7 @@ def explain(
       ValueError: the method is unknown, or as the method says.
 
     Examples:
-      >>> import jmamba
+      >>> import jmamba, jax.numpy as jnp
       >>> from flax import nnx
       >>> config = jmamba.VimConfig(
       ...     d_model=16, num_layers=2, num_classes=5, image_size=32, patch_size=8
