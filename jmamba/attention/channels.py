@@ -15,6 +15,7 @@ from jmamba.attention.factors import (
     directions_of,
     parameters_of,
 )
+from jmamba.attention.halving import whole_attention
 from jmamba.types import SSMInputs
 
 
@@ -138,7 +139,7 @@ def _open(one: SSMInputs | Factors, fold: Collection[str]) -> Direction:
 
 
 def attend(
-    directions: tuple[Direction, ...], rows: Int[Array, "b q"]
+    directions: tuple[Direction, ...], rows: Int[Array, "b q"] | None
 ) -> Float[Array, "d b q l"]:
     """Return rows of the matrices of all channels.
 
@@ -146,7 +147,7 @@ def attend(
 
     Args:
       directions: one or two.
-      rows: the query positions of each sample.
+      rows: the query positions of each sample; None for all.
 
     References:
       Ali, Zimerman & Wolf, ACL 2025, section 3.2, for the sum.
@@ -154,14 +155,20 @@ def attend(
     total = _all_channels(*directions[0], rows)
     for backward in directions[1:]:
         last = backward.B.shape[1] - 1
-        total = total + jnp.flip(_all_channels(*backward, last - rows), axis=3)
+        rows_back = None if rows is None else last - rows
+        alpha = _all_channels(*backward, rows_back)
+        total = total + jnp.flip(alpha, axis=(2, 3) if rows is None else 3)
     return total
 
 
 def _fold_channel(channel: Channel, B, C, rows):
-    """Return rows of the matrix of one channel of one sample."""
+    """Return rows of the matrix of one channel of one sample, all if rows is None."""
     delta, A, D, slope, taps, gate = channel
-    alpha = channel_attention(delta, A, B, C, rows)
+    if rows is None:
+        alpha = whole_attention(delta, A, B, C)
+        rows = jnp.arange(delta.shape[0])
+    else:
+        alpha = channel_attention(delta, A, B, C, rows)
     if D is not None:
         own = jnp.arange(delta.shape[0])[None] == rows[:, None]
         alpha = alpha + jnp.where(own, D, 0)

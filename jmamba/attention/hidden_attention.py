@@ -6,7 +6,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jmamba.attention.channels import attend, check_fold, elapsed_time, open_directions
 from jmamba.attention.factors import AnyInputs, directions_of, parameters_of
@@ -82,6 +82,7 @@ def hidden_attention(
         one.delta.dtype.itemsize,
         memory_limit,
     )
+    queries = None if rows is None else queries
     return _hidden_attention(ssm, chosen, queries, tuple(fold))
 
 
@@ -91,8 +92,9 @@ def _hidden_attention(ssm, channels, rows, fold):
         one._replace(channels=jax.tree.map(lambda x: x[channels], one.channels))
         for one in open_directions(ssm, fold)
     )
-    batch = directions[0].B.shape[0]
-    rows = jnp.broadcast_to(rows[None], (batch, len(rows)))
+    if rows is not None:
+        batch = directions[0].B.shape[0]
+        rows = jnp.broadcast_to(rows[None], (batch, len(rows)))
     return jnp.swapaxes(attend(directions, rows), 0, 1)  # c b q l -> b c q l
 
 
@@ -151,19 +153,6 @@ def _inner_attention(ssm, channels, rows):
     each = jax.vmap(states, in_axes=(1, 0, None, None))
     delta, A = ssm.delta[:, :, channels], ssm.A[channels]
     return jax.vmap(each, in_axes=(0, None, 0, 0))(delta, A, B, C)
-
-
-def output_attention(
-    ssm: AnyInputs, rows: Int[Array, "b q"], fold: Collection[str] = ()
-) -> Float[Array, "b d q l"]:
-    """Return rows of every channel's matrix, other rows for every sample.
-
-    Args:
-      ssm: as in `hidden_attention`.
-      rows: the query positions of each sample, from 0.
-      fold: as in `hidden_attention`.
-    """
-    return jnp.swapaxes(attend(open_directions(ssm, fold), rows), 0, 1)
 
 
 def _check_memory(name: str, counts: dict[str, int], itemsize: int, limit: int) -> None:

@@ -89,8 +89,7 @@ def reduced_attention(
         )
     check_fold(ssm, fold)
     batch, length, channels = parameters_of(directions_of(ssm)[0]).u.shape
-    queries = choose_positions(rows, length, "rows")
-    queries = jnp.broadcast_to(queries[None], (batch, len(queries)))
+    queries = _queries(rows, batch, length)
     if top is not None and not 1 <= top <= channels:
         raise ValueError(f"top={top}: give 1 to {channels}, the number of channels.")
     options = {"fold": tuple(fold), "at_once": max(1, min(channels_at_once, channels))}
@@ -125,8 +124,7 @@ def top_channels(
         raise ValueError(
             f"count={count}: give 1 to {channels}, the number of channels."
         )
-    queries = choose_positions(rows, length, "rows")
-    queries = jnp.broadcast_to(queries[None], (batch, len(queries)))
+    queries = _queries(rows, batch, length)
     at_once = max(1, min(channels_at_once, channels))
     return _top_channels(ssm, queries, count, fold=tuple(fold), at_once=at_once)
 
@@ -165,14 +163,22 @@ def _reduced_attention(ssm, rows, mask, reduction, fold, at_once):
     whole = channels // at_once * at_once
     parts = tuple(one.channels for one in directions), mask
     chunks = jax.tree.map(lambda x: x[:whole].reshape(-1, at_once, *x.shape[1:]), parts)
-    total = jnp.full((batch, rows.shape[1], length), start, delta.dtype)
+    count = length if rows is None else rows.shape[1]
+    total = jnp.full((batch, count, length), start, delta.dtype)
     total, _ = jax.lax.scan(add, total, chunks)
     if whole < channels:
         total, _ = add(total, jax.tree.map(lambda x: x[whole:], parts))
     if not mean:
         return total
-    count = channels if mask is None else jnp.sum(mask[:, 0]).astype(total.dtype)
-    return total / count
+    number = channels if mask is None else jnp.sum(mask[:, 0]).astype(total.dtype)
+    return total / number
+
+
+def _queries(rows, batch: int, length: int) -> Int[Array, "b q"] | None:
+    if rows is None:
+        return None
+    chosen = choose_positions(rows, length, "rows")
+    return jnp.broadcast_to(chosen[None], (batch, len(chosen)))
 
 
 def _with_channels(directions, channels):

@@ -60,11 +60,11 @@ def raw_attention(
       Ali, Zimerman & Wolf, ACL 2025, section 3.3.
     """
     question, chosen = _start(model, inputs, target, query, settings)
-    return _raw_attention(*question, settings=chosen)
+    return _raw_attention(*question[:3], question.query, settings=chosen)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "settings"))
-def _raw_attention(graphdef, state, inputs, target, query, settings):
+def _raw_attention(graphdef, state, inputs, query, settings):
     model = nnx.merge(graphdef, state)
     x = model.embed(inputs)
 
@@ -106,11 +106,11 @@ def attention_rollout(
       Abnar & Zuidema, "Quantifying attention flow in transformers", arXiv 2005.00928.
     """
     question, chosen = _start(model, inputs, target, query, settings)
-    return _attention_rollout(*question, settings=chosen)
+    return _attention_rollout(*question[:3], question.query, settings=chosen)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "settings"))
-def _attention_rollout(graphdef, state, inputs, target, query, settings):
+def _attention_rollout(graphdef, state, inputs, query, settings):
     model = nnx.merge(graphdef, state)
     x = model.embed(inputs)
 

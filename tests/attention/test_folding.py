@@ -29,17 +29,7 @@ from jmamba.models.selection import run_ssm
 from jmamba.ops import selective_scan
 from jmamba.types import BidirectionalInputs
 
-FOLDS = [
-    (),
-    ("D",),
-    ("silu",),
-    ("conv",),
-    ("gate",),
-    ("conv", "silu"),
-    ("D", "conv", "silu"),
-    ("conv", "silu", "gate"),
-    PARTS,
-]
+FOLDS = [(), ("D", "gate"), ("silu",), ("conv",), PARTS]
 
 
 @cache
@@ -180,7 +170,7 @@ def test_inner_attention_adds_up_to_hidden_attention():
 
 @pytest.mark.parametrize(
     ("reduction", "top"),
-    [("mean", None), ("mean_abs", 3), ("max", 3), ("min", 3), ("product", 3)],
+    [("mean", None), ("mean_abs", 3), ("product", 3)],
 )
 def test_reductions_of_folded_attention(reduction, top):
     factors = image_factors()

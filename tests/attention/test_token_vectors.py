@@ -90,9 +90,7 @@ def test_alti_contributions_equal_their_definition(residual):
 
 def test_token_vector_messages():
     block, x = case("text")
-    with pytest.raises(
-        ValueError, match="2 x 6 x 6 vectors of 8.* raise memory_limit"
-    ):
+    with pytest.raises(ValueError, match="2 x 6 x 6 vectors of 8.* raise memory_limit"):
         token_vectors(block, x, memory_limit=100)
     with pytest.raises(ValueError, match="p=0.5: give at least 1"):
         lp_contributions(vectors_of("text"), 0.5)
