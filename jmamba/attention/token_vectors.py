@@ -1,7 +1,7 @@
 """What each token contributes to each output of a layer, as a vector."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def mixer_output(
 ) -> Float[Array, "b l m"]:
     """Return what a block adds to the residual stream."""
     ssm = block.mixer.ssm_inputs(block.norm(x, frozen=frozen.norm), frozen=frozen)
-    out = block.mixer.mix(ssm, frozen=frozen)  # type: ignore[arg-type]
+    out: Any = block.mixer.mix(ssm, frozen=frozen)  # type: ignore[arg-type]
     return out if isinstance(block.mixer, BidirectionalMixer) else out[0]
 
 

@@ -29,6 +29,8 @@ from jmamba.models.selection import run_ssm
 from jmamba.ops import selective_scan
 from jmamba.types import BidirectionalInputs
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 FOLDS = [(), ("D", "gate"), ("silu",), ("conv",), PARTS]
 
 

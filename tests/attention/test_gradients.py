@@ -25,6 +25,8 @@ from jmamba.attention import (
 from jmamba.models.freezing import MAMBA_LRP, NOTHING, UNIFIED, gate
 from jmamba.ops import selective_scan
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 KINDS = pytest.mark.parametrize("kind", ["text", "image"])
 TARGET = 3
 

@@ -25,6 +25,8 @@ from jmamba.attention import (
 )
 from jmamba.types import BidirectionalInputs
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 LAYERS = 3
 FIRST = 1  # 15/24 of three layers
 CLASS = 4  # of 10 tokens: not the centre
@@ -267,7 +269,7 @@ def test_a_batch_with_own_queries_and_targets_is_each_alone(kind, method, settin
 
 @pytest.mark.parametrize("method", ["mamba_attribution", "mamba_lrp"])
 def test_the_predicted_class_is_the_default_target(method):
-    model, images = model_of("image"), inputs_of("image")
+    model, images = tiny_vim(layers=LAYERS), inputs_of("image")
     best = jnp.argmax(model(images), axis=-1)
     found = METHODS[method](model, images)
     assert_close(found, METHODS[method](model, images, target=best), 1e-6)
