@@ -5,9 +5,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from jmamba.attention.channels import attend, open_directions
 from jmamba.attention.question import (
     Choice,
     Inputs,
@@ -18,6 +17,7 @@ from jmamba.attention.question import (
     scan_blocks,
 )
 from jmamba.attention.reduction import reduced_attention
+from jmamba.attention.rows import query_rows
 from jmamba.attention.settings import AttentionSettings, choose_settings
 
 Settings = str | AttentionSettings
@@ -69,7 +69,7 @@ def _raw_attention(graphdef, state, inputs, query, settings):
     x = model.embed(inputs)
 
     def measure(out):
-        rows = _channel_rows(out.ssm, query, x.shape[1], settings)
+        rows = query_rows(out.ssm, query, exact=settings.exact)
         return jnp.mean(min_max(rows) if settings.channel_norm else rows, axis=1)
 
     _, layers = scan_blocks(model, x, measure)
@@ -117,7 +117,7 @@ def _attention_rollout(graphdef, state, inputs, query, settings):
     def measure(out):
         if settings.rows == "full":
             return reduced_attention(out.ssm, "mean")
-        rows = _channel_rows(out.ssm, query, x.shape[1], settings)
+        rows = query_rows(out.ssm, query, exact=settings.exact)
         return jnp.mean(rows, axis=1)
 
     _, layers = scan_blocks(model, x, measure)
@@ -178,7 +178,7 @@ def _mamba_attribution(graphdef, state, inputs, target, query, settings):
         if settings.rows == "full":
             reduction = "mean_positive" if positive else "mean"
             return reduced_attention(out.ssm, reduction)
-        rows = _channel_rows(out.ssm, query, x.shape[1], settings)
+        rows = query_rows(out.ssm, query, exact=settings.exact)
         rows = jnp.maximum(rows, 0) if positive else rows
         return jnp.mean(min_max(rows) if settings.channel_norm else rows, axis=1)
 
@@ -300,43 +300,3 @@ def _weigh(attention, gradient, settings):
     if settings.clamp == "abs":
         return jnp.abs(product)
     return jnp.maximum(product, 0) if settings.clamp == "product" else product
-
-
-def _channel_rows(ssm, query, length, settings) -> Float[Array, "b d l"]:
-    """Return the query's row of every channel; the mean row if there is no query."""
-    directions = open_directions(ssm, ())
-    if not settings.exact:
-        return jnp.swapaxes(released_row(directions, query), 0, 1)
-    batch = directions[0].B.shape[0]
-    if query is None:
-        rows = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
-    else:
-        rows = query[:, None]
-    return jnp.swapaxes(jnp.mean(attend(directions, rows), axis=2), 0, 1)
-
-
-def released_row(directions, query: Int[Array, "b"]) -> Float[Array, "d b l"]:
-    """Return the row that the released code of 2024 computes, off by one.
-
-        sum_n C[i, n] exp(A[n] sum_{j < k <= i-1} delta[k]) delta[j] B[j, n]   for j < i
-
-    from the forward direction, the same from the backward one for j > i, and 0 for i
-    itself: the query's own decay and weight are missing. It is the row i - 1 with the
-    output gates of row i.
-
-    Args:
-      directions: of a layer.
-      query: i, of each sample.
-    """
-    length = directions[0].B.shape[1]
-    total, samples = None, jnp.arange(directions[0].B.shape[0])
-    for number, one in enumerate(directions):
-        place = query if number == 0 else length - 1 - query
-        before = jnp.maximum(place - 1, 0)
-        C = one.C.at[samples, before].set(one.C[samples, place])
-        row = attend((one._replace(C=C),), before[:, None])[:, :, 0]
-        row = jnp.where((place > 0)[None, :, None], row, 0)
-        row = row if number == 0 else jnp.flip(row, axis=2)
-        total = row if total is None else total + row
-    assert total is not None
-    return total

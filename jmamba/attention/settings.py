@@ -30,6 +30,10 @@ class AttentionSettings:
     Raises:
       ValueError: a choice is unknown, or choices contradict each other.
 
+    Examples:
+      >>> AttentionSettings(clamp="abs", skip=0.5).rows
+      'full'
+
     References:
       Ali, Zimerman & Wolf, ACL 2025, section 3.3, tables 5 and 6.
     """

@@ -111,6 +111,11 @@ def lp_contributions(vectors: TokenVectors, p: float = 2.0) -> Float[Array, "b i
     Raises:
       ValueError: p is less than 1.
 
+    Examples:
+      >>> vectors = TokenVectors(jnp.array([[[[3.0, 4.0]]]]), jnp.zeros((1, 1, 2)))
+      >>> lp_contributions(vectors).tolist()
+      [[[5.0]]]
+
     References:
       Pitorro & Treviso, "LaTIM", arXiv 2502.15612.
     """
@@ -133,6 +138,11 @@ def alti_contributions(
 
     Returns:
       Rows that sum to 1; where no token is near its output, all are 0.
+
+    Examples:
+      >>> T = jnp.array([[[[3.0], [1.0]], [[0.0], [2.0]]]])  # 2 tokens of width 1
+      >>> alti_contributions(TokenVectors(T, jnp.zeros((1, 2, 1)))).tolist()
+      [[[0.75, 0.25], [0.0, 1.0]]]
 
     References:
       Ferrando et al., "Measuring the mixing of contextual information in the
