@@ -10,3 +10,5 @@ from jmamba.models.language_model import MambaLM as MambaLM
 from jmamba.models.sampling import Sampling as Sampling
 from jmamba.models.trace import Trace as Trace
 from jmamba.models.trace import trace as trace
+from jmamba.models.vision import Vim as Vim
+from jmamba.models.vision_config import VimConfig as VimConfig

@@ -5,8 +5,9 @@ Axes, one letter each, the same in every file:
     b  batch                 m  model width (d_model)
     l  length, tokens        r  rank of the step-size projection (dt_rank)
     d  channels (d_inner)    k  window of the convolution (d_conv)
-    n  states (d_state)      v  vocabulary
+    n  states (d_state)      v  vocabulary, classes
     g  groups of B and C     s  chosen layers
+    q  query positions       c  chosen channels
 
 Quantities, with the paper's letters (Gu & Dao, arXiv 2312.00752):
 
@@ -21,6 +22,7 @@ from typing import NamedTuple
 from jaxtyping import Array, Float, Int, UInt
 
 Tokens = Int[Array, "b l"] | UInt[Array, "b l"]
+Images = Float[Array, "b height width colours"]
 
 
 class SSMInputs(NamedTuple):
@@ -38,6 +40,17 @@ class SSMInputs(NamedTuple):
     D: Float[Array, "*s d"]
     z: Float[Array, "*s b l d"]
     conv_state: Float[Array, "*s b d k-1"]
+
+
+class BidirectionalInputs(NamedTuple):
+    """The selective parameters of both directions of a layer of Vision Mamba.
+
+    Those of `backward` run from the last token to the first: flip their length axis to
+    compare tokens.
+    """
+
+    forward: SSMInputs
+    backward: SSMInputs
 
 
 class LayerCache(NamedTuple):

@@ -1,14 +1,15 @@
-"""The hidden attention matrices of a Mamba layer."""
+"""The hidden attention matrices of a Mamba layer, channel by channel."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Collection, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from jmamba.attention.cumulative import DoubleSum, cumulative_sum
+from jmamba.attention.channels import attend, check_fold, elapsed_time, open_directions
+from jmamba.attention.factors import AnyInputs, directions_of, parameters_of
 from jmamba.positions import choose_positions
 from jmamba.types import SSMInputs
 
@@ -16,64 +17,37 @@ MEMORY_LIMIT = 4 * 2**30
 """Bytes that one call may return before it asks for a reduction instead."""
 
 
-def channel_attention(
-    delta: Float[Array, "l"],
-    A: Float[Array, "n"],
-    B: Float[Array, "l n"],
-    C: Float[Array, "l n"],
-    rows: Int[Array, "q"],
-) -> Float[Array, "q l"]:
-    """Return rows of the attention matrix of a single channel.
-
-        alpha[i, j] = sum_n C[i, n] exp(A[n] sum_{j < k <= i} delta[k]) delta[j] B[j, n]
-                      for j <= i, else 0
-
-    so that `alpha @ u + D u` is what the channel's recurrence puts out, before the
-    gate. Exponents are masked before exp and never positive; sums of step sizes carry
-    their rounding errors along, so that long texts keep full precision.
-
-    Args:
-      delta: step sizes.
-      A: decay rates.
-      B: input gates.
-      C: output gates.
-      rows: the query positions i.
-
-    References:
-      Ali, Zimerman & Wolf, "The Hidden Attention of Mamba Models", ACL 2025, eq. 14-16.
-    """
-    S = cumulative_sum(delta)
-    query = DoubleSum(S.high[rows][:, None], S.low[rows][:, None])
-    elapsed = query.minus(DoubleSum(S.high[None], S.low[None]))  # q l
-    causal = jnp.arange(delta.shape[0])[None, :] <= rows[:, None]
-    C_rows = C[rows]
-    alpha = jnp.zeros_like(elapsed)
-    for n in range(A.shape[0]):  # written out: an array (q, l, n) never exists
-        decay = jnp.exp(jnp.where(causal, A[n] * elapsed, -jnp.inf))
-        alpha = alpha + C_rows[:, n][:, None] * decay * B[:, n][None]
-    return alpha * delta[None]
-
-
 def hidden_attention(
-    ssm: SSMInputs,
+    ssm: AnyInputs,
     *,
+    fold: Collection[str] = (),
     channels: Sequence[int] | None = None,
     rows: Sequence[int] | None = None,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Float[Array, "b c q l"]:
     """Return exact attention matrices of one layer, one per channel.
 
-    See `channel_attention` for the formula. A single row costs O(l d n).
+    See `channel_attention` for the formula. A single row costs O(l d n). The matrices
+    of both directions of Vision Mamba add up to full ones; that the mixer halves their
+    sum is left out, as in the paper.
+
+    With `fold` more of the mixer becomes part of the matrix, from the right to the left
+
+        gate (alpha + D) slope conv    with slope = sigma(a) of silu(a) = sigma(a) a
+
+    and each part that is not named is left out, which is its ablation. With all of them
+    `alpha @ x + bias_output` is exactly what the output projection reads.
 
     Args:
-      ssm: selective parameters of a layer, `trace(...).layer(i)`.
+      ssm: selective parameters of a layer, `trace(...).layer(i)`, or its `factorise`.
+      fold: some of "D", "silu", "conv", "gate".
       channels: which channels; None for all d.
       rows: which query positions, negative ones from the end; None for all l.
       memory_limit: bytes the result may take.
 
     Raises:
-      ValueError: a channel or row does not exist, or the result would be larger than
-        the limit; the message names the bytes and what to do.
+      ValueError: a channel, row or part does not exist, or the result would be larger
+        than the limit; the message names the bytes and what to do.
 
     Examples:
       >>> import jmamba
@@ -91,107 +65,102 @@ def hidden_attention(
 
     References:
       Ali, Zimerman & Wolf, "The Hidden Attention of Mamba Models", ACL 2025, eq. 14-16.
+      Zimerman et al., arXiv 2405.16504, section 3, for `fold`.
+    """
+    check_fold(ssm, fold)
+    one = parameters_of(directions_of(ssm)[0])
+    queries = choose_positions(rows, one.u.shape[1], "rows")
+    chosen = choose_positions(channels, one.u.shape[2], "channels")
+    _check_memory(
+        "hidden_attention",
+        {
+            "texts": one.u.shape[0],
+            "channels": len(chosen),
+            "rows": len(queries),
+            "tokens": one.u.shape[1],
+        },
+        one.delta.dtype.itemsize,
+        memory_limit,
+    )
+    queries = None if rows is None else queries
+    return _hidden_attention(ssm, chosen, queries, tuple(fold))
+
+
+@partial(jax.jit, static_argnames="fold")
+def _hidden_attention(ssm, channels, rows, fold):
+    directions = tuple(
+        one._replace(channels=jax.tree.map(lambda x: x[channels], one.channels))
+        for one in open_directions(ssm, fold)
+    )
+    if rows is not None:
+        batch = directions[0].B.shape[0]
+        rows = jnp.broadcast_to(rows[None], (batch, len(rows)))
+    return jnp.swapaxes(attend(directions, rows), 0, 1)  # c b q l -> b c q l
+
+
+def inner_attention(
+    ssm: SSMInputs,
+    *,
+    channels: Sequence[int] | None = None,
+    rows: Sequence[int] | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Float[Array, "b c n q l"]:
+    """Return the matrices of single states, whose sum over n is `hidden_attention`.
+
+        alpha[n][i, j] = C[i, n] exp(A[n] sum_{j < k <= i} delta[k]) delta[j] B[j, n]
+
+    Args:
+      ssm: selective parameters of a layer; of Vision Mamba those of one direction.
+      channels: which channels; None for all d.
+      rows: which query positions, negative ones from the end; None for all l.
+      memory_limit: bytes the result may take.
+
+    Raises:
+      ValueError: a channel or row does not exist, or the result would be larger than
+        the limit.
+
+    References:
+      Ali, Zimerman & Wolf, ACL 2025, section 3.2: a Mamba layer has d n matrices.
     """
     queries = choose_positions(rows, ssm.u.shape[1], "rows")
     chosen = choose_positions(channels, ssm.u.shape[2], "channels")
-    batch, length = ssm.u.shape[:2]
-    size = batch * len(chosen) * len(queries) * length * ssm.delta.dtype.itemsize
-    if size > memory_limit:
-        raise ValueError(
-            f"hidden_attention would return {size / 2**30:.1f} GiB ({batch} texts x "
-            f"{len(chosen)} channels x {len(queries)} rows x {length} tokens), over "
-            f"the limit of {memory_limit / 2**30:.1f} GiB. Ask for some rows=[...] or "
-            "channels=[...], reduce over channels with reduced_attention(...), or "
-            "raise memory_limit."
-        )
-    return _hidden_attention(ssm, chosen, queries)
+    _check_memory(
+        "inner_attention",
+        {
+            "texts": ssm.u.shape[0],
+            "channels": len(chosen),
+            "states": ssm.A.shape[1],
+            "rows": len(queries),
+            "tokens": ssm.u.shape[1],
+        },
+        ssm.delta.dtype.itemsize,
+        memory_limit,
+    )
+    return _inner_attention(ssm, chosen, queries)
 
 
 @jax.jit
-def _hidden_attention(ssm, channels, rows):
+def _inner_attention(ssm, channels, rows):
+    dtype = ssm.delta.dtype
+    B, C = ssm.B.astype(dtype), ssm.C.astype(dtype)
+
+    def state(delta, a, B, C):
+        elapsed, causal = elapsed_time(delta, rows)
+        decay = jnp.exp(jnp.where(causal, a * elapsed, -jnp.inf))
+        return C[rows][:, None] * decay * (delta * B)[None]
+
+    states = jax.vmap(state, in_axes=(None, 0, 1, 1))
+    each = jax.vmap(states, in_axes=(1, 0, None, None))
     delta, A = ssm.delta[:, :, channels], ssm.A[channels]
-    return _all_channels(delta, A, *_gates(ssm), rows)
+    return jax.vmap(each, in_axes=(0, None, 0, 0))(delta, A, B, C)
 
 
-def _gates(ssm):
-    return ssm.B.astype(ssm.delta.dtype), ssm.C.astype(ssm.delta.dtype)
-
-
-_over_channels = jax.vmap(channel_attention, in_axes=(1, 0, None, None, None))
-_all_channels = jax.vmap(_over_channels, in_axes=(0, None, 0, 0, None))
-
-
-class Reduction(NamedTuple):
-    """How matrices of channels become one: combine, over channels, each(alpha)."""
-
-    each: Callable
-    combine: Callable
-    across: Callable
-    start: float
-    mean: bool = False
-
-
-REDUCTIONS = {
-    "mean": Reduction(lambda a: a, jnp.add, jnp.sum, 0.0, mean=True),
-    "mean_abs": Reduction(jnp.abs, jnp.add, jnp.sum, 0.0, mean=True),
-    "max": Reduction(lambda a: a, jnp.maximum, jnp.max, -jnp.inf),
-    "min": Reduction(lambda a: a, jnp.minimum, jnp.min, jnp.inf),
-}
-"""Reductions over channels that `reduced_attention` knows."""
-
-
-def reduced_attention(
-    ssm: SSMInputs,
-    reduction: str = "mean_abs",
-    *,
-    rows: Sequence[int] | None = None,
-    channels_at_once: int = 8,
-) -> Float[Array, "b q l"]:
-    """Return one attention matrix per text, reduced over the channels of a layer.
-
-    Channels come a few at a time: no array of shape (d, l, l) exists.
-
-    Args:
-      ssm: selective parameters of a layer, `trace(...).layer(i)`.
-      reduction: "mean", "mean_abs" (mean of |alpha|), "max" or "min".
-      rows: which query positions, negative ones from the end; None for all l.
-      channels_at_once: channels whose matrices are in memory together.
-
-    Raises:
-      ValueError: the reduction is unknown or a row does not exist.
-
-    References:
-      Ali, Zimerman & Wolf, "The Hidden Attention of Mamba Models", ACL 2025, sec. 4.
-    """
-    if reduction not in REDUCTIONS:
+def _check_memory(name: str, counts: dict[str, int], itemsize: int, limit: int) -> None:
+    size = math.prod(counts.values()) * itemsize
+    if size > limit:
+        product = " x ".join(f"{count} {what}" for what, count in counts.items())
         raise ValueError(
-            f"Unknown reduction {reduction!r}; give one of {', '.join(REDUCTIONS)}."
+            f"{name} would return {size / 2**30:.1f} GiB ({product}), over the limit "
+            f"of {limit / 2**30:.1f} GiB. Ask for some rows=[...] or channels=[...], "
+            "reduce over channels with reduced_attention(...), or raise memory_limit."
         )
-    queries = choose_positions(rows, ssm.u.shape[1], "rows")
-    at_once = max(1, min(channels_at_once, ssm.u.shape[2]))
-    return _reduced_attention(ssm, queries, reduction, at_once)
-
-
-@partial(jax.jit, static_argnames=("reduction", "at_once"))
-def _reduced_attention(ssm, rows, reduction, at_once):
-    each, combine, across, start, mean = REDUCTIONS[reduction]
-    B, C = _gates(ssm)
-    batch, length, channels = ssm.delta.shape
-
-    def add(total, part):
-        delta, A = part
-        alpha = each(_all_channels(delta, A, B, C, rows))
-        return combine(total, across(alpha, axis=1)), None
-
-    whole = channels // at_once * at_once
-
-    def chunks(x, axis):
-        parts = jnp.moveaxis(x, axis, 0)[:whole]
-        parts = parts.reshape(-1, at_once, *parts.shape[1:])
-        return jnp.moveaxis(parts, 1, axis + 1)
-
-    total = jnp.full((batch, len(rows), length), start, ssm.delta.dtype)
-    total, _ = jax.lax.scan(add, total, (chunks(ssm.delta, 2), chunks(ssm.A, 0)))
-    if whole < channels:
-        total, _ = add(total, (ssm.delta[:, :, whole:], ssm.A[whole:]))
-    return total / channels if mean else total

@@ -10,3 +10,4 @@ from jmamba.checkpoints.saving import save as save
 from jmamba.checkpoints.tokenizer import ByteTokenizer as ByteTokenizer
 from jmamba.checkpoints.tokenizer import Tokenizer as Tokenizer
 from jmamba.checkpoints.tokenizer import load_tokenizer as load_tokenizer
+from jmamba.checkpoints.vision import load_vim as load_vim

@@ -116,7 +116,8 @@ def read_config(folder: Path) -> StoredConfig:
         raise CheckpointError(
             f"{folder / 'config.json'} describes a model of type {model_type!r}; "
             'jmamba reads "mamba" and "falcon_mamba", and the original state-spaces '
-            "files, which name no type but a d_model."
+            "files, which name no type but a d_model. A Vision Mamba loads with "
+            "Vim.from_pretrained."
         )
     try:
         return StoredConfig(read(raw), layout, raw)

@@ -10,7 +10,7 @@ from jmamba.checkpoints.errors import CheckpointError, compress
 from jmamba.checkpoints.keys import HEAD_KEY, Path, Slot
 from jmamba.checkpoints.parameters import Skeleton
 from jmamba.checkpoints.tensors import FLOATS, StoredTensor
-from jmamba.checkpoints.weight_files import Weights, open_weights
+from jmamba.checkpoints.weight_files import Weights
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(what, done, total) with bytes, to draw a bar."""
@@ -40,7 +40,7 @@ def fill(
     bad: list[str] = []
     done, total = 0, weights.num_bytes
     for file in weights.files:
-        with open_weights(file) as tensors:
+        with weights.open(file) as tensors:
             for key, tensor in tensors.items():
                 if key not in slots:
                     continue
@@ -109,7 +109,7 @@ def check_tied_head(weights: Weights, embedding_key: str) -> None:
 
 def _read_one(weights: Weights, key: str) -> np.ndarray:
     for file in weights.files:
-        with open_weights(file) as tensors:
+        with weights.open(file) as tensors:
             if key in tensors:
                 return tensors[key].read()
     raise AssertionError(f"{key} was there a moment ago")

@@ -70,12 +70,50 @@ def _table(embedding_key: str) -> tuple[Row, ...]:
     )
 
 
+PATCHES = Change(  # out colours rows columns <-> rows columns colours out
+    lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1)
+)
+BATCHED = Change(lambda x: x[0], lambda x: x[None])  # 1 l m <-> l m
+TWICE_BATCHED = Change(lambda x: x[0, 0], lambda x: x[None, None])  # 1 1 m <-> m
+
+
+def _vision_table() -> tuple[Row, ...]:
+    """Return Vim's table: one more letter for the backward direction."""
+
+    def backward(key: str) -> str:
+        if key == "A_log":
+            return "A_b_log"
+        name, dot, rest = key.partition(".")
+        return f"{name}_b{dot}{rest}"
+
+    rows = []
+    for key, (name, change) in _MIXER.items():
+        shared = key.startswith(("in_proj", "out_proj"))
+        sides = [("forward",), ("backward",)] if not shared else [()]
+        for side in sides:
+            path = ("layers", "mixer", *side, *name.split("."))
+            own = backward(key) if side == ("backward",) else key
+            rows.append(Row(f"layers.{{}}.mixer.{own}", path, change))
+    return (
+        Row("cls_token", ("class_token",), TWICE_BATCHED),
+        Row("pos_embed", ("position",), BATCHED),
+        Row("patch_embed.proj.weight", ("patch_embed", "kernel"), PATCHES),
+        Row("patch_embed.proj.bias", ("patch_embed", "bias")),
+        Row("layers.{}.norm.weight", ("layers", "norm", "scale")),
+        *rows,
+        Row("norm_f.weight", ("norm_f", "scale")),
+        Row("head.weight", ("head", "kernel"), TRANSPOSE),
+        Row("head.bias", ("head", "bias")),
+    )
+
+
 TABLES = {
     "original": _table("backbone.embedding.weight"),
     "hf": _table("backbone.embeddings.weight"),
     "falcon": _table("backbone.embeddings.weight"),  # its RMS norms have no weights
+    "vim": _vision_table(),
 }
-"""Layout -> table: mamba-ssm's original, the -hf one and Falcon-Mamba's."""
+"""Layout -> table: mamba-ssm's original, the -hf one, Falcon-Mamba's and Vim's."""
 
 
 def layout_of(layout: str, keys) -> str:

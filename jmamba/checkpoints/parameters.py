@@ -9,6 +9,11 @@ from flax import nnx
 from jmamba.checkpoints.keys import Path
 from jmamba.models.config import MambaConfig
 from jmamba.models.language_model import MambaLM
+from jmamba.models.vision import Vim
+from jmamba.models.vision_config import VimConfig
+
+MODELS = {MambaConfig: MambaLM, VimConfig: Vim}
+"""Configuration -> model."""
 
 
 class Skeleton(NamedTuple):
@@ -23,16 +28,18 @@ class Skeleton(NamedTuple):
         """Shape of each parameter."""
         return {path: tuple(leaf.shape) for path, leaf in self.parameters.items()}
 
-    def build(self, arrays: Mapping[Path, jax.Array]) -> MambaLM:
+    def build(self, arrays: Mapping[Path, jax.Array]) -> Any:
         """Return the model with these parameters."""
         nnx.replace_by_pure_dict(self.state, nest(arrays))
         return nnx.merge(self.graphdef, self.state)
 
 
-def make_skeleton(config: MambaConfig, *, dtype, param_dtype, remat=False) -> Skeleton:
+def make_skeleton(
+    config: MambaConfig | VimConfig, *, dtype, param_dtype, remat=False
+) -> Skeleton:
     """Return a model without values; nothing is computed or allocated."""
     model = nnx.eval_shape(
-        lambda: MambaLM(
+        lambda: MODELS[type(config)](
             config,
             dtype=dtype,
             param_dtype=param_dtype,
@@ -44,7 +51,7 @@ def make_skeleton(config: MambaConfig, *, dtype, param_dtype, remat=False) -> Sk
     return Skeleton(graphdef, state, flatten(nnx.to_pure_dict(state)))
 
 
-def parameters_of(model: MambaLM) -> dict[Path, jax.Array]:
+def parameters_of(model: MambaLM | Vim) -> dict[Path, jax.Array]:
     """Return path -> array of a model."""
     return flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
 

@@ -15,14 +15,18 @@ from jmamba.checkpoints.folders import new_folder
 from jmamba.checkpoints.keys import slots
 from jmamba.checkpoints.parameters import parameters_of
 from jmamba.checkpoints.tokenizer import copy_tokenizer
+from jmamba.checkpoints.vision_configs import write_vision_config
+from jmamba.models.config import MambaConfig
 from jmamba.models.language_model import MambaLM
+from jmamba.models.vision import Vim
+from jmamba.models.vision_config import VimConfig
 
 SHARD_BYTES = 2 * 1024**3
 """Size above which weights are split; the one shard being written is held in memory."""
 
 
 def save(
-    model: MambaLM,
+    model: MambaLM | Vim,
     directory: str | os.PathLike,
     *,
     tokenizer: str | os.PathLike | None = None,
@@ -30,6 +34,8 @@ def save(
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a model as transformers does: config.json and safetensors.
+
+    A `Vim`, which transformers does not know, is written under Vim's own names.
 
     Args:
       model: what to write; weights keep their dtype.
@@ -57,7 +63,7 @@ def save(
 
 
 def write_model(
-    model: MambaLM,
+    model: MambaLM | Vim,
     folder: Path,
     *,
     extra: Mapping[str, Any],
@@ -95,10 +101,15 @@ def write_model(
     write_config_file(model, folder, extra)
 
 
-def write_config_file(model: MambaLM, folder: Path, extra: Mapping[str, Any]) -> None:
+def write_config_file(
+    model: MambaLM | Vim, folder: Path, extra: Mapping[str, Any]
+) -> None:
     """Write config.json of a model."""
     dtype = main_dtype(array.dtype.name for array in parameters_of(model).values())
-    content = write_config(model.config, dtype=dtype, extra=dict(extra))
+    if isinstance(model.config, VimConfig):
+        content = write_vision_config(model.config, dtype=dtype) | dict(extra)
+    else:
+        content = write_config(model.config, dtype=dtype, extra=dict(extra))
     write_json(folder / "config.json", content)
 
 
@@ -107,13 +118,20 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _slots(model: MambaLM):
+def _slots(model: MambaLM | Vim):
     parameters = parameters_of(model)
-    layout = "falcon" if model.config.is_falcon else "hf"
+    layout = layout_to_write(model.config)
     return slots(layout, {path: array.shape for path, array in parameters.items()})
 
 
-def _plan_shards(model: MambaLM, shard_bytes: int) -> list[list[str]]:
+def layout_to_write(config: MambaConfig | VimConfig) -> str:
+    """Return the layout in which a model is saved."""
+    if isinstance(config, VimConfig):
+        return "vim"
+    return "falcon" if config.is_falcon else "hf"
+
+
+def _plan_shards(model: MambaLM | Vim, shard_bytes: int) -> list[list[str]]:
     parameters = parameters_of(model)
     shards: list[list[str]] = [[]]
     size = 0
@@ -127,7 +145,9 @@ def _plan_shards(model: MambaLM, shard_bytes: int) -> list[list[str]]:
     return shards
 
 
-def _torch_tensors(model: MambaLM, keys: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+def _torch_tensors(
+    model: MambaLM | Vim, keys: list[str]
+) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the named tensors as PyTorch keeps them."""
     parameters, table = parameters_of(model), _slots(model)
     for key in keys:

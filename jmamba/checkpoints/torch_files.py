@@ -1,5 +1,6 @@
 """PyTorch's own files (.bin, .pth), read without running what they may contain."""
 
+import argparse
 import pickle
 import re
 import zipfile
@@ -21,14 +22,26 @@ _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF1
 
 
 @contextmanager
-def open_torch(file: Path) -> Iterator[dict[str, StoredTensor]]:
+def open_torch(
+    file: Path, part: str | None = None
+) -> Iterator[dict[str, StoredTensor]]:
     """Open a state dict that torch.save wrote; tensors are mapped, not copied.
+
+    Args:
+      file: the file.
+      part: key of the state dict in a training checkpoint, which may also hold plain
+        values, tensors and an argparse.Namespace.
 
     Raises:
       CheckpointError: torch is missing or too old, the file is cut short, holds
         anything but tensors, or is not a dict from names to tensors.
     """
     state = _load(file)
+    if part is not None:
+        if not isinstance(state, dict) or not isinstance(state.get(part), dict):
+            has = ", ".join(map(str, state)) if isinstance(state, dict) else "no names"
+            raise CheckpointError(f"{file} holds no {part!r}; it holds {has}.")
+        state = state[part]
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{file} holds no tensors by name (a state dict).")
     odd = [str(key) for key, value in state.items() if not hasattr(value, "numpy")]
@@ -48,8 +61,26 @@ def open_torch(file: Path) -> Iterator[dict[str, StoredTensor]]:
     yield found
 
 
+def read_training_checkpoint(file: Path) -> dict[str, Any]:
+    """Return all that a file of torch.save holds, tensors mapped and not read.
+
+    Plain values, tensors and an argparse.Namespace are read, nothing else.
+
+    Raises:
+      CheckpointError: torch is missing or too old, the file is cut short, or holds
+        anything else.
+    """
+    state = _load(file)
+    return state if isinstance(state, dict) else {}
+
+
 def _load(file: Path):
     torch = require_torch(f"Reading {file.name}")
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return _load_safely(torch, file)
+
+
+def _load_safely(torch: Any, file: Path):
     # mmap needs the zip format; files older than torch 1.6 are read whole
     options = {"weights_only": True, "map_location": "cpu", "mmap": True}
     if not zipfile.is_zipfile(file):

@@ -1,6 +1,6 @@
 """Checking what a checkpoint holds against what the model needs, before reading it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from jmamba.checkpoints.errors import CheckpointError, compress
 
@@ -9,8 +9,18 @@ def check_keys(
     needed: Mapping[str, tuple[int, ...]],
     found: Mapping[str, tuple[int, ...]],
     where: str,
+    *,
+    says: str = "its config.json",
+    explain: Callable[[Mapping[str, tuple[int, ...]]], str] | None = None,
 ) -> None:
     """Raise unless the found names and shapes are the needed ones.
+
+    Args:
+      needed: name -> shape that the model needs.
+      found: name -> shape that is there.
+      where: what to call the checkpoint.
+      says: what the needed shapes are from.
+      explain: makes the last sentence of the message; None for `describe`.
 
     Raises:
       CheckpointError: tensors are missing, left over or of another shape; the message
@@ -29,8 +39,8 @@ def check_keys(
     wrong = "; ".join(f"{name}: {keys}" for name, keys in lists.items() if keys)
     if wrong:
         raise CheckpointError(
-            f"The weights in {where} do not fit its config.json. Tensors {wrong}. "
-            f"{describe(found)}"
+            f"The weights in {where} do not fit {says}. Tensors {wrong}. "
+            f"{(explain or describe)(found)}"
         )
 
 

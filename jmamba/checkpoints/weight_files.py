@@ -23,6 +23,12 @@ class Weights(NamedTuple):
 
     files: tuple[Path, ...]
     weight_map: dict[str, str] | None = None
+    part: str | None = None
+    """Where a training checkpoint keeps them; None for files that hold nothing else."""
+
+    def open(self, file: Path) -> AbstractContextManager[dict[str, StoredTensor]]:
+        """Open one of the files."""
+        return open_torch(file, self.part) if self.part else open_weights(file)
 
     @property
     def num_bytes(self) -> int:
@@ -131,7 +137,7 @@ def read_headers(weights: Weights) -> dict[str, StoredTensor]:
     found: dict[str, StoredTensor] = {}
     places: dict[str, str] = {}
     for file in weights.files:
-        with open_weights(file) as tensors:
+        with weights.open(file) as tensors:
             twice = [key for key in tensors if key in found]
             if twice:
                 raise CheckpointError(

@@ -12,7 +12,12 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from jmamba.models.config import MambaConfig
-from jmamba.models.mixer import Block, Precision, RMSNorm, torch_uniform
+from jmamba.models.freezing import NOTHING, Frozen
+from jmamba.models.mixer import Block
+from jmamba.models.norm import Precision, RMSNorm
+from jmamba.models.selection import torch_uniform
+from jmamba.models.stack import pick_layer, scan_layers, stack_layers
+from jmamba.positions import take_token
 from jmamba.types import LayerCache, Tokens
 from jmamba_kernels import accumulation_dtype
 
@@ -67,15 +72,13 @@ class MambaLM(nnx.Module):
         precision = Precision(jnp.dtype(param_dtype), jnp.dtype(dtype))
         self.config, self.remat, self.dtype = config, remat, precision.compute
 
-        @nnx.split_rngs(splits=config.num_layers)
-        @nnx.vmap(in_axes=(0,), out_axes=0)
-        def stack_blocks(rngs):
+        def block(rngs):
             return Block(config, precision=precision, rngs=rngs)
 
         table_shape = (config.vocab_size, config.d_model)
         table = jax.random.normal(rngs.params(), table_shape, precision.param)
         self.embedding = nnx.Param(table * jnp.asarray(0.02, table.dtype))
-        self.layers = stack_blocks(rngs)
+        self.layers = stack_layers(block, config.num_layers, rngs)
         self.norm_f = RMSNorm(config.d_model, eps=config.norm_eps, precision=precision)
         head_shape = (config.d_model, config.vocab_size)
         self.lm_head = (
@@ -175,11 +178,11 @@ class MambaLM(nnx.Module):
         Raises:
           IndexError: there is no such layer; negative indices count from the end.
         """
-        count = self.config.num_layers
-        if not -count <= index < count:
-            raise IndexError(f"layer {index} of a model with {count} layers (0 based).")
-        graphdef, state = nnx.split(self.layers)
-        return nnx.merge(graphdef, jax.tree.map(lambda x: x[index], state))
+        return pick_layer(self.layers, self.config.num_layers, index)
+
+    def check_inputs(self, tokens: Tokens) -> None:
+        """Raise unless the tokens fit the model; see `check_tokens`."""
+        check_tokens(tokens, self.config.vocab_size)
 
     def embed(self, tokens: Tokens) -> Float[Array, "b l m"]:
         """Return the residual stream before the first block."""
@@ -188,12 +191,31 @@ class MambaLM(nnx.Module):
             return x
         return x.astype(accumulation_dtype(x.dtype))
 
-    def unembed(self, x: Float[Array, "*b m"]) -> Float[Array, "*b v"]:
+    def unembed(
+        self, x: Float[Array, "*b m"], *, frozen: Frozen = NOTHING
+    ) -> Float[Array, "*b v"]:
         """Return float32 logits of a residual stream after the last block."""
-        x = self.norm_f(x)
+        x = self.norm_f(x, frozen=frozen.norm)
         head = self.embedding[...].T if self.lm_head is None else self.lm_head[...]
         dtype = accumulation_dtype(x.dtype)
         return jnp.matmul(x, head.astype(x.dtype), preferred_element_type=dtype)
+
+    def read(
+        self,
+        x: Float[Array, "b l m"],
+        query: int | Int[Array, "b"] | None = None,
+        *,
+        frozen: Frozen = NOTHING,
+    ) -> Float[Array, "b v"]:
+        """Return float32 logits of the token after one place.
+
+        Args:
+          x: a residual stream after the last block.
+          query: the place, or one per text; None for the last.
+          frozen: what derivatives take for constants.
+        """
+        place = -1 if query is None else query
+        return self.unembed(take_token(x, place), frozen=frozen)
 
     def empty_cache(self, batch: int) -> LayerCache:
         """Return the cache of a model that has seen no token."""
@@ -214,23 +236,14 @@ class MambaLM(nnx.Module):
           visit: called as visit(carry, x_in, BlockOutput) -> carry after each block, to
             record what an analysis needs; a pair (visit, initial carry), or None.
           cache: what a call on earlier tokens returned.
-          **options: `lengths` and `segment_ids` of `Block`.
+          **options: `lengths`, `segment_ids` and `frozen` of `Block`.
 
         Returns:
           The residual stream after the last block, the new cache and visit's carry.
         """
-        visit, carry = visit or (lambda carry, x, out: carry, None)
-        graphdef, state = nnx.split(self.layers)
-
-        def body(carry, layer):
-            x, visited = carry
-            state, cache = layer
-            out = nnx.merge(graphdef, state)(x, cache=cache, **options)
-            return (out.x, visit(visited, x, out)), out.cache
-
-        body = jax.checkpoint(body) if self.remat else body
-        (x, carry), cache = jax.lax.scan(body, (x, carry), (state, cache))
-        return x, cache, carry
+        return scan_layers(
+            self.layers, x, visit, cache=cache, remat=self.remat, **options
+        )
 
 
 @partial(jax.jit, static_argnames="graphdef")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jmamba.models.language_model import MambaLM, check_tokens
-from jmamba.types import SSMInputs, Tokens
+from jmamba.models.language_model import MambaLM
+from jmamba.models.vision import Vim
+from jmamba.types import BidirectionalInputs, Images, SSMInputs, Tokens
 
 
 class Trace(NamedTuple):
@@ -37,18 +38,59 @@ class Trace(NamedTuple):
         Raises:
           ValueError: the layer was not traced.
         """
-        layers = np.asarray(self.layers).tolist()
-        if index not in layers:
-            raise ValueError(
-                f"Layer {index} is not in this trace, which holds {layers}; trace with "
-                f"layers=[..., {index}]."
-            )
-        return jax.tree.map(lambda x: x[layers.index(index)], self.ssm)
+        return _pick(self, index)
 
 
+class VisionTrace(NamedTuple):
+    """The same of a `Vim`, whose layers have two directions.
+
+    Attributes:
+      layers: which layers these are, in ascending order.
+      ssm: the selective parameters of both directions of each.
+      residual_in: the residual stream entering each layer, class token included.
+      residual_out: the residual stream leaving each layer.
+      logits: logits of the classes.
+    """
+
+    layers: Int[Array, "s"]
+    ssm: BidirectionalInputs
+    residual_in: Float[Array, "s b l m"]
+    residual_out: Float[Array, "s b l m"]
+    logits: Float[Array, "b v"]
+
+    def layer(self, index: int) -> BidirectionalInputs:
+        """Return the selective parameters of one traced layer, by its number.
+
+        Raises:
+          ValueError: the layer was not traced.
+        """
+        return _pick(self, index)
+
+
+def _pick(trace: Trace | VisionTrace, index: int) -> Any:
+    layers = np.asarray(trace.layers).tolist()
+    if index not in layers:
+        raise ValueError(
+            f"Layer {index} is not in this trace, which holds {layers}; trace with "
+            f"layers=[..., {index}]."
+        )
+    return jax.tree.map(lambda x: x[layers.index(index)], trace.ssm)
+
+
+@overload
 def trace(
-    model: MambaLM, tokens: Tokens, *, layers: Sequence[int] | None = None
-) -> Trace:
+    model: MambaLM, inputs: Tokens, *, layers: Sequence[int] | None = None
+) -> Trace: ...
+@overload
+def trace(
+    model: Vim, inputs: Images, *, layers: Sequence[int] | None = None
+) -> VisionTrace: ...
+def trace(
+    model: MambaLM | Vim,
+    inputs: Tokens | Images,
+    *,
+    layers: Sequence[int] | None = None,
+) -> Any:
     """Run a model and keep the inside of chosen layers.
 
     Memory grows with the layers chosen, not with the depth of the model. Texts of
@@ -56,12 +98,12 @@ def trace(
 
     Args:
       model: the model to look into.
-      tokens: token ids.
+      inputs: token ids of texts, or images.
       layers: which layers to keep, counted from 0, negative ones from the end; None
         for all.
 
     Raises:
-      ValueError: tokens do not fit the model, or a layer does not exist.
+      ValueError: inputs do not fit the model, or a layer does not exist.
 
     Examples:
       >>> from jmamba import MambaConfig
@@ -71,10 +113,10 @@ def trace(
       >>> t.layers.tolist(), t.ssm.delta.shape
       ([0, 3], (2, 1, 5, 32))
     """
-    check_tokens(tokens, model.config.vocab_size)
+    model.check_inputs(inputs)  # type: ignore[arg-type]
     chosen = choose_layers(layers, model.config.num_layers)
     graphdef, state = nnx.split(model)
-    return _trace(graphdef, state, jnp.asarray(tokens), chosen)
+    return _trace(graphdef, state, jnp.asarray(inputs), chosen)
 
 
 def choose_layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
@@ -95,9 +137,9 @@ def choose_layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
 
 
 @partial(jax.jit, static_argnames=("graphdef", "layers"))
-def _trace(graphdef, state, tokens, layers):
+def _trace(graphdef, state, inputs, layers):
     model = nnx.merge(graphdef, state)
-    x = model.embed(tokens)
+    x = model.embed(inputs)
 
     def record(x, out):
         return out.ssm, x, out.x
@@ -119,5 +161,6 @@ def _trace(graphdef, state, tokens, layers):
     x, _, (_, records) = model.run_layers(x, (visit, (0, records)))
     records = jax.tree.map(lambda x: x[: len(layers)], records)
     ssm, residual_in, residual_out = records
+    kind = VisionTrace if isinstance(model, Vim) else Trace
     numbers = jnp.asarray(layers)
-    return Trace(numbers, ssm, residual_in, residual_out, model.unembed(x))
+    return kind(numbers, ssm, residual_in, residual_out, model.unembed(x))

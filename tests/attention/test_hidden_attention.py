@@ -70,6 +70,37 @@ def test_hidden_attention_times_u_is_the_scan(seed, length):
     assert_close(seen + ssm.D[None, None] * ssm.u, y, 2e-6)
 
 
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 33, 70])
+def test_whole_attention_equals_its_rows(length):
+    """Halving, at lengths around its boundaries, with steps from tiny to huge."""
+    ssm = draw_ssm(length, batch=1, length=length, channels=3)
+    scale = 10 ** jnp.linspace(-3, 1.5, 3)
+    ssm = ssm._replace(delta=ssm.delta * scale[None, None])
+    rows = hidden_attention(ssm, rows=range(length))
+    whole = hidden_attention(ssm)
+    for d in range(3):
+        assert_close(whole[:, d], rows[:, d], 2e-6)
+    assert_close(rows, attention_loop(ssm), 2e-6)
+
+
+def test_whole_attention_keeps_precision_in_long_texts():
+    ssm = draw_ssm(batch=1, length=700, channels=2)
+    ssm = ssm._replace(A=jnp.array([[-16.0, -1.0, -0.01]] * 2))
+    assert_close(hidden_attention(ssm), attention_products(ssm), 3e-6)
+
+
+def attention_products(ssm) -> np.ndarray:
+    """The definition in float64, decays multiplied row after row."""
+    delta, A, B, C = (np.asarray(x, np.float64) for x in ssm[1:5])
+    length = delta.shape[1]
+    rows, kernel = [], np.zeros((length, *A.shape))
+    for i in range(length):
+        kernel = kernel * np.exp(delta[0, i, :, None] * A)
+        kernel[i] = delta[0, i, :, None] * B[0, i]
+        rows.append((kernel * C[0, i]).sum(-1).T)
+    return np.stack(rows, axis=1)[None]
+
+
 def test_hidden_attention_is_the_jacobian_with_frozen_selectivity():
     ssm = draw_ssm(batch=1)
 
@@ -120,8 +151,10 @@ def test_hidden_attention_keeps_precision_in_long_texts():
     np.testing.assert_allclose(alpha[0, near], expected[0, near], rtol=1e-5)
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("at_once", [1, 2, 5, 64])
+@pytest.mark.parametrize(
+    ("reduction", "at_once"),
+    [*((name, 2) for name in REDUCTIONS), *(("mean_abs", k) for k in (1, 5, 64))],
+)
 def test_reduced_attention_equals_reducing_the_matrices(reduction, at_once):
     ssm = draw_ssm()
     alpha = np.asarray(hidden_attention(ssm), np.float64)
@@ -130,6 +163,8 @@ def test_reduced_attention_equals_reducing_the_matrices(reduction, at_once):
         "mean_abs": np.abs(alpha).mean(1),
         "max": alpha.max(1),
         "min": alpha.min(1),
+        "product": alpha.prod(1),
+        "mean_positive": np.maximum(alpha, 0).mean(1),
     }[reduction]
     reduced = reduced_attention(ssm, reduction, channels_at_once=at_once)
     assert_close(reduced, expected, 2e-6)

@@ -12,8 +12,8 @@ import jmamba_kernels
 
 AGREED = {
     "jmamba.ops": ("selective_scan", "selective_state_update", "causal_conv1d"),
-    "jmamba": ("MambaConfig", "MambaLM", "generate", "trace"),
-    "jmamba.attention": ("hidden_attention",),
+    "jmamba": ("MambaConfig", "MambaLM", "Vim", "VimConfig", "generate", "trace"),
+    "jmamba.attention": ("hidden_attention", "explain"),
     "jmamba.dynamics": ("token_jacobian",),
 }
 
@@ -59,7 +59,7 @@ def test_public_names_are_documented(name):
 def exported():
     """Return the names that the packages' __init__ files give to users."""
     for package in ("jmamba", "jmamba.ops", "jmamba.attention", "jmamba.dynamics",
-                    "jmamba.checkpoints"):  # fmt: skip
+                    "jmamba.checkpoints", "jmamba.evaluation"):  # fmt: skip
         for name, value in vars(importlib.import_module(package)).items():
             if not name.startswith("_") and not inspect.ismodule(value):
                 yield pytest.param(value, id=f"{package}.{name}")

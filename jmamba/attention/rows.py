@@ -1,0 +1,61 @@
+"""The query's row of every channel: as defined, and as released."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jmamba.attention.channels import Direction, attend, open_directions
+from jmamba.types import BidirectionalInputs, SSMInputs
+
+
+def query_rows(
+    ssm: SSMInputs | BidirectionalInputs,
+    query: Int[Array, "b"] | None,
+    *,
+    exact: bool = True,
+) -> Float[Array, "b d l"]:
+    """Return the query's row of every channel; the mean row if there is no query.
+
+    Args:
+      ssm: selective parameters of a layer.
+      query: a token of each sample, counted from 0.
+      exact: whether the row is the definition's, or that of `released_row`.
+    """
+    directions = open_directions(ssm, ())
+    if query is None:
+        return jnp.swapaxes(jnp.mean(attend(directions, None), axis=2), 0, 1)
+    if exact:
+        return jnp.swapaxes(attend(directions, query[:, None])[:, :, 0], 0, 1)
+    return jnp.swapaxes(released_row(directions, query), 0, 1)
+
+
+def released_row(
+    directions: tuple[Direction, ...], query: Int[Array, "b"]
+) -> Float[Array, "d b l"]:
+    """Return the row that the released code of 2024 computes, off by one.
+
+        sum_n C[i, n] exp(A[n] sum_{j < k <= i-1} delta[k]) delta[j] B[j, n]   for j < i
+
+    from the forward direction, the same from the backward one for j > i, and 0 for i
+    itself: the query's own decay and weight are missing. It is the row i - 1 with the
+    output gates of row i.
+
+    Args:
+      directions: of a layer.
+      query: i, of each sample.
+
+    References:
+      The code of Ali, Zimerman & Wolf, "The Hidden Attention of Mamba Models".
+    """
+    length = directions[0].B.shape[1]
+    total: Array | None = None
+    samples = jnp.arange(directions[0].B.shape[0])
+    for number, one in enumerate(directions):
+        place = query if number == 0 else length - 1 - query
+        before = jnp.maximum(place - 1, 0)
+        C = one.C.at[samples, before].set(one.C[samples, place])
+        row = attend((one._replace(C=C),), before[:, None])[:, :, 0]
+        row = jnp.where((place > 0)[None, :, None], row, 0)
+        row = row if number == 0 else jnp.flip(row, axis=2)
+        total = row if total is None else total + row
+    assert total is not None
+    return total

@@ -1,0 +1,148 @@
+"""Loading Vision Mamba: the files of its authors, and what `save` wrote."""
+
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jmamba.checkpoints.configs import read_json
+from jmamba.checkpoints.dtypes import choose_dtypes, main_dtype
+from jmamba.checkpoints.errors import CheckpointError
+from jmamba.checkpoints.filling import fill
+from jmamba.checkpoints.hub import Repository, local_folder, locate
+from jmamba.checkpoints.keys import slots
+from jmamba.checkpoints.parameters import make_skeleton
+from jmamba.checkpoints.tensors import FLOATS
+from jmamba.checkpoints.torch_files import read_training_checkpoint
+from jmamba.checkpoints.validation import check_keys
+from jmamba.checkpoints.vision_configs import infer_config, read_vision_config
+from jmamba.checkpoints.weight_files import Weights, find_weights, read_headers
+from jmamba.models.vision import Vim
+from jmamba.models.vision_config import VimConfig
+
+RELEASED_FILES = (
+    "vim_t_midclstok_76p1acc.pth",
+    "vim_s_midclstok_80p5acc.pth",
+    "vim_b_midclstok_81p9acc.pth",
+    "vim_t_midclstok_ft_78p3acc.pth",
+    "vim_s_midclstok_ft_81p6acc.pth",
+)
+"""Files of Vim's authors on the Hub, the one to prefer first."""
+
+PARTS = ("model", "model_ema")
+"""Where training checkpoints keep weights, and their moving average."""
+
+
+def load_vim(
+    path_or_id: str | os.PathLike,
+    *,
+    dtype=None,
+    param_dtype=None,
+    revision: str | None = None,
+    remat: bool = False,
+    part: str = "model",
+    filename: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Vim:
+    """Load a Vision Mamba.
+
+    Reads the training checkpoints of Vim's authors (.pth, needs torch), plain state
+    dicts with the same names, and what `save` wrote.
+
+    Args:
+      path_or_id: a file, a folder that holds one, or a Hub id such as
+        "hustvl/Vim-tiny-midclstok".
+      dtype: compute and storage dtype; None for float32, "auto" for the checkpoint's.
+      param_dtype: storage dtype, if it is to differ.
+      revision: branch, tag or commit on the Hub.
+      remat: whether the backward pass recomputes each block.
+      part: "model", or "model_ema" for the moving average of the weights.
+      filename: which file of a Hub repository; None for the released one.
+      changes: fields of `VimConfig` that the checkpoint does not tell, such as
+        `{"class_token": "first"}`.
+
+    Raises:
+      CheckpointError: the checkpoint cannot be found, read or understood, or is of
+        another architecture; the message says what to do.
+      ValueError: a dtype is not a floating one, or the part is unknown.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part must be {' or '.join(PARTS)}, but is {part!r}.")
+    place = _locate(path_or_id, revision=revision, filename=filename)
+    weights, args = _find(place, part)
+    found = read_headers(weights)
+    shapes = {key: tensor.shape for key, tensor in found.items()}
+    config = _config(place, shapes, args, changes)
+    main = main_dtype(FLOATS[tensor.dtype].name for tensor in found.values())
+    compute, param = choose_dtypes(dtype, param_dtype, main)
+    skeleton = make_skeleton(config, dtype=compute, param_dtype=param, remat=remat)
+    table = slots("vim", skeleton.shapes)
+    check_keys(
+        {key: slot.shape for key, slot in table.items()},
+        shapes,
+        str(place),
+        says=f"a Vision Mamba of {config.num_layers} layers and width {config.d_model}",
+        explain=lambda _: "Only bidirectional models of version 2 are read.",
+    )
+    return skeleton.build(fill(skeleton, table, weights))
+
+
+def _locate(
+    path_or_id: str | os.PathLike, *, revision: str | None, filename: str | None
+) -> Path:
+    """Return the file or folder of a checkpoint, downloading it if need be."""
+    path = Path(path_or_id).expanduser()
+    if path.is_file():
+        return path
+    local = local_folder(path_or_id, revision=revision)
+    if local is not None:
+        return local if filename is None else local / filename
+    repository = Repository(str(path_or_id), revision)
+    if filename is not None:
+        return repository.fetch(filename)
+    if repository.fetch_optional("config.json") is not None:
+        return locate(path_or_id, revision=revision)
+    for name in RELEASED_FILES:
+        file = repository.fetch_optional(name)
+        if file is not None:
+            return file
+    raise CheckpointError(
+        f"{path_or_id} on the Hub holds neither config.json nor a file that Vim's "
+        f"authors released ({', '.join(RELEASED_FILES)}); give filename=..."
+    )
+
+
+def _find(place: Path, part: str) -> tuple[Weights, Namespace | None]:
+    """Return the weights, and the training arguments beside them."""
+    if place.is_dir():
+        weights = find_weights(place)
+    elif place.suffix in (".pth", ".pt", ".bin", ".safetensors"):
+        weights = Weights((place,))
+    else:
+        raise CheckpointError(
+            f"{place} is no weight file; give one that ends in .pth, .pt, .bin or "
+            ".safetensors, or a folder that holds it."
+        )
+    file = weights.files[0]
+    if not file.is_file():
+        raise CheckpointError(f"There is no file {file}; check the name.")
+    content = {} if file.suffix == ".safetensors" else read_training_checkpoint(file)
+    if not any(isinstance(content.get(name), dict) for name in PARTS):
+        if part != PARTS[0]:
+            raise CheckpointError(f"{file} holds plain weights and no {part!r}.")
+        return weights, None
+    args = content.get("args")
+    return weights._replace(part=part), args if isinstance(args, Namespace) else None
+
+
+def _config(
+    place: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    args: Namespace | None,
+    changes: Mapping[str, Any] | None,
+) -> VimConfig:
+    file = place / "config.json"
+    if file.is_file():
+        return read_vision_config(read_json(file) | dict(changes or {}), str(file))
+    return infer_config(shapes, args, str(place), changes)

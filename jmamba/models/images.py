@@ -1,0 +1,128 @@
+"""From a picture to what a vision model reads."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Mean and deviation of ImageNet's colours, scaled to [0, 1]: red, green, blue."""
+
+RESAMPLINGS = ("bicubic", "bilinear", "nearest")
+
+
+def preprocess(
+    image: Any,
+    *,
+    crop: int = 224,
+    resize: int | None = None,
+    resample: str = "bicubic",
+) -> np.ndarray:
+    """Return a picture as a model reads it: resized, cropped, normalised.
+
+        (crop(resize(image)) / 255 - mean) / deviation
+
+    The defaults are those that Vim is evaluated with: the shorter side becomes 256 and
+    the middle 224 x 224 pixels are kept. The Hidden Attention of Mamba Models resizes
+    to 224, that is `resize=224`.
+
+    Args:
+      image: a file, a `PIL.Image`, or an array (height, width) or (height, width, 3)
+        of integers from 0 to 255.
+      crop: side of the square that is kept.
+      resize: the shorter side before cropping; None for crop / 0.875.
+      resample: "bicubic", "bilinear" or "nearest".
+
+    Returns:
+      Float32 (1, crop, crop, 3).
+
+    Raises:
+      ValueError: the file is no picture or cannot be read, the array has another shape
+        or type, or sizes do not fit together.
+
+    Examples:
+      >>> grey = np.full((300, 400, 3), 128, np.uint8)
+      >>> preprocess(grey).shape
+      (1, 224, 224, 3)
+    """
+    resized = resize_and_crop(image, crop=crop, resize=resize, resample=resample)
+    return normalise(np.asarray(resized, np.float32)[None] / 255)
+
+
+def normalise(pixels: np.ndarray) -> np.ndarray:
+    """Return colours in [0, 1] with ImageNet's mean taken off, over its deviation.
+
+    Examples:
+      >>> black = normalise(np.zeros((1, 1, 3), np.float32))
+      >>> [f"{colour:.2f}" for colour in black[0, 0]]
+      ['-2.12', '-2.04', '-1.80']
+    """
+    mean, deviation = (np.asarray(x, np.float32) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    return (pixels - mean) / deviation
+
+
+def resize_and_crop(
+    image: Any, *, crop: int = 224, resize: int | None = None, resample: str = "bicubic"
+) -> Any:
+    """Return the part of a picture that `preprocess` keeps, as a `PIL.Image`.
+
+    Raises:
+      ValueError: as in `preprocess`.
+    """
+    from PIL import Image
+
+    if resample not in RESAMPLINGS:
+        raise ValueError(
+            f"resample={resample!r}: give one of {', '.join(RESAMPLINGS)}."
+        )
+    resize = round(crop / 0.875) if resize is None else resize
+    if not 1 <= crop <= resize:
+        raise ValueError(
+            f"crop={crop} and resize={resize}: give 1 <= crop <= resize, as the square "
+            "that is kept lies within the resized picture."
+        )
+    picture = open_image(image)
+    width, height = picture.size
+    short = min(width, height)
+    size = (int(resize * width / short), int(resize * height / short))
+    picture = picture.resize(size, Image.Resampling[resample.upper()])
+    left, top = (round((side - crop) / 2) for side in size)
+    return picture.crop((left, top, left + crop, top + crop))
+
+
+def open_image(image: Any) -> Any:
+    """Return a picture in red, green and blue, as a `PIL.Image`.
+
+    Raises:
+      ValueError: the file is no picture or cannot be read, or the array has another
+        shape or type.
+    """
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    if isinstance(image, str | os.PathLike):
+        try:
+            with Image.open(Path(image).expanduser()) as opened:
+                return opened.convert("RGB")
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(
+                f"{image} cannot be read as a picture ({error}); give a whole PNG, "
+                "JPEG or other file that Pillow knows."
+            ) from error
+    array = np.asarray(image)
+    fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if not fits or 0 in array.shape or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            "A picture must be a file, a PIL.Image or integers of shape (height, width,"
+            f" 3), but is {array.dtype} of shape {array.shape}. Colours in [0, 1] "
+            "become integers by (255 * x).astype(np.uint8)."
+        )
+    if array.min() < 0 or array.max() > 255:
+        raise ValueError(
+            f"Colours must lie in [0, 255], but range from {array.min()} to "
+            f"{array.max()}."
+        )
+    return Image.fromarray(array.astype(np.uint8)).convert("RGB")

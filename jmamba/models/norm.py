@@ -1,0 +1,58 @@
+"""RMS norm, and the dtypes of a model."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jmamba_kernels import accumulation_dtype
+
+
+class Precision(NamedTuple):
+    """Dtypes of a model: `param` of stored weights, `compute` of activations.
+
+    A_log, D and the step-size bias are float32 at least, whatever `param` says: the
+    recurrence is sensitive to them.
+    """
+
+    param: jnp.dtype
+    compute: jnp.dtype
+
+    @property
+    def sensitive(self):
+        """Dtype of A_log, D and the step-size bias."""
+        return accumulation_dtype(self.param)
+
+
+def rms_norm(
+    x: Float[Array, "... c"], eps: float, *, frozen: bool = False
+) -> Float[Array, "... c"]:
+    """Return x / sqrt(mean(x^2) + eps) over the last axis, in float32 or better.
+
+    Args:
+      x: what to normalise.
+      eps: keeps the division finite.
+      frozen: whether derivatives take 1/rms for a constant.
+    """
+    x = x.astype(accumulation_dtype(x.dtype))
+    scale = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
+    return x * (jax.lax.stop_gradient(scale) if frozen else scale)
+
+
+class RMSNorm(nnx.Module):
+    """RMS norm with a learned scale, computed in float32 or better."""
+
+    def __init__(self, size: int, *, eps: float, precision: Precision):
+        self.scale = nnx.Param(jnp.ones((size,), precision.param))
+        self.eps = eps
+        self.compute = precision.compute
+
+    def __call__(
+        self, x: Float[Array, "... m"], *, frozen: bool = False
+    ) -> Float[Array, "... m"]:
+        """Return x / rms(x) * scale in the compute dtype."""
+        y = rms_norm(x, self.eps, frozen=frozen)
+        scale = jnp.broadcast_to(self.scale[...].astype(y.dtype), y.shape)
+        return (y * scale).astype(self.compute)

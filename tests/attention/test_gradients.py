@@ -1,0 +1,251 @@
+"""Explanations by gradients: completeness, conservation, and what they reduce to."""
+
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import assert_close, quick_jit
+from random_models import random_text_model, random_tokens
+from vision_definition import draw_images, tiny_vim
+
+from jmamba.attention import (
+    METHODS,
+    explain,
+    gradient_x_input,
+    heat_map,
+    integrated_gradients,
+    mamba_lrp,
+    patch_grid,
+    smooth_grad,
+)
+from jmamba.models.freezing import MAMBA_LRP, NOTHING, UNIFIED, gate
+from jmamba.ops import selective_scan
+
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
+KINDS = pytest.mark.parametrize("kind", ["text", "image"])
+TARGET = 3
+
+
+@cache
+def model_of(kind) -> Any:
+    if kind == "image":
+        return tiny_vim()
+    extra = {"mixer_rms_eps": 1e-6, "dt_rank": 3} if kind == "falcon" else {}
+    return random_text_model(layers=2, **extra)
+
+
+def inputs_of(kind):
+    return jnp.asarray(draw_images()) if kind == "image" else random_tokens()
+
+
+def logit(model, x, frozen=NOTHING):
+    x, _, _ = model.run_layers(x, frozen=frozen)
+    logits = model.read(x, None, frozen=frozen)
+    return logits[:, TARGET]
+
+
+@KINDS
+def test_gradient_x_input_is_a_slope(kind):
+    """The sum over tokens is the derivative when all embeddings grow alike."""
+    model, inputs = model_of(kind), inputs_of(kind)
+    x, one = model.embed(inputs), jnp.array(1.0)
+    _, slope = quick_jit(
+        lambda x: jax.jvp(lambda t: logit(model, t * x), (one,), (one,))
+    )(x)
+    found = gradient_x_input(model, inputs, target=TARGET)
+    assert_close(jnp.sum(found, axis=1), slope, 1e-5)
+    still = smooth_grad(model, inputs, target=TARGET, noise=0.0, samples=2)
+    assert_close(still, found, 1e-5)
+
+
+def test_smooth_grad_is_the_mean_over_its_noise():
+    model, inputs = model_of("image"), inputs_of("image")
+    key = jax.random.key(5)
+    found = smooth_grad(model, inputs, target=TARGET, samples=3, noise=0.2, key=key)
+
+    @quick_jit
+    def expected(x):
+        extent = (x.max((1, 2)) - x.min((1, 2)))[:, None, None]
+        slope = jax.grad(lambda x: jnp.sum(logit(model, x)))
+        total = jnp.zeros_like(x)
+        for one in jax.random.split(key, 3):
+            total += slope(x + 0.2 * extent * jax.random.normal(one, x.shape))
+        return jnp.sum(x * total / 3, axis=-1)
+
+    assert_close(found, expected(model.embed(inputs)), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "with_baseline", "steps"),
+    # from embeddings of 0 the norms switch on one after the other, at t = 1e-5 to 1e-2
+    [("text", True, 64), ("text", False, 512), ("image", False, 512)],
+)
+def test_integrated_gradients_are_complete(kind, with_baseline, steps):
+    model, inputs = model_of(kind), inputs_of(kind)
+    x = model.embed(inputs)
+    baseline = jnp.zeros_like(inputs) if with_baseline else None
+    start = jnp.zeros_like(x) if baseline is None else model.embed(baseline)
+    found = integrated_gradients(
+        model, inputs, target=TARGET, baseline=baseline, steps=steps
+    )
+    change = logit(model, x) - logit(model, start)
+    assert_close(jnp.sum(found, axis=1), change, 1e-4)
+
+
+# MambaLRP -----------------------------------------------------------------------------
+
+
+@KINDS
+def test_frozen_forward_passes_have_the_same_values(kind):
+    model = model_of(kind)
+
+    @quick_jit
+    def run(x):
+        return [logit(model, x, frozen) for frozen in (NOTHING, UNIFIED, MAMBA_LRP)]
+
+    plain, unified, lrp = run(model.embed(inputs_of(kind)))
+    assert_close(unified, plain, 1e-6)
+    assert_close(lrp, plain, 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["text", "falcon", "image"])
+def test_relevance_and_the_share_of_biases_add_up_to_the_logit(kind):
+    """T6: the frozen pass is homogeneous of degree 1 in embeddings and biases."""
+    model, inputs = model_of(kind), inputs_of(kind)
+    graphdef, state = nnx.split(model)
+    x = model.embed(inputs)
+
+    def total(state):
+        return jnp.sum(logit(nnx.merge(graphdef, state), x, MAMBA_LRP))
+
+    slopes = quick_jit(jax.grad(total))(state)
+    shares = [
+        jnp.sum(value * slope)
+        for (path, value), slope in zip(
+            jax.tree.leaves_with_path(nnx.to_pure_dict(state)),
+            jax.tree.leaves(nnx.to_pure_dict(slopes)),
+            strict=True,
+        )
+        if path[-1].key == "bias"
+    ]
+    assert shares
+    relevance = jnp.sum(mamba_lrp(model, inputs, target=TARGET))
+    expected = quick_jit(lambda x: jnp.sum(logit(model, x)))(x)
+    assert_close(relevance + sum(shares), expected, 1e-5)
+    assert abs(sum(shares)) > 1e-3 * abs(expected)  # the biases count
+
+
+def without_biases(model):
+    graphdef, state = nnx.split(model)
+
+    def drop(path, x):
+        return jnp.zeros_like(x) if "'bias'" in jax.tree_util.keystr(path) else x
+
+    return nnx.merge(graphdef, jax.tree.map_with_path(drop, state))
+
+
+@KINDS
+def test_relevance_is_conserved_without_biases(kind):
+    model, inputs = without_biases(model_of(kind)), inputs_of(kind)
+    found = mamba_lrp(model, inputs, target=TARGET)
+    expected = logit(model, model.embed(inputs))
+    assert_close(jnp.sum(found, axis=1), expected, 1e-5)
+    plain = gradient_x_input(model, inputs, target=TARGET)
+    assert np.abs(plain.sum(1) - expected).max() > 0.1 * np.abs(expected).max()
+
+
+def test_relevance_is_conserved_by_a_block():
+    """What a block hands down is what it was given, its biases aside."""
+    model = without_biases(model_of("image"))
+    x, block = model.embed(inputs_of("image")), model.layer(0)
+
+    @quick_jit
+    def hand_down(x):
+        out, pull = jax.vjp(lambda x: block(x, frozen=MAMBA_LRP).x, x)
+        weights = jnp.cos(jnp.arange(out.size).astype(x.dtype)).reshape(out.shape)
+        (slope,) = pull(weights)
+        return jnp.sum(x * slope), jnp.sum(out * weights)
+
+    received, given = hand_down(x)
+    assert_close(received, given, 1e-5)
+
+
+def test_half_rule_gives_both_factors_the_same():
+    y, z = jnp.array([1.5, -0.3]), jnp.array([0.7, 2.0])
+    d_y, d_z = jax.grad(lambda y, z: jnp.sum(gate(y, z, MAMBA_LRP)), argnums=(0, 1))(
+        y, z
+    )
+    assert_close(y * d_y, z * d_z, 1e-6)
+    assert_close(y * d_y + z * d_z, gate(y, z, NOTHING), 1e-6)
+
+
+def test_lrp_of_a_block_is_half_through_the_recurrence_and_half_through_the_gate():
+    model = model_of("text")
+    block, x = model.layer(0), model.embed(inputs_of("text"))
+    direction = jnp.sin(jnp.arange(x.size).astype(x.dtype)).reshape(x.shape)
+    ssm = block.mixer.ssm_inputs(x)
+    y = selective_scan(*ssm[:6]).y
+
+    def mixer(x, frozen):
+        return block.mixer.mix(block.mixer.ssm_inputs(x, frozen=frozen), frozen=frozen)
+
+    def through_gate(x):
+        """The recurrence constant, sigma(z) too: linear in z."""
+        z = jnp.split(block.mixer.in_proj(x), 2, axis=-1)[1]
+        return block.mixer.out_proj(y * z * jax.nn.sigmoid(ssm.z))
+
+    @quick_jit
+    def slopes(x):
+        functions = [lambda x, f=f: mixer(x, f)[0] for f in (UNIFIED, MAMBA_LRP)]
+        return [jax.jvp(f, (x,), (direction,))[1] for f in (*functions, through_gate)]
+
+    unified, lrp, gate_part = slopes(x)
+    assert_close(lrp, (unified + gate_part) / 2, 1e-5)
+
+
+# One call, pictures, mistakes ---------------------------------------------------------
+
+
+def test_explain_runs_methods_by_name():
+    model, images = model_of("image"), inputs_of("image")
+    for name, method in METHODS.items():
+        assert method.__name__ == name
+    found = explain(model, images, "mamba_lrp", target=TARGET)
+    np.testing.assert_array_equal(found, mamba_lrp(model, images, target=TARGET))
+    assert found.shape == (2, 10)
+    with pytest.raises(ValueError, match="Unknown method 'lime': give one of raw"):
+        explain(model, images, "lime")
+
+
+def test_heat_maps_have_patches_in_place_and_no_class_token():
+    model = model_of("image")
+    relevance = jnp.arange(10.0)[None]
+    grid = patch_grid(model, relevance, 12, 12)
+    assert grid[0].tolist() == [[0, 1, 2], [3, 5, 6], [7, 8, 9]]
+    picture = np.asarray(heat_map(model, relevance, 12, 12)[0])
+    torch = pytest.importorskip("torch")
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(np.array(grid))[None], size=(12, 12), mode="bilinear"
+    )
+    assert_close(picture, expected[0, 0].numpy(), 1e-6)
+
+
+def test_mistakes_are_said():
+    model, images = model_of("image"), inputs_of("image")
+    with pytest.raises(ValueError, match="is of 9 tokens, but images of 12 x"):
+        heat_map(model, jnp.zeros((1, 9)), 12, 12)
+    with pytest.raises(ValueError, match="steps=0: give at least 1"):
+        integrated_gradients(model, images, steps=0)
+    with pytest.raises(ValueError, match=r"baseline has shape \(1, 12, 12, 3\)"):
+        integrated_gradients(model, images, baseline=images[:1])
+    with pytest.raises(ValueError, match="samples=0, noise=0.15: give at least one"):
+        smooth_grad(model, images, samples=0)
+    with pytest.raises(ValueError, match="target=5 is out of range: give 0 to 4"):
+        mamba_lrp(model, images, target=5)
+    with pytest.raises(ValueError, match=r"must have the shape \(batch, height"):
+        gradient_x_input(model, images[0])

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+from helpers import assert_close
+from PIL import Image
+
+from jmamba.models.images import normalise, preprocess, resize_and_crop
+
+
+def draw_picture(height, width, seed=0):
+    draw = np.random.default_rng(seed)
+    return draw.integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 11), (13, 8)])
+def test_preprocess_without_resizing_keeps_the_middle(height, width):
+    picture = draw_picture(height, width)
+    found = preprocess(picture, crop=6, resize=8)
+    top, left = round((height - 6) / 2), round((width - 6) / 2)
+    middle = picture[top : top + 6, left : left + 6] / 255
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    assert found.shape == (1, 6, 6, 3) and found.dtype == np.float32
+    assert_close(found[0], (middle - mean) / deviation, 1e-6)
+
+
+def test_preprocess_halves_by_averaging():
+    picture = np.repeat(np.repeat(draw_picture(4, 5), 2, axis=0), 2, axis=1)
+    found = resize_and_crop(picture, crop=4, resize=4, resample="nearest")
+    np.testing.assert_array_equal(np.asarray(found), picture[::2, ::2][:, :4])
+
+
+def test_preprocess_reads_files_and_any_mode(tmp_path):
+    picture = Image.fromarray(draw_picture(9, 9))
+    expected = preprocess(picture, crop=8)
+    picture.save(tmp_path / "picture.png")
+    np.testing.assert_array_equal(
+        preprocess(tmp_path / "picture.png", crop=8), expected
+    )
+    grey = picture.convert("L")
+    assert np.ptp(np.asarray(resize_and_crop(grey, crop=8)), axis=-1).max() == 0
+    np.testing.assert_array_equal(
+        preprocess(np.asarray(grey), crop=8), preprocess(grey, crop=8)
+    )
+    assert preprocess(picture.convert("RGBA"), crop=8).shape == (1, 8, 8, 3)
+    assert preprocess(picture.convert("P"), crop=8).shape == (1, 8, 8, 3)
+
+
+def test_normalise_keeps_leading_axes():
+    assert normalise(np.zeros((2, 3, 4, 3), np.float32)).shape == (2, 3, 4, 3)
+
+
+def test_bad_pictures_are_said(tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ValueError, match="text.png cannot be read as a picture"):
+        preprocess(tmp_path / "text.png")
+    Image.fromarray(draw_picture(64, 64)).save(tmp_path / "cut.jpg")
+    whole = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="cut.jpg cannot be read as a picture"):
+        preprocess(tmp_path / "cut.jpg")
+    with pytest.raises(ValueError, match="missing.png cannot be read"):
+        preprocess(tmp_path / "missing.png")
+    with pytest.raises(ValueError, match=r"\(255 \* x\).astype"):
+        preprocess(np.zeros((8, 8, 3)))
+    with pytest.raises(ValueError, match=r"uint8 of shape \(3, 8, 8\)"):
+        preprocess(np.zeros((3, 8, 8), np.uint8))
+    with pytest.raises(ValueError, match="range from -1 to 300"):
+        preprocess(np.array([[-1, 300]]))
+    with pytest.raises(ValueError, match="give 1 <= crop <= resize"):
+        preprocess(draw_picture(8, 8), crop=8, resize=4)
+    with pytest.raises(ValueError, match="resample='cubic': give one of bicubic"):
+        preprocess(draw_picture(8, 8), resample="cubic")

@@ -1,0 +1,44 @@
+"""Small models of text and images, of which every parameter is random.
+
+They are filled without running an initializer, which takes longer than most tests.
+"""
+
+from functools import cache
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jmamba import MambaConfig, MambaLM
+from jmamba.checkpoints.parameters import make_skeleton
+
+CENTERS = {"A_log": 0.7, "D": 1.0, "dt_bias": -2.0, "scale": 1.0}
+
+
+@cache
+def random_text_model(
+    *, seed: int = 0, layers: int = 3, dtype: str = "float32", **changes
+) -> MambaLM:
+    """Return a language model of 24 tokens; equal arguments share one."""
+    sizes: dict[str, Any] = {
+        "vocab_size": 24,
+        "d_model": 8,
+        "num_layers": layers,
+        "d_state": 3,
+    }
+    config = MambaConfig(**sizes | changes)
+    skeleton = make_skeleton(config, dtype=dtype, param_dtype=dtype)
+    draw = np.random.default_rng(seed)
+
+    def fill(path, leaf):
+        noise = draw.standard_normal(leaf.shape).astype(np.float32)
+        value = CENTERS.get(path[-1], 0.0) + 0.3 * noise
+        return jnp.asarray(value.astype(leaf.dtype))
+
+    parameters = skeleton.parameters.items()
+    return skeleton.build({path: fill(path, leaf) for path, leaf in parameters})
+
+
+def random_tokens(batch=2, length=7, seed=0):
+    draw = np.random.default_rng(seed)
+    return jnp.asarray(draw.integers(0, 24, (batch, length)).astype(np.int32))
