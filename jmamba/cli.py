@@ -1,4 +1,4 @@
-"""The command line: explain, generate, convert, info, train."""
+"""The command line: explain, dynamics, generate, convert, info, train."""
 
 import importlib
 import os
@@ -188,6 +188,57 @@ def explain(
         import webbrowser
 
         webbrowser.open(page.resolve().as_uri())
+
+
+@app.command()
+def dynamics(
+    text: Annotated[
+        str | None, typer.Argument(help='The text; "-" reads standard input.')
+    ] = None,
+    file: File = None,
+    model: Model = None,
+    revision: Revision = None,
+    dtype: Dtype = None,
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path(
+        "jmamba-dynamics"
+    ),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write into a folder of other files.")
+    ] = False,
+    exponents: Annotated[int, typer.Option(help="How many exponents over depth.")] = 8,
+) -> None:
+    """Show how the tokens of a text move from layer to layer.
+
+    Prints what the theory of token dynamics asks of each layer and writes a folder
+    with a page, pictures and arrays.
+    """
+    from jmamba.report.reading import read_text
+    from jmamba.report.stages import stages
+
+    text = read_text(text, file)
+    with stages() as show:
+        show("loading the model", 0, 1)
+        from jmamba.report.dynamics import measure_dynamics
+        from jmamba.report.dynamics_page import write_dynamics
+        from jmamba.report.folder import check_directory
+
+        check_directory(out, overwrite=overwrite)
+        language_model, tokenizer, name = _load(model, revision, dtype)
+        found = measure_dynamics(
+            language_model,
+            tokenizer,
+            text,
+            exponents=exponents,
+            name=name,
+            progress=show,
+        )
+        page = write_dynamics(found, out, overwrite=overwrite, progress=show)
+    console = Console(highlight=False)
+    console.print(found.regimes.as_table(), soft_wrap=True)
+    growing = ", ".join(f"{v:.3g}" for v in found.exponents)
+    console.print(f"\nExponents over depth: {growing}")
+    console.print("The page with all figures:")
+    console.print(str(page.resolve()), soft_wrap=True)
 
 
 @app.command()

@@ -13,8 +13,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from jmamba.report.explanation import Explanation
-from jmamba.report.labels import shorten
+from jmamba.report.labels import TokenReport, shorten
 
 DPI = 150
 INK = "#1f2430"
@@ -91,7 +90,7 @@ def label_step(count: int, inches: float, size: float) -> int:
 
 def token_axis(
     ax: Axes,
-    explanation: Explanation,
+    report: TokenReport,
     *,
     axis: str,
     inches: float,
@@ -103,20 +102,20 @@ def token_axis(
 
     Args:
       ax: where to draw; token i is at coordinate i.
-      explanation: whose tokens.
+      report: whose tokens.
       axis: "x" or "y".
       inches: length of the axis on paper.
       size: font size in points.
       name: what the axis holds.
       start: the first token to label.
     """
-    count = len(explanation.labels)
+    count = len(report.labels)
     step = label_step(count - start, inches, size)
     ticks = np.arange(start, count, step)
     if step == 1:
-        texts = [shorten(drawable(label)) for label in explanation.labels[start:]]
+        texts = [shorten(drawable(label)) for label in report.labels[start:]]
     else:
-        starts = explanation.starts
+        starts = report.starts
         stretches = ["".join(starts[i : i + step]) for i in ticks]
         texts = [
             f"{i} {drawable(text)[:10]}"

@@ -5,18 +5,20 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from jmamba.report.dynamics_plates import DYNAMICS_PLATES
 from jmamba.report.explanation import Explanation
 from jmamba.report.page import page
-from jmamba.report.plates import PLATES, plates_of
+from jmamba.report.plates import PLATES, Plate, plates_of
 
-MADE_BY = "jmamba explain"
+MADE_BY, MADE_BY_DYNAMICS = "jmamba explain", "jmamba dynamics"
 PAGE, ARRAYS, SUMMARY = "index.html", "arrays.npz", "summary.json"
 
 
@@ -45,20 +47,51 @@ def write(
     Raises:
       ValueError: the directory is a file, holds something else or cannot be written.
     """
+    return write_folder(
+        explanation,
+        directory,
+        plates=plates_of(explanation),
+        make_page=page,
+        make_summary=summary,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def write_folder(
+    report: Any,
+    directory: str | os.PathLike,
+    *,
+    plates: Sequence[Plate],
+    make_page: Callable[[Any, dict[str, bytes]], str],
+    make_summary: Callable[[Any, list[str]], dict],
+    overwrite: bool,
+    progress: Callable[[str, int, int], None],
+) -> Path:
+    """Write a report of any kind; see `write`.
+
+    Args:
+      report: what to write; it has `arrays()`.
+      directory: where to.
+      plates: its pictures.
+      make_page: the page, from the report and its pictures by name.
+      make_summary: what goes to summary.json, from the report and the files' names.
+      overwrite: whether to write into a folder that holds something else.
+      progress: called as progress(stage, done, total).
+    """
     directory = Path(directory)
     check_directory(directory, overwrite=overwrite)
     with _beside(directory) as new:
         figures = {}
-        plates = plates_of(explanation)
         for done, plate in enumerate(plates):
             progress("drawing", done, len(plates))
-            figures[plate.name] = draw_png(plate.draw(explanation))
+            figures[plate.name] = draw_png(plate.draw(report))
             (new / f"{plate.name}.png").write_bytes(figures[plate.name])
         progress("writing the page", 0, 1)
-        np.savez_compressed(new / ARRAYS, allow_pickle=False, **explanation.arrays())
-        (new / PAGE).write_text(page(explanation, figures), encoding="utf-8")
+        np.savez_compressed(new / ARRAYS, allow_pickle=False, **report.arrays())
+        (new / PAGE).write_text(make_page(report, figures), encoding="utf-8")
         names = sorted(path.name for path in new.iterdir())
-        text = json.dumps(summary(explanation, [*names, SUMMARY]), indent=2)
+        text = json.dumps(make_summary(report, [*names, SUMMARY]), indent=2)
         (new / SUMMARY).write_text(text + "\n", encoding="utf-8")
         _move(new, directory)
     return directory / PAGE
@@ -122,7 +155,7 @@ def _files_of_report(directory: Path) -> list[str]:
     """Return the files that an earlier report made, none if there was none."""
     try:
         made = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
-        files = made["files"] if made["made_by"] == MADE_BY else []
+        files = made["files"] if made["made_by"] in (MADE_BY, MADE_BY_DYNAMICS) else []
         return [name for name in files if isinstance(name, str)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
@@ -148,7 +181,8 @@ def _beside(directory: Path):
 
 def _move(new: Path, directory: Path) -> None:
     """Move a complete report into place, the summary last."""
-    known = {PAGE, ARRAYS, SUMMARY, *(f"{plate.name}.png" for plate in PLATES)}
+    plates = (*PLATES, *DYNAMICS_PLATES)
+    known = {PAGE, ARRAYS, SUMMARY, *(f"{plate.name}.png" for plate in plates)}
     stale = known & set(_files_of_report(directory))
     directory.mkdir(exist_ok=True)
     paths = sorted(new.iterdir(), key=lambda path: path.name == SUMMARY)

@@ -1,7 +1,9 @@
 """Tokens as text that can be read: characters, visible blanks, bytes."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
 
 BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽"}
 """Visible forms of the blanks."""
@@ -20,6 +22,26 @@ class Piece(NamedTuple):
     text: str
     start: int
     stop: int
+
+
+@runtime_checkable
+class TokenReport(Protocol):
+    """A report on the tokens of one text: what token axes are drawn from."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """One readable label per token."""
+        ...
+
+    @property
+    def starts(self) -> list[str]:
+        """The visible text of each piece at its first token, nothing at the others."""
+        ...
+
+    @property
+    def norms(self) -> np.ndarray:
+        """The norm of each token before the first layer and after each."""
+        ...
 
 
 def split_pieces(

@@ -25,7 +25,7 @@ def page(explanation: Explanation, figures: dict[str, bytes]) -> str:
     best = explanation.predictions
     title = f"{visible(explanation.text[:60])} → {best.labels[0]}"
     plates = [
-        _figure(plate, figures[plate.name])
+        figure_section(plate, figures[plate.name])
         for plate in PLATES
         # The table of the page says the same as the picture of the predictions.
         if plate.name in figures and plate.name != "predictions"
@@ -39,7 +39,7 @@ def page(explanation: Explanation, figures: dict[str, bytes]) -> str:
 <meta name="color-scheme" content="light dark">
 <title>{escape(title)} · jmamba</title>
 <style>
-{_resource("page.css")}</style>
+{resource("page.css")}</style>
 </head>
 <body>
 <main>
@@ -54,7 +54,7 @@ def page(explanation: Explanation, figures: dict[str, bytes]) -> str:
 <div id="tip" role="status" hidden></div>
 <script type="application/json" id="data">{script}</script>
 <script>
-{_resource("page.js")}</script>
+{resource("page.js")}</script>
 </body>
 </html>
 """
@@ -184,7 +184,8 @@ def _tables(explanation: Explanation) -> str:
 </div>"""
 
 
-def _figure(plate: Plate, png: bytes) -> str:
+def figure_section(plate: Plate, png: bytes) -> str:
+    """Return a picture with its caption, formula and the names of its arrays."""
     source = base64.b64encode(png).decode()
     arrays = ", ".join(f"<code>{escape(name)}</code>" for name in plate.arrays)
     return f"""<figure id="{plate.name}">
@@ -211,7 +212,7 @@ def _colophon(explanation: Explanation) -> str:
         "Time": seconds,
     }
     lists = "".join(
-        f"<section><h3>{name}</h3><dl>{_definitions(group)}</dl></section>"
+        f"<section><h3>{name}</h3><dl>{definitions(group)}</dl></section>"
         for name, group in groups.items()
         if group
     )
@@ -225,12 +226,14 @@ arrays are in <a href="arrays.npz">arrays.npz</a>, all settings in
 </footer>"""
 
 
-def _definitions(group: dict) -> str:
+def definitions(group: dict) -> str:
+    """Return the entries of a definition list."""
     return "".join(
         f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>"
         for name, value in group.items()
     )
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """Return a file that lies beside this module."""
     return resources.files("jmamba.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
 """The pictures of a report: how each is drawn, and what it shows in plain words."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -27,7 +27,7 @@ class Plate(NamedTuple):
     caption: str
     formula: str
     arrays: tuple[str, ...]
-    draw: Callable[[Explanation], Figure]
+    draw: Callable[[Any], Figure]
     needs: str = "left_out"
 
 

@@ -24,14 +24,14 @@ from jmamba.report.canvas import (
     token_axis,
 )
 from jmamba.report.explanation import Explanation
-from jmamba.report.labels import shorten
+from jmamba.report.labels import TokenReport, shorten
 
 GRID = {"color": "#e3e7ee", "linewidth": 0.6}
 
 
-def token_norms(explanation: Explanation) -> Figure:
+def token_norms(report: TokenReport) -> Figure:
     """Draw the norm of every token's residual stream through depth."""
-    norms = explanation.norms
+    norms = report.norms
     depth, length = norms.shape
     width = float(np.clip(0.17 * length + 3, 7, 13))
     rows = float(np.clip(0.17 * depth, 1.6, 6))
@@ -48,7 +48,7 @@ def token_norms(explanation: Explanation) -> Figure:
     names = ["embedding", *map(str, range(depth - 1))]
     layer_ticks(heat, depth, rows, names)
     heat.set_ylabel("after layer", fontsize=8, color=MUTED)
-    token_axis(heat, explanation, axis="x", inches=width - 2.2)
+    token_axis(heat, report, axis="x", inches=width - 2.2)
     color_bar(figure, image, heat, "Euclidean norm (log)", pad=0.02)
     _norm_lines(figure, lines, norms)
     return figure

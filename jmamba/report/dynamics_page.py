@@ -1,0 +1,156 @@
+"""The dynamics report as a folder: one HTML page, pictures, arrays, summary."""
+
+import os
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+from jmamba.report.dynamics import DynamicsReport
+from jmamba.report.dynamics_plates import DYNAMICS_PLATES
+from jmamba.report.folder import MADE_BY_DYNAMICS, write_folder
+from jmamba.report.labels import visible
+from jmamba.report.page import definitions, figure_section, resource
+
+COLUMNS = {
+    "right": "eigenvalues of M with a positive real part, of n that are not zero",
+    "radius": "largest magnitude of an eigenvalue of M",
+    "positive_mass": "positive share of the eigenvalues of M's symmetric part",
+    "own": "fraction of tokens with C[i]·B[i] > 0",
+    "earlier": "fraction of pairs j < i with C[i]·B[j] > 0",
+    "weighted": "mean sign of C[i]·B[j], weighted by what the layer remembers",
+    "fast": "fraction of step sizes above ln 2",
+    "mean_delta": "mean step size",
+    "horizon": "median of the tokens a state remembers",
+    "growth": "mean of ln(‖h out‖ / ‖h in‖)",
+}
+"""Columns of the table of layers, and what they hold."""
+
+
+def write_dynamics(
+    report: DynamicsReport,
+    directory: str | os.PathLike = "jmamba-dynamics",
+    *,
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> Path:
+    """Write pictures, page, arrays and summary of a dynamics report.
+
+    Args:
+      report: what to write.
+      directory: where to; an earlier report there is replaced.
+      overwrite: whether to write into a folder that holds something else.
+      progress: called as progress(stage, done, total).
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      ValueError: the directory is a file, holds something else or cannot be written.
+    """
+    return write_folder(
+        report,
+        directory,
+        plates=DYNAMICS_PLATES,
+        make_page=dynamics_page,
+        make_summary=dynamics_summary,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def dynamics_page(report: DynamicsReport, figures: dict[str, bytes]) -> str:
+    """Return the page of a dynamics report; it needs nothing but itself."""
+    title = f"Token dynamics: {visible(report.text[:60])}"
+    plates = [figure_section(p, figures[p.name]) for p in DYNAMICS_PLATES]
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(title)} · jmamba</title>
+<style>
+{resource("page.css")}</style>
+</head>
+<body>
+<main>
+<section>
+<h1>How the tokens move</h1>
+<p class="text">{escape(visible(report.text))}</p>
+</section>
+<section>
+<h2>Layers</h2>
+{_layer_table(report)}
+</section>
+<section>
+<h2>Figures</h2>
+{"".join(plates)}
+</section>
+{_colophon(report)}
+</main>
+</body>
+</html>
+"""
+
+
+def dynamics_summary(report: DynamicsReport, files: list[str]) -> dict:
+    """Return what was run and what came out, ready for JSON."""
+    names = zip(report.ids.tolist(), report.labels, strict=True)
+    return {
+        "made_by": MADE_BY_DYNAMICS,
+        "model": report.model,
+        "text": report.text,
+        "tokens": [{"id": i, "label": label} for i, label in names],
+        "exponents": report.exponents.tolist(),
+        "layers": {k: v.tolist() for k, v in report.regimes._asdict().items()},
+        "settings": report.settings,
+        "environment": report.environment,
+        "seconds": report.timings,
+        "arrays": {
+            name: {"shape": list(array.shape), "dtype": str(array.dtype)}
+            for name, array in report.arrays().items()
+        },
+        "files": files,
+    }
+
+
+def _layer_table(report: DynamicsReport) -> str:
+    heads = "".join(
+        f'<th title="{escape(text)}">{name.replace("_", " ")}</th>'
+        for name, text in COLUMNS.items()
+    )
+    rows = []
+    for i in range(len(report.growth)):
+        values = (getattr(report.regimes, name)[i] for name in COLUMNS)
+        cells = "".join(f"<td>{value:.3g}</td>" for value in values)
+        rows.append(f"<tr><th>{i}</th>{cells}</tr>")
+    legend = definitions({k.replace("_", " "): v for k, v in COLUMNS.items()})
+    return f"""<div style="overflow-x: auto"><table>
+<thead><tr><th>layer</th>{heads}</tr></thead>
+<tbody>{"".join(rows)}</tbody>
+</table></div>
+<details><summary>What the columns hold</summary><dl>{legend}</dl></details>"""
+
+
+def _colophon(report: DynamicsReport) -> str:
+    environment = dict(report.environment)
+    versions = environment.pop("versions", {})
+    seconds = {stage: f"{time} s" for stage, time in report.timings.items()}
+    groups = {
+        "Settings": {"model": report.model, "tokens": len(report.ids)}
+        | report.settings,
+        "Made on": environment,
+        "Versions": versions,
+        "Time": seconds,
+    }
+    lists = "".join(
+        f"<section><h3>{name}</h3><dl>{definitions(group)}</dl></section>"
+        for name, group in groups.items()
+    )
+    return f"""<footer>
+<h2>How this was made</h2>
+<p>Regimes after Vo et al., arXiv 2410.03292. All arrays are in
+<a href="arrays.npz">arrays.npz</a>, all settings in
+<a href="summary.json">summary.json</a>.</p>
+<div class="columns">{lists}</div>
+</footer>"""

@@ -1,0 +1,50 @@
+"""The pictures of the dynamics report: what each shows, in plain words."""
+
+from jmamba.report import dynamics_figures, stream_figures
+from jmamba.report.plates import Plate
+
+DYNAMICS_PLATES = (
+    Plate(
+        "token_norms",
+        "Tokens through depth",
+        "How long each token's vector is after every layer.",
+        "‖x after layer k, token i‖₂",
+        ("residual_norms",),
+        stream_figures.token_norms,
+    ),
+    Plate(
+        "growth",
+        "What each layer does to a token's length",
+        "Orange: the layer lengthens the token; purple: it shortens it.",
+        "ln(‖h out‖ / ‖h in‖)",
+        ("growth",),
+        dynamics_figures.growth,
+    ),
+    Plate(
+        "turning",
+        "By how much each layer turns a token",
+        "The angle between a token before and after the layer.",
+        "arccos(⟨h in, h out⟩ / (‖h in‖ ‖h out‖))",
+        ("cosine",),
+        dynamics_figures.turning,
+    ),
+    Plate(
+        "regimes",
+        "The regime of every token",
+        "The theory asks for two signs. The first says whether a layer moves a token "
+        "along with the tokens it remembers or against them; the second whether its "
+        "step sizes are in the fast branch of the softplus.",
+        "mean of C[i]·B[j] over j ≤ i > 0;   δ > ln 2",
+        ("expands", "fast"),
+        dynamics_figures.regimes,
+    ),
+    Plate(
+        "exponents",
+        "How fast small differences grow over depth",
+        "Above zero a small difference between two runs grows from layer to layer, "
+        "below it dies out; in as many directions as there are bars.",
+        "mean over layers of ln R[i,i], V = J Q = Q' R",
+        ("depth_exponents", "depth_exponents_per_layer"),
+        dynamics_figures.exponents,
+    ),
+)
