@@ -37,6 +37,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("quick")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Let go of a module's compiled programs: gigabytes by the end otherwise."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def unchecked():
     """Run a test without the annotation checks, as a user would."""

@@ -9,7 +9,10 @@ from jmamba.report.dynamics import DynamicsReport
 from jmamba.report.dynamics_plates import DYNAMICS_PLATES
 from jmamba.report.folder import MADE_BY_DYNAMICS, write_folder
 from jmamba.report.labels import visible
-from jmamba.report.page import definitions, figure_section, resource
+from jmamba.report.page import colophon, definitions, figure_section, resource
+
+INTRO = "<p>Regimes after Vo et al., arXiv 2410.03292, sections 4 and 5.</p>"
+"""What the footer says first."""
 
 COLUMNS = {
     "right": "eigenvalues of M with a positive real part, of n that are not zero",
@@ -86,7 +89,7 @@ def dynamics_page(report: DynamicsReport, figures: dict[str, bytes]) -> str:
 <h2>Figures</h2>
 {"".join(plates)}
 </section>
-{_colophon(report)}
+{colophon(report, INTRO)}
 </main>
 </body>
 </html>
@@ -130,27 +133,3 @@ def _layer_table(report: DynamicsReport) -> str:
 <tbody>{"".join(rows)}</tbody>
 </table></div>
 <details><summary>What the columns hold</summary><dl>{legend}</dl></details>"""
-
-
-def _colophon(report: DynamicsReport) -> str:
-    environment = dict(report.environment)
-    versions = environment.pop("versions", {})
-    seconds = {stage: f"{time} s" for stage, time in report.timings.items()}
-    groups = {
-        "Settings": {"model": report.model, "tokens": len(report.ids)}
-        | report.settings,
-        "Made on": environment,
-        "Versions": versions,
-        "Time": seconds,
-    }
-    lists = "".join(
-        f"<section><h3>{name}</h3><dl>{definitions(group)}</dl></section>"
-        for name, group in groups.items()
-    )
-    return f"""<footer>
-<h2>How this was made</h2>
-<p>Regimes after Vo et al., arXiv 2410.03292. All arrays are in
-<a href="arrays.npz">arrays.npz</a>, all settings in
-<a href="summary.json">summary.json</a>.</p>
-<div class="columns">{lists}</div>
-</footer>"""

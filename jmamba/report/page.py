@@ -4,6 +4,7 @@ import base64
 import json
 from html import escape
 from importlib import resources
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,11 @@ from jmamba.report.plates import ALPHA, PLATES, Plate
 
 MATRIX_BYTES = 4 * 2**20
 """Attention matrices beyond this size stay in arrays.npz: pages must open fast."""
+
+
+INTRO = f"""<p>Hidden attention: <span class="formula">{ALPHA}</span></p>
+<p>Shares divide a layer's mean |α| over channels by its sum over tokens read.</p>"""
+"""What the footer of an explanation says first."""
 
 
 def page(explanation: Explanation, figures: dict[str, bytes]) -> str:
@@ -49,7 +55,7 @@ def page(explanation: Explanation, figures: dict[str, bytes]) -> str:
 <h2>Figures</h2>
 {"".join(plates)}
 </section>
-{_colophon(explanation)}
+{colophon(explanation, INTRO)}
 </main>
 <div id="tip" role="status" hidden></div>
 <script type="application/json" id="data">{script}</script>
@@ -200,13 +206,19 @@ src="data:image/png;base64,{source}"></div>
 """
 
 
-def _colophon(explanation: Explanation) -> str:
-    environment = dict(explanation.environment)
+def colophon(report: Any, intro: str) -> str:
+    """Return how a report was made: settings, machine, versions, times.
+
+    Args:
+      report: an `Explanation` or a `DynamicsReport`.
+      intro: what stands above, as HTML.
+    """
+    environment = dict(report.environment)
     versions = environment.pop("versions", {})
-    seconds = {stage: f"{time} s" for stage, time in explanation.timings.items()}
+    seconds = {stage: f"{time} s" for stage, time in report.timings.items()}
     groups = {
-        "Settings": {"model": explanation.model, "tokens": len(explanation.ids)}
-        | explanation.settings,
+        "Settings": {"model": report.model, "tokens": len(report.ids)}
+        | report.settings,
         "Made on": environment,
         "Versions": versions,
         "Time": seconds,
@@ -218,9 +230,8 @@ def _colophon(explanation: Explanation) -> str:
     )
     return f"""<footer>
 <h2>How this was made</h2>
-<p>Hidden attention: <span class="formula">{ALPHA}</span></p>
-<p>Shares divide a layer's mean |α| over channels by its sum over the tokens read. All
-arrays are in <a href="arrays.npz">arrays.npz</a>, all settings in
+{intro}
+<p>All arrays are in <a href="arrays.npz">arrays.npz</a>, all settings in
 <a href="summary.json">summary.json</a>.</p>
 <div class="columns">{lists}</div>
 </footer>"""
