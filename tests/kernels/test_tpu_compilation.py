@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from models.tiny_models import skeleton
 
 import jmamba
-from jmamba.attention.hidden_attention import reduced_attention
+from jmamba.attention import reduced_attention
 from jmamba.training.loop import TrainState, train_step
 from jmamba.training.optimizer import make_optimizer, make_schedule
 from jmamba_kernels.pallas_tpu import pallas_tpu
