@@ -100,11 +100,12 @@ def _show_devices_to(primitive) -> None:
     """Let the lowering of a primitive see the devices it is for.
 
     It must know them to split a kernel over several, and to tell GPUs apart; JAX has no
-    public way to ask.
+    public way to ask. Should the private one go, devices are unknown: `choose` then
+    takes the XLA form on GPUs.
     """
     from jax._src import dispatch
 
-    dispatch.prim_requires_devices_during_lowering.add(primitive)
+    getattr(dispatch, "prim_requires_devices_during_lowering", set()).add(primitive)
 
 
 def _is_partitioned(ctx) -> bool:

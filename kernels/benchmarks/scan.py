@@ -165,7 +165,8 @@ def measure(shape: str, mode_name: str, dtype: str, implementations, runs: int):
 
 def show(rows) -> Table:
     """Return the rows as a table."""
-    table = Table(title=f"Selective scan on {jax.devices()[0].device_kind}")
+    title = f"Selective scan on {jax.devices()[0].device_kind}"
+    table = Table(title=title, box=None, padding=(0, 1))
     for column in ("shape", "mode", "dtype", "program", "direction"):
         table.add_column(column, no_wrap=True)
     for column in ("ms", "GB/s", "memory", "exp."):

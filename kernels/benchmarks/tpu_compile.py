@@ -74,7 +74,7 @@ def measure(generation, shape, dtype, *, fused, length, folder):
 
 def show(rows) -> Table:
     """Return the rows as a table."""
-    table = Table(title="TPU kernels, compiled")
+    table = Table(title="TPU kernels, compiled", box=None, padding=(0, 1))
     for column in ("TPU", "shape", "dtype", "kernel", "rows"):
         table.add_column(column, no_wrap=True)
     for column in ("s", "VMEM MiB", "temp MiB", "bundles"):

@@ -10,7 +10,6 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from jmamba_kernels.contract import CHUNK, ScanInputs
-from jmamba_kernels.elementwise import finish, silu, step_size, step_slope
 from jmamba_kernels.tpu.blocks import (
     OVER_TIME,
     Channels,
@@ -25,6 +24,7 @@ from jmamba_kernels.tpu.blocks import (
     scalars,
     set_initial_state,
 )
+from jmamba_kernels.tpu.elementwise import finish, silu, step_size, step_slope
 from jmamba_kernels.tpu.layout import LANES, TOKENS, Layout
 
 LN_2 = math.log(2)

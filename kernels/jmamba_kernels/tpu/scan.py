@@ -6,7 +6,6 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from jmamba_kernels.contract import CHUNK
-from jmamba_kernels.elementwise import finish, step_size
 from jmamba_kernels.tpu.blocks import (
     Track,
     add_up,
@@ -18,6 +17,7 @@ from jmamba_kernels.tpu.blocks import (
     scalars,
     set_initial_state,
 )
+from jmamba_kernels.tpu.elementwise import finish, step_size
 from jmamba_kernels.tpu.layout import TOKENS, Layout
 
 

@@ -7,7 +7,6 @@ import jax
 from jax import lax
 from jax.experimental import pallas as pl
 
-from jmamba_kernels.elementwise import finish, silu, step_size, step_slope
 from jmamba_kernels.tpu.blocks import (
     Track,
     add_up,
@@ -19,6 +18,7 @@ from jmamba_kernels.tpu.blocks import (
     scalars,
     set_initial_state,
 )
+from jmamba_kernels.tpu.elementwise import finish, silu, step_size, step_slope
 from jmamba_kernels.tpu.layout import TOKENS
 
 LN_2 = math.log(2)
@@ -97,14 +97,9 @@ def tangent_kernel(
                     d_s[j].append(scalars(t.C, layout, now, (j, 0, 0, 0, 0))(i) * h)
         s = add_up(s)
         for j, (_, d_u, d_z, _) in enumerate(moves):
-            # y = q silu(z), q = s + D u
             d_skip = _add(_product(parameters.D, d_u), _product(t_parameters[j].D, u))
-            d_out = _add(add_up(d_s[j]), d_skip)
-            if z is not None:
-                d_out = _product(d_out, silu(z))
-            if z is not None and d_z is not None:
-                _, d_gate = jax.jvp(silu, (z,), (d_z,))
-                d_out = _add(d_out, finish(s, u, parameters.D) * d_gate)
+            d_q = _add(add_up(d_s[j]), d_skip)
+            d_out = _finish(finish(s, u, parameters.D), z, d_q, d_z)
             y_tracks[j].write(group, token, d_out)
 
     def run_group(group, _):
@@ -119,6 +114,17 @@ def tangent_kernel(
     @pl.when(time == layout.blocks - 1)
     def _():
         d_last_state[:, 0, 0] = d_h_ref[...]
+
+
+def _finish(q, z, d_q, d_z):
+    """Push q = s + D u and z through y = q silu(z)."""
+    if z is None:
+        return d_q
+    d_y = d_q * silu(z)
+    if d_z is None:
+        return d_y
+    _, d_gate = jax.jvp(silu, (z,), (d_z,))
+    return d_y + q * d_gate
 
 
 def _read(tracks, name, group, token):

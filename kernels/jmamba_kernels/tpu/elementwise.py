@@ -1,7 +1,6 @@
-"""What stands around the recurrence, one value per token and channel.
+"""What stands around the recurrence in the TPU kernels, per token and channel.
 
-Written so that every backend compiles it to few instructions: the kernels differentiate
-these functions themselves (`jax.jvp`, `jax.vjp` inside a kernel).
+`gpu.elementwise` has the forms for compilers that lack log1p.
 """
 
 import jax
@@ -9,15 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 
 
-@jax.custom_jvp
 def softplus(x: jax.Array) -> jax.Array:
     """Return log(1 + exp(x)), without overflow, exact to rounding where x << 0."""
     return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
-
-
-@softplus.defjvp
-def _softplus_jvp(primals, tangents):
-    return softplus(*primals), lax.logistic(*primals) * tangents[0]
 
 
 @jax.custom_jvp
