@@ -1,10 +1,23 @@
-"""How good explanations are: perturbation and segmentation."""
+"""How good explanations are: faithfulness, perturbation, segmentation, alignment."""
 
+from jmamba.evaluation.faithfulness import FaithfulnessScores as FaithfulnessScores
+from jmamba.evaluation.faithfulness import flipping_scores as flipping_scores
+from jmamba.evaluation.faithfulness import insertion_scores as insertion_scores
 from jmamba.evaluation.perturbation import FRACTIONS as FRACTIONS
 from jmamba.evaluation.perturbation import PerturbationScores as PerturbationScores
 from jmamba.evaluation.perturbation import area_under_curve as area_under_curve
 from jmamba.evaluation.perturbation import black_out as black_out
 from jmamba.evaluation.perturbation import perturbation_scores as perturbation_scores
+from jmamba.evaluation.removal import STEPS as STEPS
+from jmamba.evaluation.removal import RemovalCurve as RemovalCurve
+from jmamba.evaluation.removal import removal_curve as removal_curve
+from jmamba.evaluation.removal import removal_masks as removal_masks
+from jmamba.evaluation.replacement import WordRelevance as WordRelevance
+from jmamba.evaluation.replacement import replace_patches as replace_patches
+from jmamba.evaluation.replacement import replace_tokens as replace_tokens
+from jmamba.evaluation.replacement import sum_over_words as sum_over_words
+from jmamba.evaluation.restoring import activation_scores as activation_scores
+from jmamba.evaluation.restoring import pruning_scores as pruning_scores
 from jmamba.evaluation.segmentation import SegmentationCounts as SegmentationCounts
 from jmamba.evaluation.segmentation import SegmentationScores as SegmentationScores
 from jmamba.evaluation.segmentation import average_precision as average_precision
