@@ -3,6 +3,13 @@
 from jmamba.evaluation.faithfulness import FaithfulnessScores as FaithfulnessScores
 from jmamba.evaluation.faithfulness import flipping_scores as flipping_scores
 from jmamba.evaluation.faithfulness import insertion_scores as insertion_scores
+from jmamba.evaluation.masked_images import MaskedImage as MaskedImage
+from jmamba.evaluation.masked_images import MaskedImages as MaskedImages
+from jmamba.evaluation.masked_images import (
+    open_imagenet_segmentation as open_imagenet_segmentation,
+)
+from jmamba.evaluation.masked_images import open_mask_folder as open_mask_folder
+from jmamba.evaluation.masked_images import resize_masked_image as resize_masked_image
 from jmamba.evaluation.perturbation import FRACTIONS as FRACTIONS
 from jmamba.evaluation.perturbation import PerturbationScores as PerturbationScores
 from jmamba.evaluation.perturbation import area_under_curve as area_under_curve
