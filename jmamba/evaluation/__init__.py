@@ -3,6 +3,8 @@
 from jmamba.evaluation.faithfulness import FaithfulnessScores as FaithfulnessScores
 from jmamba.evaluation.faithfulness import flipping_scores as flipping_scores
 from jmamba.evaluation.faithfulness import insertion_scores as insertion_scores
+from jmamba.evaluation.intervals import Interval as Interval
+from jmamba.evaluation.intervals import bootstrap_interval as bootstrap_interval
 from jmamba.evaluation.masked_images import MaskedImage as MaskedImage
 from jmamba.evaluation.masked_images import MaskedImages as MaskedImages
 from jmamba.evaluation.masked_images import (
@@ -15,6 +17,8 @@ from jmamba.evaluation.perturbation import PerturbationScores as PerturbationSco
 from jmamba.evaluation.perturbation import area_under_curve as area_under_curve
 from jmamba.evaluation.perturbation import black_out as black_out
 from jmamba.evaluation.perturbation import perturbation_scores as perturbation_scores
+from jmamba.evaluation.records import Measurements as Measurements
+from jmamba.evaluation.records import read_records as read_records
 from jmamba.evaluation.removal import STEPS as STEPS
 from jmamba.evaluation.removal import RemovalCurve as RemovalCurve
 from jmamba.evaluation.removal import removal_curve as removal_curve
@@ -25,6 +29,8 @@ from jmamba.evaluation.replacement import replace_tokens as replace_tokens
 from jmamba.evaluation.replacement import sum_over_words as sum_over_words
 from jmamba.evaluation.restoring import activation_scores as activation_scores
 from jmamba.evaluation.restoring import pruning_scores as pruning_scores
+from jmamba.evaluation.runs import EvaluationReport as EvaluationReport
+from jmamba.evaluation.runs import evaluate as evaluate
 from jmamba.evaluation.segmentation import SegmentationCounts as SegmentationCounts
 from jmamba.evaluation.segmentation import SegmentationScores as SegmentationScores
 from jmamba.evaluation.segmentation import average_precision as average_precision
