@@ -70,8 +70,8 @@ def mean_distance(
       [0.5, 0.5]
 
     References:
-      Ben-Kish et al., "DeciMamba", arXiv 2406.14528, section 4, equation 8, with its
-      indices in the order that its text says.
+      Ben-Kish et al., "DeciMamba", arXiv 2406.14528, equation 8, with its indices in
+      the order that its text says.
     """
     weight = jnp.abs(rows)
     places = jnp.arange(rows.shape[-1])
@@ -137,11 +137,11 @@ def measure_layers(
 
     Examples:
       >>> import jmamba
-      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=8, num_layers=2)
       >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
       >>> measures = measure_layers(model, jnp.array([list(b"hello")]))
       >>> measures.distance.shape, measures.similarity.shape, measures.row.shape
-      ((2, 1, 32), (2, 1), (2, 1, 5))
+      ((2, 1, 16), (2, 1), (2, 1, 5))
 
     References:
       Ben-Kish et al., "DeciMamba", arXiv 2406.14528; Ali, Zimerman & Wolf, arXiv
@@ -213,7 +213,7 @@ def average_layers(
 
     Examples:
       >>> import jmamba
-      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=8, num_layers=2)
       >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
       >>> averages = average_layers(model, [jnp.array([list(b"hello")])] * 3)
       >>> averages.row.shape, averages.samples

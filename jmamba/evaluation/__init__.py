@@ -1,5 +1,10 @@
 """How good explanations are: faithfulness, perturbation, segmentation, alignment."""
 
+from jmamba.evaluation.alignment import AlignmentCounts as AlignmentCounts
+from jmamba.evaluation.alignment import align_words as align_words
+from jmamba.evaluation.alignment import alignment_error_rate as alignment_error_rate
+from jmamba.evaluation.alignment import count_alignment as count_alignment
+from jmamba.evaluation.alignment import merge_words as merge_words
 from jmamba.evaluation.faithfulness import FaithfulnessScores as FaithfulnessScores
 from jmamba.evaluation.faithfulness import flipping_scores as flipping_scores
 from jmamba.evaluation.faithfulness import insertion_scores as insertion_scores
@@ -29,6 +34,10 @@ from jmamba.evaluation.replacement import replace_tokens as replace_tokens
 from jmamba.evaluation.replacement import sum_over_words as sum_over_words
 from jmamba.evaluation.restoring import activation_scores as activation_scores
 from jmamba.evaluation.restoring import pruning_scores as pruning_scores
+from jmamba.evaluation.retrieval import RetrievalScores as RetrievalScores
+from jmamba.evaluation.retrieval import ranking_auc as ranking_auc
+from jmamba.evaluation.retrieval import recall_at as recall_at
+from jmamba.evaluation.retrieval import retrieval_scores as retrieval_scores
 from jmamba.evaluation.runs import EvaluationReport as EvaluationReport
 from jmamba.evaluation.runs import evaluate as evaluate
 from jmamba.evaluation.segmentation import SegmentationCounts as SegmentationCounts

@@ -76,7 +76,7 @@ def flipping_scores(
       [4.0]
 
     References:
-      Jafari et al., "MambaLRP", arXiv 2406.07592, section 5. That their areas differ by
+      Jafari et al., "MambaLRP", arXiv 2406.07592. That their areas differ by
       more than 1 says that scores are logits; how they scale the abscissa is not said.
     """
     options = target, score, fractions, present
@@ -112,7 +112,7 @@ def insertion_scores(
       ValueError: as in `flipping_scores`.
 
     References:
-      Jafari et al., "MambaLRP", arXiv 2406.07592, section 5.
+      Jafari et al., "MambaLRP", arXiv 2406.07592.
     """
     options = target, score, fractions, present
     return _both_orders(predict, inputs, relevance, replace, "empty", *options)
