@@ -25,6 +25,8 @@ class Recipe(NamedTuple):
 
 RECIPES: dict[str, str] = {
     "vision": "perturbation and segmentation of what explains a Vim, beside a ViT",
+    "language": "gates that exclude the convergent scenario, on text",
+    "reordering": "tokens sorted by importance in a Vision Mamba",
 }
 """Name -> what it shows, in one line. The module has the name with underscores."""
 
