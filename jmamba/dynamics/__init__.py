@@ -50,6 +50,7 @@ from jmamba.dynamics.regimes import RegimeReport as RegimeReport
 from jmamba.dynamics.regimes import report_regimes as report_regimes
 from jmamba.dynamics.reordering import importance_scores as importance_scores
 from jmamba.dynamics.reordering import reordered_scan as reordered_scan
+from jmamba.dynamics.reordering import sorting_variances as sorting_variances
 from jmamba.dynamics.scalar_system import ScalarSystem as ScalarSystem
 from jmamba.dynamics.scalar_system import log_gains as log_gains
 from jmamba.dynamics.scalar_system import log_velocity as log_velocity

@@ -1,13 +1,24 @@
 """Sorting tokens by importance, so that the most important come last."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float
 
 from jmamba.dynamics.system import TokenSystem, vector_field
-from jmamba.models.reordering import AUTOREGRESSIVE, normalise_scores
+from jmamba.models.reordering import (
+    AUTOREGRESSIVE,
+    normalise_scores,
+    remaining_variance,
+)
+from jmamba.models.sorting import class_place
+from jmamba.models.trace import trace
+from jmamba.models.vision import Vim
+from jmamba.types import Images
 
 
 def importance_scores(
@@ -103,3 +114,61 @@ def reordered_scan(
     if restores_order:
         y = P.T @ y
     return Reordered(y * jax.nn.silu(z), P)
+
+
+def sorting_variances(model: Vim, images: Images) -> Float[Array, "s side b"]:
+    """Return `remaining_variance` of the patches of each layer that sorts its tokens.
+
+    Near 1 where sorting permutes, near 0 where all patches became their mean: with the
+    official settings a fresh model's do.
+
+    Args:
+      model: a model with `reorder`.
+      images: normalised colours.
+
+    Returns:
+      One number per sorting layer, direction (forward, backward) and image.
+
+    Raises:
+      ValueError: no layer sorts, or the images do not fit the model.
+
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> config = jmamba.VimConfig(
+      ...     d_model=16, num_layers=2, num_classes=5, image_size=32, patch_size=8,
+      ...     reorder="official", reorder_layers=(1,),
+      ... )
+      >>> model = jmamba.Vim(config, rngs=nnx.Rngs(0))
+      >>> images = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
+      >>> bool((sorting_variances(model, images) < 0.01).all())
+      True
+    """
+    layers = model.config.sorted_layers
+    if not layers:
+        raise ValueError(
+            "No layer of this model sorts its tokens: make one with "
+            'VimConfig(..., reorder="corrected").'
+        )
+    t = trace(model, images, layers=layers)
+    graphdef, state = nnx.split(model)
+    return _sorting_variances(graphdef, state, t.residual_in, t.ssm.orders)
+
+
+@partial(jax.jit, static_argnames="graphdef")
+def _sorting_variances(graphdef, state, residual_in, orders):
+    model = nnx.merge(graphdef, state)
+    length = residual_in.shape[2]
+    measure, found = jax.vmap(remaining_variance), []
+    for number, layer in enumerate(model.config.sorted_layers):
+        block = model.layer(layer)
+        x, _ = jnp.split(block.mixer.in_proj(block.norm(residual_in[number])), 2, -1)
+        sides = (block.mixer.forward, x), (block.mixer.backward, jnp.flip(x, axis=1))
+        pair = []
+        for (side, x), order, back in zip(sides, orders, (False, True), strict=True):
+            place = class_place(model.config, length, is_backward=back)
+            kept = np.array([i for i in range(length) if i != place])
+            P = order[number][:, kept][:, :, kept]
+            pair.append(measure(P, side.activate(x)[0][:, kept].astype(P.dtype)))
+        found.append(jnp.stack(pair))
+    return jnp.stack(found)

@@ -71,18 +71,18 @@ class BidirectionalMixer(nnx.Module):
         x, z = jnp.split(self.in_proj(x), 2, axis=-1)
         sides = (self.forward, x, z), (self.backward, flip(x), flip(z))
         if self.sorting is None:
-            inputs = (side.select(x, z, frozen=frozen) for side, x, z in sides)
-            return BidirectionalInputs(*inputs)
-        inputs, orders = [], []
+            made = [side.select(x, z, frozen=frozen) for side, x, z in sides]
+            return BidirectionalInputs(made[0], made[1])
+        made, orders = [], []
         for side, x, z in sides:
             u, last = side.activate(x, frozen=frozen)
             is_backward = side is self.backward
             P = self.sorting.order(side, u, is_backward=is_backward, tau=tau)
             P = stop_gradient(P) if frozen.selection else P
             u = reorder_tokens(P, u)
-            inputs.append(side.parametrise(u, z, last, frozen=frozen))
+            made.append(side.parametrise(u, z, last, frozen=frozen))
             orders.append(P)
-        return BidirectionalInputs(*inputs, Orders(*orders))
+        return BidirectionalInputs(made[0], made[1], Orders(orders[0], orders[1]))
 
     def mix(
         self, ssm: BidirectionalInputs, *, frozen: Frozen = NOTHING

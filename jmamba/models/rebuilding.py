@@ -12,7 +12,7 @@ from jmamba.models.language_model import MambaLM
 from jmamba.models.selection import Selection
 from jmamba.models.vision import Vim
 
-Model = TypeVar("Model", MambaLM, Vim)
+Model = TypeVar("Model", bound=MambaLM | Vim)
 
 Path = tuple[str, ...]
 """Where a parameter is in a model's tree, such as ("layers", "mixer", "D")."""
@@ -58,7 +58,7 @@ def rebuild(model: Model, arrays: Mapping[Path, Array], **changes: Any) -> Model
       arrays: all parameters that the new configuration needs.
       **changes: fields of the configuration.
     """
-    config = dataclasses.replace(model.config, **changes)
+    config: Any = dataclasses.replace(model.config, **changes)
     made = nnx.eval_shape(
         lambda: type(model)(
             config, dtype=model.dtype, remat=model.remat, rngs=nnx.Rngs(0)
@@ -66,16 +66,17 @@ def rebuild(model: Model, arrays: Mapping[Path, Array], **changes: Any) -> Model
     )
     graphdef, state = nnx.split(made)
     flat = nnx.to_flat_state(state)
-    missing = {path for path, _ in flat} ^ set(arrays)
-    assert not missing, f"{missing} are not parameters of both models"
-    leaves = [(path, leaf.replace(arrays[path])) for path, leaf in flat]
+    other = {path for path, _ in flat} ^ set(arrays)
+    assert not other, f"{other} are not parameters of both models"
+    found: Mapping[Any, Array] = arrays
+    leaves = [(path, leaf.replace(found[path])) for path, leaf in flat]
     return nnx.merge(graphdef, nnx.from_flat_state(leaves))
 
 
 def parameters_of(model: MambaLM | Vim) -> dict[Path, Array]:
     """Return path -> array of a model."""
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    return {path: leaf[...] for path, leaf in flat}
+    return {tuple(map(str, path)): leaf[...] for path, leaf in flat}
 
 
 def selections_of(model: MambaLM | Vim) -> dict[Path, Selection]:
@@ -86,7 +87,7 @@ def selections_of(model: MambaLM | Vim) -> dict[Path, Selection]:
     return {(*path, side): getattr(mixer, side) for side in ("forward", "backward")}
 
 
-def stacked_W_x(selection: Selection) -> Float[Array, "s d r+2n"]:
-    """Return W_x of every layer of a stacked selection."""
+def stacked_W_x(selection: Selection) -> Float[Array, "s d _"]:
+    """Return W_x of every layer of a stacked selection, (layers, d, r + 2 n)."""
     graphdef, state = nnx.split(selection)
     return jax.vmap(lambda state: nnx.merge(graphdef, state).W_x())(state)

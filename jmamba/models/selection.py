@@ -92,8 +92,8 @@ class Selection(nnx.Module):
         bias = None if bias is None else bias[...]
         return causal_conv1d(x, weight, bias, activation=activation, **options)
 
-    def W_x(self) -> Float[Array, "d r+2n"]:
-        """Return the projection of u to dt, B and C, whatever it is made from."""
+    def W_x(self) -> Float[Array, "d _"]:
+        """Return the projection of u to dt, B and C, (d, r + 2 n)."""
         kernel = self.x_proj.kernel[...]
         if self.gates is None:
             return kernel
