@@ -190,8 +190,8 @@ def shuffled_order(length: int, seed: int) -> Float[np.ndarray, "l l"]:
     model means the same permutation everywhere.
 
     Examples:
-      >>> shuffled_order(3, seed=0).tolist()
-      [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+      >>> shuffled_order(3, seed=1).tolist()
+      [[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
     """
     order = np.random.RandomState([seed, length]).permutation(length)
     return np.eye(length)[order]
