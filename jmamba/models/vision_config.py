@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from jmamba.models.definite import check_definite
@@ -92,7 +93,7 @@ class VimConfig:
     definite_threshold: float | None = None
     equal_magnitudes: bool = False
     reorder: str = "none"
-    reorder_layers: tuple[int, ...] | None = None
+    reorder_layers: Sequence[int] | None = None
     reorder_by: str = "importance"
     reorder_tau: float = 1.0
     reorder_hard: bool = False
@@ -122,7 +123,7 @@ class VimConfig:
             )
         self.class_position()
         check_definite(self)
-        if self.reorder_layers is not None:  # JSON has lists
+        if self.reorder_layers is not None:  # a list has no hash
             object.__setattr__(self, "reorder_layers", tuple(self.reorder_layers))
         check_reorder(self)
 
