@@ -1,6 +1,5 @@
 """The hidden attention matrices of a Mamba layer, channel by channel."""
 
-import math
 from collections.abc import Collection, Sequence
 from functools import partial
 
@@ -10,11 +9,9 @@ from jaxtyping import Array, Float
 
 from jmamba.attention.channels import attend, check_fold, elapsed_time, open_directions
 from jmamba.attention.factors import AnyInputs, directions_of, parameters_of
+from jmamba.attention.memory import MEMORY_LIMIT, check_memory
 from jmamba.positions import choose_positions
 from jmamba.types import SSMInputs
-
-MEMORY_LIMIT = 4 * 2**30
-"""Bytes that one call may return before it asks for a reduction instead."""
 
 
 def hidden_attention(
@@ -71,7 +68,7 @@ def hidden_attention(
     one = parameters_of(directions_of(ssm)[0])
     queries = choose_positions(rows, one.u.shape[1], "rows")
     chosen = choose_positions(channels, one.u.shape[2], "channels")
-    _check_memory(
+    check_memory(
         "hidden_attention",
         {
             "texts": one.u.shape[0],
@@ -124,7 +121,7 @@ def inner_attention(
     """
     queries = choose_positions(rows, ssm.u.shape[1], "rows")
     chosen = choose_positions(channels, ssm.u.shape[2], "channels")
-    _check_memory(
+    check_memory(
         "inner_attention",
         {
             "texts": ssm.u.shape[0],
@@ -153,14 +150,3 @@ def _inner_attention(ssm, channels, rows):
     each = jax.vmap(states, in_axes=(1, 0, None, None))
     delta, A = ssm.delta[:, :, channels], ssm.A[channels]
     return jax.vmap(each, in_axes=(0, None, 0, 0))(delta, A, B, C)
-
-
-def _check_memory(name: str, counts: dict[str, int], itemsize: int, limit: int) -> None:
-    size = math.prod(counts.values()) * itemsize
-    if size > limit:
-        product = " x ".join(f"{count} {what}" for what, count in counts.items())
-        raise ValueError(
-            f"{name} would return {size / 2**30:.1f} GiB ({product}), over the limit "
-            f"of {limit / 2**30:.1f} GiB. Ask for some rows=[...] or channels=[...], "
-            "reduce over channels with reduced_attention(...), or raise memory_limit."
-        )
