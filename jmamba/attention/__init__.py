@@ -21,9 +21,11 @@ from jmamba.attention.reduction import reduced_attention as reduced_attention
 from jmamba.attention.reduction import top_channels as top_channels
 from jmamba.attention.rollout import attention_rollout as attention_rollout
 from jmamba.attention.rollout import mamba_attribution as mamba_attribution
-from jmamba.attention.rollout import min_max as min_max
 from jmamba.attention.rollout import raw_attention as raw_attention
-from jmamba.attention.rollout import roll_out as roll_out
+from jmamba.attention.rollout import unified_attribution as unified_attribution
+from jmamba.attention.scaling import discard_lowest as discard_lowest
+from jmamba.attention.scaling import min_max as min_max
+from jmamba.attention.scaling import roll_out as roll_out
 from jmamba.attention.settings import PRESETS as PRESETS
 from jmamba.attention.settings import AttentionSettings as AttentionSettings
 from jmamba.attention.token_vectors import TokenVectors as TokenVectors

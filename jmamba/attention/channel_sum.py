@@ -21,7 +21,7 @@ def sum_channels(
     Where queries i and keys j lie in neighbouring blocks of which one ends and the
     other starts at m, the sum over channels and states is one product of matrices,
 
-        sum_dn (C[i, n] prod_{m <= k <= i} a[k]) (prod_{j < k < m} a[k] delta[j] B[j, n])
+        sum_dn (C[i, n] prod_{m<=k<=i} a[k]) (prod_{j<k<m} a[k] delta[j] B[j, n])
 
     with the decays a[k] = exp(delta[k] A) of a channel and state. Two such blocks then
     become one of twice the size by multiplying half of their factors with the decay of
@@ -151,9 +151,7 @@ def _merge(alpha, queries, keys, elapsed, A):
     below = jnp.einsum("pix,pjx->pij", rows(Q2), rows(K1), precision="highest")
     upper = jnp.concatenate([first, jnp.zeros_like(below)], axis=2)
     alpha = jnp.concatenate([upper, jnp.concatenate([below, second], axis=2)], axis=1)
-    before, after = (
-        jnp.exp(e[..., None] * A[None])[:, None] for e in (early, late)
-    )
+    before, after = (jnp.exp(e[..., None] * A[None])[:, None] for e in (early, late))
     queries = jnp.concatenate([Q1, Q2 * before], axis=1)
     keys = jnp.concatenate([K1 * after, K2], axis=1)
     return alpha, queries, keys, early + late

@@ -18,6 +18,7 @@ from jmamba.attention.rollout import (
     attention_rollout,
     mamba_attribution,
     raw_attention,
+    unified_attribution,
 )
 from jmamba.models.vision import Vim
 
@@ -25,6 +26,7 @@ METHODS: dict[str, Callable] = {
     "raw_attention": raw_attention,
     "attention_rollout": attention_rollout,
     "mamba_attribution": mamba_attribution,
+    "unified_attribution": unified_attribution,
     "mamba_lrp": mamba_lrp,
     "gradient_x_input": gradient_x_input,
     "smooth_grad": smooth_grad,

@@ -24,9 +24,7 @@ def check_memory(name: str, counts: dict[str, int], itemsize: int, limit: int) -
     product = " x ".join(f"{count} {what}" for what, count in counts.items())
     advice = "Ask for some rows=[...]"
     if "channels" in counts:
-        advice += (
-            " or channels=[...], reduce over channels with reduced_attention(...)"
-        )
+        advice += " or channels=[...], reduce over channels with reduced_attention(...)"
     raise ValueError(
         f"{name} would return {size / 2**30:.1f} GiB ({product}), over the limit of "
         f"{limit / 2**30:.1f} GiB. {advice}, or raise memory_limit."
