@@ -7,12 +7,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from jmamba.attention.contributions import alti, alti_logit, token_norms
 from jmamba.attention.gradients import (
     gradient_x_input,
     integrated_gradients,
-    mamba_lrp,
     smooth_grad,
 )
+from jmamba.attention.lrp import mamba_lrp
 from jmamba.attention.question import Choice, Inputs, Model
 from jmamba.attention.rollout import (
     attention_rollout,
@@ -27,6 +28,9 @@ METHODS: dict[str, Callable] = {
     "attention_rollout": attention_rollout,
     "mamba_attribution": mamba_attribution,
     "unified_attribution": unified_attribution,
+    "token_norms": token_norms,
+    "alti": alti,
+    "alti_logit": alti_logit,
     "mamba_lrp": mamba_lrp,
     "gradient_x_input": gradient_x_input,
     "smooth_grad": smooth_grad,

@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jmamba.models.freezing import NOTHING, Frozen
+from jmamba.models.gamma_rule import call_linear
 from jmamba.models.mixer import make_in_proj, make_out_proj
 from jmamba.models.norm import Precision, RMSNorm
 from jmamba.models.selection import Selection, run_ssm
@@ -51,7 +52,8 @@ class BidirectionalMixer(nnx.Module):
           Operands of `selective_scan`; those of `backward` run from the last token to
           the first.
         """
-        x, z = jnp.split(self.in_proj(x), 2, axis=-1)
+        x = call_linear(self.in_proj, x, frozen.gammas.in_proj)
+        x, z = jnp.split(x, 2, axis=-1)
         return BidirectionalInputs(
             self.forward.select(x, z, frozen=frozen),
             self.backward.select(flip(x), flip(z), frozen=frozen),
@@ -64,7 +66,8 @@ class BidirectionalMixer(nnx.Module):
         forward, _ = run_ssm(ssm.forward, frozen=frozen)
         backward, _ = run_ssm(ssm.backward, frozen=frozen)
         y = forward + flip(backward)
-        return self.out_proj(y * jnp.asarray(self.scale, y.dtype))
+        y = y * jnp.asarray(self.scale, y.dtype)
+        return call_linear(self.out_proj, y, frozen.gammas.out_proj)
 
 
 class VimBlockOutput(NamedTuple):
