@@ -186,19 +186,22 @@ def _alti_logit(graphdef, state, inputs, target, query):
         return jnp.sum(pick(model.read(last, query, frozen=NORM_FROZEN), target))
 
     slope = jax.grad(logit)(last)
-    layer_def, layers = nnx.split(model.layers)
 
-    def step(relevance, layer):
+    def step(relevance, layer, kind):
         parameters, x = layer
-        block = nnx.merge(layer_def, parameters)
+        block = nnx.merge(kind, parameters)
         relevance = _times(relevance, alti_matrix(block, x))
         _, pull = jax.vjp(lambda x: mixer_output(block, x, UNIFIED), x)
         added = jnp.sum(x * pull(slope.astype(x.dtype))[0], axis=-1)
         return relevance + added.astype(relevance.dtype), None
 
     own = jnp.sum(x * slope, axis=-1)
-    start = jnp.zeros_like(own)
-    relevance, _ = jax.lax.scan(step, start, (layers, entering), reverse=True)
+    relevance = jnp.zeros_like(own)
+    for part, blocks in reversed(model.runs()):
+        kind, parameters = nnx.split(blocks)
+        layers = parameters, entering[part]
+        down = partial(step, kind=kind)
+        relevance, _ = jax.lax.scan(down, relevance, layers, reverse=True)
     return relevance + own
 
 
