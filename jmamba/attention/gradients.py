@@ -107,6 +107,13 @@ def smooth_grad(
       ValueError: inputs do not fit the model, target or query is out of range, there
         are no samples, or the noise is negative.
 
+    Examples:
+      >>> import jmamba
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> smooth_grad(model, jnp.array([list(b"hello")]), samples=2).shape
+      (1, 5)
+
     References:
       Smilkov et al., "SmoothGrad", arXiv 1706.03825, section 3.
     """
@@ -167,6 +174,16 @@ def integrated_gradients(
     Raises:
       ValueError: inputs or baseline do not fit the model or each other, target or query
         is out of range, or there are no steps.
+
+    Examples:
+      >>> import jmamba
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> hello, spaces = (jnp.array([list(text)]) for text in (b"hello", b"     "))
+      >>> found = integrated_gradients(model, hello, target=3, baseline=spaces)
+      >>> logit, at_start = (model(x).logits[0, -1, 3] for x in (hello, spaces))
+      >>> bool(jnp.isclose(jnp.sum(found), logit - at_start, atol=1e-4))
+      True
 
     References:
       Sundararajan et al., "Axiomatic attribution for deep networks", arXiv 1703.01365,

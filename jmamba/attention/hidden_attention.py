@@ -113,12 +113,32 @@ def inner_attention(
       memory_limit: bytes the result may take.
 
     Raises:
+      TypeError: these are both directions of Vision Mamba, or factors.
       ValueError: a channel or row does not exist, or the result would be larger than
         the limit.
+
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> ssm = jmamba.trace(model, jnp.array([list(b"hello")])).layer(1)
+      >>> inner = inner_attention(ssm, channels=[0, 7])
+      >>> inner.shape
+      (1, 2, 16, 5, 5)
+      >>> alpha = hidden_attention(ssm, channels=[0, 7])
+      >>> bool(jnp.allclose(jnp.sum(inner, axis=2), alpha, atol=1e-6))
+      True
 
     References:
       Ali, Zimerman & Wolf, ACL 2025, section 3.2: a Mamba layer has d n matrices.
     """
+    if not isinstance(ssm, SSMInputs):
+        raise TypeError(
+            "inner_attention needs the selective parameters of one direction, but got "
+            f"{type(ssm).__name__}: give ssm.forward or ssm.backward of two directions, "
+            "and factors.ssm of factors."
+        )
     queries = choose_positions(rows, ssm.u.shape[1], "rows")
     chosen = choose_positions(channels, ssm.u.shape[2], "channels")
     check_memory(

@@ -136,6 +136,20 @@ def top_channels(
 
     Raises:
       ValueError: a row or part does not exist, or there are not so many channels.
+
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> ssm = jmamba.trace(model, jnp.array([list(b"hello")])).layer(1)
+      >>> best = top_channels(ssm, 3)
+      >>> best.shape
+      (1, 3)
+      >>> total = reduced_attention(ssm, "mean_abs", top=1)
+      >>> others = reduced_attention(ssm, "mean_abs")
+      >>> bool(jnp.sum(total) > jnp.sum(others))  # the first outweighs the mean
+      True
     """
     check_fold(ssm, fold)
     batch, length, channels = parameters_of(directions_of(ssm)[0]).u.shape

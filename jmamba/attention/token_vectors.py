@@ -22,6 +22,11 @@ class TokenVectors(NamedTuple):
 
     `bias` is what the biases contribute, of the convolution and, where there are any,
     of the projections.
+
+    Examples:
+      >>> one = TokenVectors(jnp.ones((1, 1, 1, 4)), jnp.zeros((1, 1, 4)))
+      >>> (jnp.sum(one.vectors, axis=2) + one.bias).shape  # the mixer's output
+      (1, 1, 4)
     """
 
     vectors: Float[Array, "b i j m"]

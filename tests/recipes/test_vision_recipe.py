@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from test_pictures import write_idx
 
 from jmamba.evaluation import Interval
 from jmamba.recipes import vision_models, vision_scores
@@ -9,7 +10,6 @@ from jmamba.recipes.emoji import Composites
 from jmamba.recipes.vision import SIZES, run
 from jmamba.recipes.vision_findings import CLAIMS, judge
 from jmamba.recipes.workbench import Workbench
-from test_pictures import write_idx
 
 
 @pytest.fixture
