@@ -164,7 +164,7 @@ def measure_layers(
 def _measure_layers(graphdef, state, inputs, query, reduction):
     model = nnx.merge(graphdef, state)
 
-    def measure(out):
+    def measure(block, x, out):
         rows = _rows(open_directions(out.ssm, ()), query)  # d b l
         each, _, across, _, mean = REDUCTIONS[reduction]
         row = across(each(rows), axis=0) / (rows.shape[0] if mean else 1)

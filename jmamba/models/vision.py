@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.models.bidirectional import VimBlock
 from jmamba.models.freezing import NOTHING, Frozen
+from jmamba.models.gamma_rule import call_linear
 from jmamba.models.interpolation import bicubic_matrix
 from jmamba.models.norm import Precision, RMSNorm
 from jmamba.models.sorting import Sorting, Tau, split_runs
@@ -214,13 +215,20 @@ class Vim(nnx.Module):
         c = self.config
         return split_runs(self.layers, c.num_layers, self.sorting, c.sorted_layers)
 
-    def embed(self, images: Images) -> Float[Array, "b l m"]:
+    def embed(
+        self, images: Images, *, frozen: Frozen = NOTHING
+    ) -> Float[Array, "b l m"]:
         """Return the residual stream before the first block.
+
+        Args:
+          images: normalised colours, channels last.
+          frozen: how derivatives with respect to pixels are made.
 
         Raises:
           ValueError: the class token has no place among so few patches.
         """
-        x = self.patch_embed(images.astype(self.dtype))
+        images = images.astype(self.dtype)
+        x = call_linear(self.patch_embed, images, frozen.gammas.patch)
         batch, rows, columns, m = x.shape
         x = x.reshape(batch, rows * columns, m)
         if self.class_token is not None:
