@@ -168,13 +168,16 @@ class PhaseDiagram(NamedTuple):
       mu: input-output weights.
       sx: s x at time 0, with s = 1.
       regimes: places in `REGIMES`.
-      times_alone: when theory says that the token blows up, infinity for never.
+      fine_sx: positive s x, closer to each other.
+      time_alone: when theory says that a token with mu = 1 blows up from there; with
+        another mu it takes 1 / mu of that.
     """
 
     mu: Float[np.ndarray, "m"]
     sx: Float[np.ndarray, "p"]
     regimes: Int[np.ndarray, "m p"]
-    times_alone: Float[np.ndarray, "m p"]
+    fine_sx: Float[np.ndarray, "q"]
+    time_alone: Float[np.ndarray, "q"]
 
 
 def portray_phases(points: int = 24) -> PhaseDiagram:
@@ -197,11 +200,10 @@ def portray_phases(points: int = 24) -> PhaseDiagram:
     """
     mu, sx = (np.linspace(-most, most, points) for most in (2.0, 3.0))
     grid = [jnp.asarray(v.ravel()) for v in np.meshgrid(mu, sx, indexing="ij")]
-    kinds, alone = jax.jit(jax.vmap(_phase))(*grid)
-    shape = (points, points)
-    return PhaseDiagram(
-        mu, sx, np.asarray(kinds).reshape(shape), np.asarray(alone).reshape(shape)
-    )
+    kinds = np.asarray(jax.jit(jax.vmap(_phase))(*grid)).reshape(points, points)
+    fine = jnp.linspace(0.02, 3.0, 150)
+    alone = jax.vmap(lambda x: time_alone(ScalarSystem(mu=1.0, s=1.0), x))(fine)
+    return PhaseDiagram(mu, sx, kinds, np.asarray(fine), np.asarray(alone))
 
 
 def _phase(mu, x):
@@ -209,8 +211,7 @@ def _phase(mu, x):
     fates = follow_fates(system.as_token_system(x.dtype), x[None, None])
     escaped = jnp.abs(fates.x[0, 0]) > 1e8
     cases = [fates.converges[0], fates.diverges[0] & ~escaped, escaped]
-    kind = jnp.select(cases, [jnp.array(i) for i in range(3)], jnp.array(3))
-    return kind, time_alone(system, x)
+    return jnp.select(cases, [jnp.array(i) for i in range(3)], jnp.array(3))
 
 
 class GrowthFactors(NamedTuple):

@@ -20,7 +20,7 @@ class PlanePaths(NamedTuple):
 
     Attributes:
       M: the input-output matrix.
-      paths: where tokens were, from the start on.
+      paths: where tokens were, from the start on, each at times of its own.
     """
 
     M: Float[Array, "d d"]
@@ -47,7 +47,7 @@ def portray_plane(*, seed: int = 0, length: int = 4) -> dict[str, PlanePaths]:
 
     Examples:
       >>> with jax.enable_x64(True):
-      ...     paths = portray_plane()["null cone"].paths
+      ...     *_, (M, paths) = portray_plane().values()
       >>> [round(float(v), 3) for v in paths[-1, 0]]
       [0.326, 0.461]
 
@@ -63,28 +63,33 @@ def portray_plane(*, seed: int = 0, length: int = 4) -> dict[str, PlanePaths]:
     eye, M = jnp.eye(2), jnp.diag(jnp.array([1.0, -0.5]))
     system = TokenSystem(M, eye, jnp.diag(jnp.array([-1.0, 1.0])), -eye, jnp.zeros(2))
     path = _follow_path(system, jnp.array([[0.5, 1.2]]))
-    seen["null cone"] = PlanePaths(M, path)
+    seen["at rest on the null cone"] = PlanePaths(M, path)
     return seen
 
 
 def _follow_path(system, x, points=400):
-    active = jnp.ones(len(x), bool)
+    """Return each token's way in the run that ends with it: later ones do not matter.
+
+    A token may go to infinity before earlier ones, which then go on without it.
+    """
+    prefixes = jnp.tril(jnp.ones((len(x), len(x)), bool))
     start = jnp.concatenate([jnp.zeros(1, x.dtype), x.ravel()])
-    flow = integrate(
-        Partial(clocked_field, system, active),
-        start,
-        jnp.linspace(0.0, 40.0, points),
-        stop=Partial(_escaped, system),
-        rtol=1e-9,
-        atol=1e-14,
-        max_step=0.5,
-    )
-    return flow.states[:, 1:].reshape(-1, *x.shape)
+    clock = jnp.linspace(0.0, 40.0, points)
+
+    def follow(active):
+        field = Partial(clocked_field, system, active)
+        over = Partial(_escaped, system, active)
+        flow = integrate(field, start, clock, stop=over, rtol=1e-9, atol=1e-14,
+                         max_step=0.5)  # fmt: skip
+        return flow.states[:, 1:].reshape(-1, *x.shape)
+
+    last = jnp.arange(len(x))
+    return jnp.moveaxis(jax.vmap(follow)(prefixes)[last, :, last], 0, 1)
 
 
-def _escaped(system, state):
+def _escaped(system, active, state):
     x = state[1:].reshape(-1, system.S_B.shape[1])
-    return jnp.max(jnp.abs(x)) > 1e6
+    return jnp.max(jnp.where(active[:, None], jnp.abs(x), 0.0)) > 1e6
 
 
 class AttentionOverTime(NamedTuple):
@@ -119,16 +124,16 @@ def portray_attention(*, length: int = 10) -> dict[str, AttentionOverTime]:
     x = jnp.full(length, 0.5)
     seen = {}
     for name, mu, s in [("convergence", -1.0, 1.0), ("slow divergence", 1.0, -1.0)]:
-        system, log_times = ScalarSystem(mu=mu, s=s), jnp.array([2.0, 12.0])
+        system, log_times = ScalarSystem(mu=mu, s=s), jnp.array([1.0, 12.0])
         later = flow_in_log_time(system, x, log_times)
         tokens = jnp.concatenate([x[None], later])
-        moments = ("t = 0", "ln t = 2", "ln t = 12")
+        moments = ("t = 0", "ln t = 1", "ln t = 12")
         seen[name] = AttentionOverTime(moments, tokens, _attentions(system, tokens))
     system = ScalarSystem(mu=1.0, s=1.0)
     end = float(blow_up(system, x).time)
     flow = flow_by_growth(system, x, jnp.array([0.0, 1.0, 5.0]))
     left = [float(v) / end for v in flow.left]
-    moments = ("t = 0", *(f"T − t = {v:.2g} T" for v in left[1:]))
+    moments = ("t = 0", *(f"T − t = {v:.1g} T" for v in left[1:]))
     P = _attentions(system, flow.x)
     return seen | {"fast divergence": AttentionOverTime(moments, flow.x, P)}
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Patch
 
@@ -62,9 +62,8 @@ def slow_divergence(portraits) -> Figure:
     _token_lines(over_log, log_times, seen.x / log_times[:, None])
     _axes(over_log, "divided by ln t: they level off", "ln t", "x / ln t", log="x")
     over_log.set_ylim(0, None)
-    over_log.legend(frameon=False, fontsize=8, loc="upper left")
-    ratio = seen.x / seen.bound
-    _token_lines(over_bound, log_times, ratio)
+    _token_lines(over_bound, log_times, seen.x / seen.bound)
+    over_bound.legend(frameon=False, fontsize=8, loc="lower left")
     title = "divided by (ln t)^l: they fall behind"
     _axes(over_bound, title, "ln t", "x / (ln t)^l", log="xy")
     for ax in (over_log, over_bound):
@@ -100,13 +99,15 @@ def phases(portraits) -> Figure:
     ax.pcolormesh(
         seen.sx, seen.mu, seen.regimes, cmap=ListedColormap(colors), vmin=0, vmax=3
     )
-    finite = np.ma.masked_invalid(seen.times_alone)
-    levels = [0.1, 0.3, 1, 3, 10]
-    lines = ax.contour(
-        seen.sx, seen.mu, finite, levels, norm=LogNorm(0.05, 20), colors=INK,
-        linewidths=0.8,
-    )  # fmt: skip
-    ax.clabel(lines, fmt=lambda v: f"T = {v:g}", fontsize=7)
+    top = float(seen.mu[-1])
+    for time in (10, 3, 1, 0.3, 0.1):  # T is inverse to mu
+        line = seen.time_alone / time
+        ax.plot(seen.fine_sx, line, color=INK, linewidth=0.8)
+        where = (np.interp(-top, -line, seen.fine_sx), top)
+        _note(ax, f"{time:g}", where, (0, 3), "center")
+    _note(ax, "T =", (0, top), (0, 3), "center")
+    ax.set_ylim(seen.mu[0], seen.mu[-1])
+    ax.set_xlim(seen.sx[0], seen.sx[-1])
     ax.axhline(0, **PREDICTED)
     ax.plot([0, 0], [0, seen.mu[-1]], **PREDICTED)
     there = sorted(set(seen.regimes.ravel().tolist()))
@@ -141,10 +142,10 @@ def plane(portraits) -> Figure:
         ax.set_xticks([])
         ax.set_yticks([])
         frame(ax, name)
-    axes[0].legend(
-        frameon=False, fontsize=7, ncols=4, loc="upper left",
-        bbox_to_anchor=(0, -0.02),
-    )  # fmt: skip
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, frameon=False, fontsize=8, ncols=4, loc="outside lower center"
+    )
     return figure
 
 
@@ -171,7 +172,7 @@ def attention(portraits) -> Figure:
             masked = np.ma.masked_where(~np.tri(len(P), dtype=bool), share)
             image = ax.imshow(masked, cmap="magma", vmin=0, vmax=1)
             frame(ax, f"{name}, {moment}")
-            ax.title.set_fontsize(8)
+            ax.title.set_fontsize(7.5)
             ax.set_xlabel(f"token read (largest |P|: {np.abs(P).max():.2g})")
             ax.xaxis.label.set(fontsize=7, color=MUTED)
             ax.set_xticks(range(0, len(P), 3), range(1, len(P) + 1, 3), fontsize=7)
@@ -191,8 +192,10 @@ def growth_factors(portraits) -> Figure:
         ax.fill_between(seen.rates, early, late, color=TOKENS[i], alpha=0.25, lw=0)
         ax.plot(seen.rates, late, ".", color=TOKENS[i], ms=4)
     _axes(ax, "μ = 1, s = −1, equal tokens", "decay rate a", "C = lim |x| / |x₁|", "xy")
-    for axis in (ax.xaxis, ax.yaxis):
-        plain_numbers(axis)
+    ticks = {"x": (0.25, 0.5, 1, 2, 4, 8, 16), "y": (1, 2, 5, 10, 20, 50)}
+    for name, axis in {"x": ax.xaxis, "y": ax.yaxis}.items():
+        axis.set_ticks(ticks[name], [f"{v:g}" for v in ticks[name]])
+        axis.set_ticks([], minor=True)
     ax.legend(frameon=False, fontsize=8)
     return figure
 

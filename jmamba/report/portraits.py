@@ -113,9 +113,16 @@ def compute_portraits(
         for done, (name, run) in enumerate(runs.items()):
             progress("running the systems", done, len(runs))
             start = time.perf_counter()
-            found[name] = jax.device_get(run())
+            found[name] = _on_host(run())
             timings[name] = round(time.perf_counter() - start, 3)
     return Portraits(**found, environment=environment(), timings=timings)
+
+
+def _on_host(runs):
+    """Return arrays as NumPy's; a dictionary keeps its order, which JAX would sort."""
+    if isinstance(runs, dict):
+        return {name: jax.device_get(run) for name, run in runs.items()}
+    return jax.device_get(runs)
 
 
 def draw_portraits(
