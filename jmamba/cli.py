@@ -1,4 +1,4 @@
-"""The command line: explain, dynamics, generate, convert, info, train."""
+"""The command line: explain, dynamics, generate, convert, info, train, reproduce."""
 
 import importlib
 import os
@@ -20,6 +20,10 @@ LATER = {
     "train": (
         "jmamba.training.command:train_command",
         "Train a byte-level model on a file.",
+    ),
+    "reproduce": (
+        "jmamba.recipes.command:reproduce_command",
+        "Run an experiment of the papers: its tables and figures.",
     ),
 }
 """Commands of other modules, imported when they are run."""
