@@ -9,6 +9,8 @@ from jmamba.dynamics.collapse import Collapse as Collapse
 from jmamba.dynamics.collapse import alignment_matrix as alignment_matrix
 from jmamba.dynamics.collapse import centred_alignment as centred_alignment
 from jmamba.dynamics.collapse import measure_collapse as measure_collapse
+from jmamba.dynamics.contraction import ContractionMap as ContractionMap
+from jmamba.dynamics.contraction import contraction_map as contraction_map
 from jmamba.dynamics.definite import MODES as MODES
 from jmamba.dynamics.definite import DefiniteGates as DefiniteGates
 from jmamba.dynamics.definite import decay_mask as decay_mask

@@ -229,12 +229,12 @@ class GrowthFactors(NamedTuple):
 
 
 def portray_growth_factors(
-    rates: Float[np.ndarray, "s"] | None = None, *, length: int = 6
+    rates: Float[np.ndarray, "s"], *, length: int = 6
 ) -> GrowthFactors:
     """Measure C[l] over the decay rate, with mu = 1, s = -1 and equal tokens.
 
     Args:
-      rates: decay rates; None for 13 from 1/4 to 16.
+      rates: decay rates.
       length: tokens.
 
     Examples:
@@ -246,7 +246,6 @@ def portray_growth_factors(
     References:
       A sharp form of Vo et al., arXiv 2410.03292, theorem on slow divergence.
     """
-    rates = np.geomspace(0.25, 16.0, 13) if rates is None else rates
     start, times = jnp.full(length, 0.5), jnp.array([320.0, 640.0])
     runs = [
         flow_in_log_time(ScalarSystem(mu=1.0, s=-1.0, a=float(a)), start, times)

@@ -23,7 +23,9 @@ class Recipe(NamedTuple):
     run: Callable[[Any, Workbench], None]
 
 
-RECIPES: dict[str, str] = {}
+RECIPES: dict[str, str] = {
+    "dynamics-figures": "The three scenarios of token dynamics in seven figures.",
+}
 """Name -> what it shows, in one line. The module has the name with underscores."""
 
 

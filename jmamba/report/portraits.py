@@ -88,11 +88,16 @@ class Portraits:
 
 def compute_portraits(
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    *,
+    points: int = 24,
+    rates: int = 13,
 ) -> Portraits:
     """Run everything that the pictures show, in float64.
 
     Args:
       progress: called as progress(stage, done, total).
+      points: of each axis of the picture of regimes, an even number.
+      rates: decay rates of the last picture, from 1/4 to 16.
 
     References:
       Vo et al., "Demystifying the Token Dynamics of Deep Selective State Space
@@ -102,10 +107,10 @@ def compute_portraits(
         "convergence": portray_convergence,
         "slow": portray_slow_divergence,
         "blow_ups": lambda: tuple(portray_blow_up(s, x) for s, x in BLOW_UPS),
-        "phases": portray_phases,
+        "phases": lambda: portray_phases(points),
         "plane": portray_plane,
         "attention": portray_attention,
-        "factors": portray_growth_factors,
+        "factors": lambda: portray_growth_factors(np.geomspace(0.25, 16.0, rates)),
     }
     found: dict[str, Any] = {}
     timings: dict[str, float] = {}
