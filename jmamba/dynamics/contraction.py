@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.dynamics.jacobian import MEMORY_LIMIT
+from jmamba.dynamics.jacobian import MEMORY_LIMIT, check_finite
 from jmamba.dynamics.layer_jacobian import run_layer
 from jmamba.models.language_model import MambaLM
 from jmamba.models.mixer import Block
@@ -80,6 +80,7 @@ def contraction_map(
             f"steps={steps}: give 1 to {width}, the width of a token; 32 as a rule."
         )
     graphdef, state = nnx.split(model.layers)
+    check_finite(state, residual_in)
     config = model.config
     numbers = 2 * steps * width + 12 * config.d_inner * config.d_state
     at_once = memory_limit // (numbers * residual_in.dtype.itemsize)
@@ -121,7 +122,7 @@ def _run_token(block, x, past, h):
 
 
 def _largest(multiply, start, steps):
-    """Return the largest eigenvalue of a symmetric map, and the residual, by Lanczos."""
+    """Return the largest eigenvalue of a symmetric map, and its residual."""
     tiny = 8 * jnp.finfo(start.dtype).eps
 
     def step(i, carry):

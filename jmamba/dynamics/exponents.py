@@ -10,7 +10,7 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from jmamba.dynamics.jacobian import MEMORY_LIMIT
+from jmamba.dynamics.jacobian import MEMORY_LIMIT, check_finite
 from jmamba.models.language_model import MambaLM
 from jmamba.types import SSMInputs
 
@@ -137,8 +137,8 @@ def depth_exponents(
         of which there are as many at a time as fit.
 
     Raises:
-      ValueError: count is not between 1 and the number of directions, or so many
-        directions take more than the limit.
+      ValueError: count is not between 1 and the number of directions, so many
+        directions take more than the limit, or x or a weight is not finite.
 
     Examples:
       >>> stack = LayerStack(lambda a, x: a * x, jnp.array([2.0, 8.0]))
@@ -150,6 +150,7 @@ def depth_exponents(
       Benettin et al., "Lyapunov characteristic exponents for smooth dynamical
       systems", 1980.
     """
+    check_finite(stack.parameters, x)
     free = x.size if token is None else x.shape[1]
     if not 1 <= count <= free:
         raise ValueError(

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
@@ -94,8 +95,9 @@ def token_jacobian(
       memory_limit: bytes the result may take.
 
     Raises:
-      ValueError: the mode is unknown, a token does not exist, or the blocks take more
-        than the limit; the message names the bytes and what to do.
+      ValueError: the mode is unknown, a token does not exist, x or a weight is not
+        finite, or the blocks take more than the limit; the message names the bytes and
+        what to do.
 
     Examples:
       >>> f = lambda x: jnp.cumsum(x, axis=0)
@@ -107,6 +109,7 @@ def token_jacobian(
       Vo et al., "Demystifying the Token Dynamics of Deep Selective State Space
       Models", ICLR 2025, section 3.
     """
+    check_finite(f, x)
     if mode not in ("forward", "reverse"):
         raise ValueError(f"Unknown mode {mode!r}; give 'forward' or 'reverse'.")
     outputs = choose_positions(rows, x.shape[0], "rows")
@@ -169,7 +172,7 @@ def jacobian_norms(
       memory_limit: bytes the directions in flight may take, roughly.
 
     Raises:
-      ValueError: probes is less than 1.
+      ValueError: probes is less than 1, or x or a weight is not finite.
 
     Examples:
       >>> f = lambda x: jnp.cumsum(x, axis=0)
@@ -181,6 +184,7 @@ def jacobian_norms(
       Models", ICLR 2025, section 3.
       Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1990.
     """
+    check_finite(f, x)
     length, width = x.shape
     if probes is None:
         vectors = jnp.eye(width, dtype=x.dtype)
@@ -228,6 +232,29 @@ def _squared_norms(f, x, vectors, at_once):
 
     squares = jax.lax.map(push, jnp.arange(pairs), batch_size=at_once)
     return jnp.sum(squares.reshape(length, count, length), axis=1).T
+
+
+def check_finite(f: Any, x: Float[Array, "..."]) -> None:
+    """Raise if tokens, or the weights that a map holds, are not finite.
+
+    Args:
+      f: a map, whose weights are seen if it is a `jax.tree_util.Partial`, or any pytree
+        of weights.
+      x: the tokens.
+
+    Raises:
+      ValueError: something is not finite; nothing is checked while tracing.
+    """
+    weights = jax.tree.leaves(f) if not callable(f) or isinstance(f, Partial) else []
+    weights = [w for w in weights if isinstance(w, Array)]
+    if any(isinstance(v, Tracer) for v in (x, *weights)):
+        return
+    for name, values in {"The tokens": [x], "The model's weights": weights}.items():
+        if not all(bool(jnp.all(jnp.isfinite(v))) for v in values):
+            raise ValueError(
+                f"{name} hold values that are not finite: derivatives would mean "
+                "nothing. Check the checkpoint, and the dtype for overflow."
+            )
 
 
 def _as_partial(f):

@@ -115,7 +115,7 @@ def run_layer(block: Block, x: Float[Array, "l m"]) -> Primal:
 
 
 def _run_window(block, primal, j, token):
-    """Return the layer's output at tokens j, ..., j + d_conv - 1, and the state then."""
+    """Return the output at tokens j, ..., j + d_conv - 1, and the state after them."""
     mixer, window = block.mixer, block.mixer.config.d_conv
     seen = jax.lax.dynamic_slice_in_dim(primal.projected, j, 2 * window - 1)
     own = mixer.in_proj(block.norm(token[None, None]))[0]

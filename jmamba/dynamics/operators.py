@@ -8,7 +8,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Complex, Float
 
-from jmamba.dynamics.jacobian import MEMORY_LIMIT, TokenMap
+from jmamba.dynamics.jacobian import MEMORY_LIMIT, TokenMap, check_finite
 
 
 def diagonal_blocks(
@@ -27,7 +27,7 @@ def diagonal_blocks(
       memory_limit: bytes the result may take.
 
     Raises:
-      ValueError: the blocks take more than the limit.
+      ValueError: the blocks take more than the limit, or x or a weight is not finite.
 
     Examples:
       >>> f = lambda x: jnp.cumsum(2 * x, axis=0)
@@ -35,6 +35,7 @@ def diagonal_blocks(
       >>> blocks[1].tolist()
       [[2.0, 0.0], [0.0, 2.0]]
     """
+    check_finite(f, x)
     length, width = x.shape
     size = x.size * width * x.dtype.itemsize
     if size > memory_limit:
@@ -90,6 +91,9 @@ def log_norms(f: TokenMap, x: Float[Array, "l m"]) -> Float[Array, "l"]:
       f: one block, or several.
       x: where to differentiate.
 
+    Raises:
+      ValueError: x or a weight is not finite.
+
     Examples:
       >>> log_norms(lambda x: 0.5 * x, jnp.ones((2, 3))).tolist()
       [-0.5, -0.5]
@@ -97,6 +101,7 @@ def log_norms(f: TokenMap, x: Float[Array, "l m"]) -> Float[Array, "l"]:
     References:
       Söderlind, "The logarithmic norm", BIT 2006.
     """
+    check_finite(f, x)
     return _log_norms(_as_partial(f), x)
 
 
@@ -133,8 +138,8 @@ def singular_values(
       memory_limit: bytes the two bases of `steps` vectors may take.
 
     Raises:
-      ValueError: count is not between 1 and l m, there are fewer steps than values, or
-        the bases take more than the limit.
+      ValueError: count is not between 1 and l m, there are fewer steps than values, the
+        bases take more than the limit, or x or a weight is not finite.
 
     Examples:
       >>> f = lambda x: jnp.array([[3.0], [4.0]]) * x
@@ -146,6 +151,7 @@ def singular_values(
       Golub & Kahan, "Calculating the singular values and pseudo-inverse of a matrix",
       1965.
     """
+    check_finite(f, x)
     steps = min(4 * count + 24 if steps is None else steps, x.size)
     if not 1 <= count <= steps:
         raise ValueError(
