@@ -88,21 +88,27 @@ def jacobian_rows(config, length, directions, chunk):
 
 
 def _push(layer, x, count, chunk):
-    """Return the first `count` columns of the Jacobian by jacfwd, and the time."""
+    """Return the first `count` columns of the Jacobian by jacfwd, and the time.
+
+    Its jacfwd has no chunk_size: all columns at once would not fit, so that it is asked
+    for a part after another.
+    """
     import torch
 
     start = torch.tensor(np.asarray(x))
 
-    def moved(part):
-        first = torch.cat([part, start[0, count:]])
+    def moved(part, at):
+        end = start[0, at + len(part) :]
+        first = torch.cat([start[0, :at], part, end])
         return layer(torch.cat([first[None], start[1:]])[None])[0]
 
     with torch.no_grad():
-        run = torch.func.jacfwd(moved, chunk_size=chunk)
+        run = torch.func.jacfwd(moved)
+        run(start[0, :chunk], 0)  # to warm up
         began = time.perf_counter()
-        columns = run(start[0, :count])
+        columns = [run(start[0, i : i + chunk], i) for i in range(0, count, chunk)]
         taken = time.perf_counter() - began
-    return np.moveaxis(columns.numpy(), -1, 0), taken
+    return np.moveaxis(torch.cat(columns, -1).numpy(), -1, 0), taken
 
 
 def _pull(layer, x, count, chunk):
@@ -111,6 +117,7 @@ def _pull(layer, x, count, chunk):
 
     start = torch.tensor(np.asarray(x))
     run = torch.func.jacrev(lambda x: layer(x[None])[0, -1, -count:], chunk_size=chunk)
+    run(start)  # to warm up
     return seconds(lambda: run(start))
 
 
@@ -154,8 +161,15 @@ def main():
     parser.add_argument("--model", default="mamba-130m", help="a named configuration")
     parser.add_argument("--length", type=int, default=128, help="of the Jacobian")
     parser.add_argument("--depth-length", type=int, default=256, help="of the others")
-    parser.add_argument("--directions", type=int, default=64, help="of the peers")
-    parser.add_argument("--chunk", type=int, default=8, help="chunk_size of the peers")
+    parser.add_argument(
+        "--directions", type=int, default=64, help="of the peers, a multiple of --chunk"
+    )
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        default=8,
+        help="directions of the peers in flight together",
+    )
     parser.add_argument("--json", help="file to write the numbers to")
     options = parser.parse_args()
     config = jmamba.MambaConfig.named(options.model)

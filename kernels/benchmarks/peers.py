@@ -93,7 +93,7 @@ def transformers_model(config):
 
 
 def transformers_layer(block):
-    """Return transformers' MambaBlock with the weights of one of our blocks, or None."""
+    """Return transformers' MambaBlock with the weights of our block, or None."""
     if not installed("torch", "transformers"):
         return None
     import logging
