@@ -68,23 +68,20 @@ def jacobian_rows(config, length, directions, chunk):
     f = layer_span(model, 0, 1)
     name = f"all blocks of a layer, l {length}"
     ours = compiled(jacobian_norms, f, x)
-    before = seconds(ours)
-    peer = transformers_layer(model.layer(0))
+    peer, pairs = transformers_layer(model.layer(0)), x.size
+    backward = max(1, directions // 8)
     if peer is not None:
-        pairs = length * config.d_model
-        forward, backward = directions, max(1, directions // 8)
-        pushed, taken = _push(peer, x, forward, chunk)
-        theirs = jax.vmap(lambda v: jax.jvp(f, (x,), (v,))[1])
-        units = jnp.eye(x.size, dtype=x.dtype)[:forward].reshape(-1, *x.shape)
-        error = np.max(np.abs(pushed - theirs(units))) / np.max(np.abs(pushed))
+        pushed, taken = _push(peer, x, directions, chunk)
+        units = jnp.eye(x.size, dtype=x.dtype)[:directions].reshape(-1, *x.shape)
+        theirs = jax.vmap(lambda v: jax.jvp(f, (x,), (v,))[1])(units)
+        error = np.max(np.abs(pushed - theirs)) / np.max(np.abs(pushed))
         Console(stderr=True).print(f"[dim]same derivatives to {error:.1e}[/dim]")
-        yield row(name, "torch jacfwd (scaled)", taken, scale=pairs / forward)
+        yield row(name, "torch jacfwd (scaled)", taken, scale=pairs / directions)
+    taken = seconds(ours)  # between the peers: a drift of the machine meets all
+    yield row(name, "jmamba jacobian_norms", taken, temp_bytes=ours.temp_bytes)
+    if peer is not None:
         taken = _pull(peer, x, backward, chunk)
         yield row(name, "torch jacrev (scaled)", taken, scale=pairs / backward)
-    # ours stands before and after, so that a drift of the machine shows
-    after = seconds(ours)
-    mean = (before + after) / 2
-    yield row(name, "jmamba jacobian_norms", mean, temp_bytes=ours.temp_bytes)
 
 
 def _push(layer, x, count, chunk):
