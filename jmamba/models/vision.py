@@ -1,7 +1,6 @@
 """Vision Mamba: patches, class token, bidirectional blocks and classifier."""
 
 import math
-import os
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,8 @@ from jmamba.models.bidirectional import VimBlock
 from jmamba.models.freezing import NOTHING, Frozen
 from jmamba.models.interpolation import bicubic_matrix
 from jmamba.models.norm import Precision, RMSNorm
-from jmamba.models.stack import pick_layer, scan_layers, stack_layers
+from jmamba.models.stack import stack_layers
+from jmamba.models.stacked import StackedModel
 from jmamba.models.vision_config import VimConfig
 from jmamba.positions import take_token
 from jmamba.types import Images
@@ -24,7 +24,7 @@ from jmamba_kernels import accumulation_dtype
 small_normal = initializers.truncated_normal(0.02)
 
 
-class Vim(nnx.Module):
+class Vim(StackedModel):
     """Vision Mamba, a classifier of images.
 
     An image becomes patches in rows from the top left, a class token among them, each
@@ -95,60 +95,6 @@ class Vim(nnx.Module):
             m, config.num_classes, kernel_init=small_normal, **options, rngs=rngs
         )
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_id: str | os.PathLike,
-        *,
-        dtype=None,
-        param_dtype=None,
-        revision: str | None = None,
-        remat: bool = False,
-        **options,
-    ) -> "Vim":
-        """Load a model from a file, a folder or the Hub; see `checkpoints.load_vim`.
-
-        Args:
-          path_or_id: a file of Vim's authors (.pth), a folder, or a Hub id.
-          dtype: compute and storage dtype; None for float32, "auto" for the
-            checkpoint's.
-          param_dtype: storage dtype, if it is to differ.
-          revision: branch, tag or commit on the Hub.
-          remat: whether the backward pass recomputes each block.
-          **options: `part`, `filename` and `changes` of `checkpoints.load_vim`.
-
-        Raises:
-          CheckpointError: the checkpoint cannot be found, read or understood.
-          ValueError: a dtype is not a floating one.
-        """
-        # against the arrows, as in MambaLM.from_pretrained
-        from jmamba.checkpoints import load_vim
-
-        return load_vim(
-            path_or_id,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            revision=revision,
-            remat=remat,
-            **options,
-        )
-
-    def save_pretrained(
-        self, directory: str | os.PathLike, *, overwrite: bool = False
-    ) -> None:
-        """Write config.json and model.safetensors, the weights under Vim's own names.
-
-        Args:
-          directory: the folder to make.
-          overwrite: whether a checkpoint that is there already is replaced.
-
-        Raises:
-          CheckpointError: the directory exists.
-        """
-        from jmamba.checkpoints import save  # for the same reason as above
-
-        save(self, directory, overwrite=overwrite)
-
     def __call__(self, images: Images) -> Float[Array, "b v"]:
         """Return the logits of all classes in float32.
 
@@ -189,14 +135,6 @@ class Vim(nnx.Module):
                 f"{c.patch_size}; give larger ones."
             )
 
-    def layer(self, index: int) -> VimBlock:
-        """Return one block as a module of its own.
-
-        Raises:
-          IndexError: there is no such layer; negative indices count from the end.
-        """
-        return pick_layer(self.layers, self.config.num_layers, index)
-
     def embed(self, images: Images) -> Float[Array, "b l m"]:
         """Return the residual stream before the first block.
 
@@ -236,20 +174,6 @@ class Vim(nnx.Module):
         grid = grid.reshape(rows * columns, -1)
         new = config.class_position(rows * columns) or 0
         return jnp.concatenate([grid[:new], *token, grid[new:]])
-
-    def run_layers(self, x: Float[Array, "b l m"], visit=None, **options):
-        """Run the stacked blocks in one scan.
-
-        Args:
-          x: the residual stream before the first block.
-          visit: called as visit(carry, x_in, VimBlockOutput) -> carry after each block;
-            a pair (visit, initial carry), or None.
-          **options: `frozen` of `VimBlock`.
-
-        Returns:
-          The residual stream after the last block, None and visit's carry.
-        """
-        return scan_layers(self.layers, x, visit, remat=self.remat, **options)
 
     def unembed(
         self, x: Float[Array, "b l m"], *, frozen: Frozen = NOTHING

@@ -37,9 +37,12 @@ class VimConfig:
       norm_eps: epsilon of the RMS norms.
       residual_in_fp32: whether the residual stream is float32 under lower precision.
       dt_min, dt_max, dt_init_floor: range of the step sizes at initialisation.
+      class_names: what the classes are called, in their order; () where that is not
+        known.
 
     Raises:
-      ValueError: a size is not positive, or the class token has no such place.
+      ValueError: a size is not positive, the class token has no such place, or there
+        are not as many names as classes.
 
     Examples:
       >>> config = VimConfig.named("vim-tiny")
@@ -70,6 +73,7 @@ class VimConfig:
     dt_min: float = 1e-3
     dt_max: float = 1e-1
     dt_init_floor: float = 1e-4
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Fill in the derived sizes and check all of them."""
@@ -93,6 +97,11 @@ class VimConfig:
                 f"{self.patch_size}; give a larger image_size or a smaller patch_size."
             )
         self.class_position()
+        if len(self.class_names) not in (0, self.num_classes):
+            raise ValueError(
+                f"VimConfig: {len(self.class_names)} class_names for "
+                f"{self.num_classes} classes; give one for each, or none."
+            )
 
     @property
     def mixer_rms_eps(self) -> None:
@@ -184,6 +193,7 @@ class VimConfig:
             raise ValueError(f"Spellings of one flag disagree: {flags}; keep one.")
         for value in flags.values():
             rest["divide_out"] = bool(value)
+        rest["class_names"] = tuple(rest.get("class_names", ()))
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(rest) - known)
         if unknown:
