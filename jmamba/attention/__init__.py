@@ -26,6 +26,12 @@ from jmamba.attention.rollout import raw_attention as raw_attention
 from jmamba.attention.rollout import roll_out as roll_out
 from jmamba.attention.settings import PRESETS as PRESETS
 from jmamba.attention.settings import AttentionSettings as AttentionSettings
+from jmamba.attention.statistics import LayerAverages as LayerAverages
+from jmamba.attention.statistics import LayerMeasures as LayerMeasures
+from jmamba.attention.statistics import average_layers as average_layers
+from jmamba.attention.statistics import mean_cosine as mean_cosine
+from jmamba.attention.statistics import mean_distance as mean_distance
+from jmamba.attention.statistics import measure_layers as measure_layers
 from jmamba.attention.token_vectors import TokenVectors as TokenVectors
 from jmamba.attention.token_vectors import alti_contributions as alti_contributions
 from jmamba.attention.token_vectors import lp_contributions as lp_contributions

@@ -23,7 +23,9 @@ class Recipe(NamedTuple):
     run: Callable[[Any, Workbench], None]
 
 
-RECIPES: dict[str, str] = {}
+RECIPES: dict[str, str] = {
+    "vision": "perturbation and segmentation of what explains a Vim, beside a ViT",
+}
 """Name -> what it shows, in one line. The module has the name with underscores."""
 
 
