@@ -25,6 +25,7 @@ class Recipe(NamedTuple):
 
 RECIPES: dict[str, str] = {
     "vision": "perturbation and segmentation of what explains a Vim, beside a ViT",
+    "text": "faithfulness of what explains a sentiment, and agreement with lexicons",
 }
 """Name -> what it shows, in one line. The module has the name with underscores."""
 
