@@ -16,6 +16,14 @@ PARTS = ("D", "silu", "conv", "gate")
 """What may be folded into the attention of a recurrence."""
 
 
+_SORTED = (
+    "This layer sorts its tokens (VimConfig.reorder), and each direction by itself: "
+    "the matrices of its recurrences are not attention between tokens of the image. "
+    "gradient_x_input, mamba_lrp and token_vectors(block, x) go through the order and "
+    "hold as they are"
+)
+
+
 class Factors(NamedTuple):
     """What lies between the projections of a mixer, read as linear maps of tokens.
 
@@ -61,6 +69,9 @@ def factorise(
       block: `model.layer(i)`.
       x: the residual stream entering it, `trace(...).residual_in[s]`.
 
+    Raises:
+      ValueError: the block sorts its tokens.
+
     Examples:
       >>> import jmamba
       >>> from flax import nnx
@@ -75,6 +86,8 @@ def factorise(
     x, z = jnp.split(mixer.in_proj(block.norm(x)), 2, axis=-1)
     if not isinstance(mixer, BidirectionalMixer):
         return _factors(mixer, x, z)
+    if mixer.sorting is not None:
+        raise ValueError(f"{_SORTED}.")
     forward = _factors(mixer.forward, x, z)
     backward = _factors(mixer.backward, jnp.flip(x, axis=1), jnp.flip(z, axis=1))
     return BidirectionalFactors(forward, backward, jnp.asarray(mixer.scale, x.dtype))
@@ -111,7 +124,16 @@ def bias_output(factors: Factors | BidirectionalFactors) -> Float[Array, "b l d"
 
 
 def directions_of(inputs: AnyInputs) -> tuple[SSMInputs | Factors, ...]:
-    """Return the one direction of a text's layer, or the two of an image's."""
+    """Return the one direction of a text's layer, or the two of an image's.
+
+    Raises:
+      ValueError: the layer sorts its tokens.
+    """
+    if isinstance(inputs, BidirectionalInputs) and inputs.orders is not None:
+        raise ValueError(
+            f"{_SORTED}; ssm._replace(orders=None) gives that between the places of "
+            "the new order, and is exact where orders are the identity."
+        )
     if isinstance(inputs, BidirectionalInputs | BidirectionalFactors):
         return inputs.forward, inputs.backward
     return (inputs,)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.models.freezing import NOTHING, Frozen
 from jmamba.models.language_model import MambaLM
+from jmamba.models.stack import join_runs
 from jmamba.models.vision import Vim
 from jmamba.types import Images, Tokens
 
@@ -119,14 +120,19 @@ def scan_blocks(
     Returns:
       The residual stream after the last block, and the stacked measurements.
     """
-    graphdef, state = nnx.split(model.layers)
+    measured = []
+    for layers, blocks in model.runs():
+        graphdef, state = nnx.split(blocks)
 
-    def body(x, layer):
-        state, shift = layer
-        out = nnx.merge(graphdef, state)(x, frozen=frozen)
-        return out.x if shift is None else out.x + shift, measure(out)
+        def body(x, layer, graphdef=graphdef):
+            state, shift = layer
+            out = nnx.merge(graphdef, state)(x, frozen=frozen)
+            return out.x if shift is None else out.x + shift, measure(out)
 
-    return jax.lax.scan(body, x, (state, shifts))
+        shift = None if shifts is None else shifts[layers]
+        x, found = jax.lax.scan(body, x, (state, shift))
+        measured.append(found)
+    return x, join_runs(measured)
 
 
 def read_logits(

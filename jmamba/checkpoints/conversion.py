@@ -20,6 +20,7 @@ from jmamba.checkpoints.saving import write_model
 from jmamba.checkpoints.tokenizer import copy_tokenizer
 from jmamba.checkpoints.verification import Verification, verify
 from jmamba.models.language_model import MambaLM
+from jmamba.models.rebuilding import as_free
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,7 @@ def convert(
     revision: str | None = None,
     verify: bool = False,
     overwrite: bool = False,
+    free: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
     """Convert a checkpoint of any layout that `load` reads.
@@ -87,6 +89,8 @@ def convert(
       verify: whether to compare logits with those that transformers gets from the
         source; needs transformers and torch.
       overwrite: whether a checkpoint that is there already is replaced.
+      free: whether definite gates are written out as those of an ordinary model, which
+        transformers loads; see `dynamics.as_free`.
       progress: called as progress(what, done, total) with bytes.
 
     Raises:
@@ -106,8 +110,14 @@ def convert(
             f"{folder} is an Orbax checkpoint, which transformers cannot read, so "
             "there is nothing to verify against; leave verify out."
         )
+    if verify and stored.config.definite != "free":
+        raise CheckpointError(
+            f"{folder} holds definite gates, which transformers cannot read, so there "
+            "is nothing to verify against; leave verify out."
+        )
     dtype = "auto" if dtype is None else dtype
     model = load_folder(folder, dtype=dtype, progress=progress)
+    model = as_free(model) if free else model
     with new_folder(destination, overwrite=overwrite) as new:
         extra = _token_ids(stored) | copy_tokenizer(
             source, new, revision=revision, required=False

@@ -16,7 +16,7 @@ from jmamba.checkpoints.folders import new_folder
 from jmamba.checkpoints.parameters import flatten, make_skeleton, nest, parameters_of
 from jmamba.checkpoints.saving import write_config_file
 from jmamba.checkpoints.tokenizer import copy_tokenizer
-from jmamba.checkpoints.validation import check_keys
+from jmamba.checkpoints.validation import check_keys, describe, explain_gates
 from jmamba.models.language_model import MambaLM
 
 PARAMETERS = "parameters"
@@ -96,6 +96,9 @@ def load_orbax(
             {".".join(path): shape for path, shape in skeleton.shapes.items()},
             {".".join(path): tuple(leaf.shape) for path, leaf in stored.items()},
             str(folder),
+            explain=lambda found: (
+                explain_gates(found, config.definite) or describe(found)
+            ),
         )
         default = jax.sharding.SingleDeviceSharding(jnp.zeros(()).device)  # type: ignore[arg-type]
         abstract = {

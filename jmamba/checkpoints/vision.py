@@ -15,7 +15,7 @@ from jmamba.checkpoints.keys import slots
 from jmamba.checkpoints.parameters import make_skeleton
 from jmamba.checkpoints.tensors import FLOATS
 from jmamba.checkpoints.torch_files import read_training_checkpoint
-from jmamba.checkpoints.validation import check_keys
+from jmamba.checkpoints.validation import check_keys, explain_gates
 from jmamba.checkpoints.vision_configs import infer_config, read_vision_config
 from jmamba.checkpoints.weight_files import Weights, find_weights, read_headers
 from jmamba.models.vision import Vim
@@ -83,7 +83,10 @@ def load_vim(
         shapes,
         str(place),
         says=f"a Vision Mamba of {config.num_layers} layers and width {config.d_model}",
-        explain=lambda _: "Only bidirectional models of version 2 are read.",
+        explain=lambda found: (
+            explain_gates(found, config.definite)
+            or "Only bidirectional models of version 2 are read."
+        ),
     )
     return skeleton.build(fill(skeleton, table, weights))
 

@@ -16,7 +16,7 @@ from jmamba.models.freezing import NOTHING, Frozen
 from jmamba.models.mixer import Block
 from jmamba.models.norm import Precision, RMSNorm
 from jmamba.models.selection import torch_uniform
-from jmamba.models.stack import pick_layer, scan_layers, stack_layers
+from jmamba.models.stack import Run, pick_layer, scan_layers, stack_layers
 from jmamba.positions import take_token
 from jmamba.types import LayerCache, Tokens
 from jmamba_kernels import accumulation_dtype
@@ -180,6 +180,10 @@ class MambaLM(nnx.Module):
         """
         return pick_layer(self.layers, self.config.num_layers, index)
 
+    def runs(self) -> list[Run]:
+        """Return all layers as one run of `scan_layers`."""
+        return [Run(slice(0, self.config.num_layers), self.layers)]
+
     def check_inputs(self, tokens: Tokens) -> None:
         """Raise unless the tokens fit the model; see `check_tokens`."""
         check_tokens(tokens, self.config.vocab_size)
@@ -242,7 +246,7 @@ class MambaLM(nnx.Module):
           The residual stream after the last block, the new cache and visit's carry.
         """
         return scan_layers(
-            self.layers, x, visit, cache=cache, remat=self.remat, **options
+            self.runs(), x, visit, cache=cache, remat=self.remat, **options
         )
 
 

@@ -15,7 +15,8 @@ from jmamba.models.bidirectional import VimBlock
 from jmamba.models.freezing import NOTHING, Frozen
 from jmamba.models.interpolation import bicubic_matrix
 from jmamba.models.norm import Precision, RMSNorm
-from jmamba.models.stack import pick_layer, scan_layers, stack_layers
+from jmamba.models.sorting import Sorting, Tau, split_runs
+from jmamba.models.stack import Run, pick_layer, scan_layers, stack_layers
 from jmamba.models.vision_config import VimConfig
 from jmamba.positions import take_token
 from jmamba.types import Images
@@ -90,6 +91,10 @@ class Vim(nnx.Module):
             else None
         )
         self.layers = stack_layers(block, config.num_layers, rngs)
+        count = len(config.sorted_layers)
+        self.sorting = (
+            Sorting(config, count, precision=precision, rngs=rngs) if count else None
+        )
         self.norm_f = RMSNorm(m, eps=config.norm_eps, precision=precision)
         self.head = nnx.Linear(
             m, config.num_classes, kernel_init=small_normal, **options, rngs=rngs
@@ -149,11 +154,13 @@ class Vim(nnx.Module):
 
         save(self, directory, overwrite=overwrite)
 
-    def __call__(self, images: Images) -> Float[Array, "b v"]:
+    def __call__(self, images: Images, *, tau: Tau = None) -> Float[Array, "b v"]:
         """Return the logits of all classes in float32.
 
         Args:
           images: normalised colours, channels last; see `models.images.preprocess`.
+          tau: temperature of the layers that sort their tokens, in place of the
+            configuration's, such as one that `dynamics.anneal_tau` lowers.
 
         Raises:
           ValueError: images are not (b, height, width, colours) floats that hold at
@@ -161,7 +168,7 @@ class Vim(nnx.Module):
         """
         self.check_inputs(images)
         graphdef, state = nnx.split(self)
-        return _forward(graphdef, state, jnp.asarray(images))
+        return _forward(graphdef, state, jnp.asarray(images), tau)
 
     def check_inputs(self, images: Images) -> None:
         """Raise unless the images fit the model.
@@ -195,7 +202,17 @@ class Vim(nnx.Module):
         Raises:
           IndexError: there is no such layer; negative indices count from the end.
         """
-        return pick_layer(self.layers, self.config.num_layers, index)
+        count = self.config.num_layers
+        for part, blocks in self.runs():
+            if part.start <= index % count < part.stop and -count <= index < count:
+                size = part.stop - part.start
+                return pick_layer(blocks, size, index % count - part.start)
+        return pick_layer(self.layers, count, index)
+
+    def runs(self) -> list[Run]:
+        """Return the layers as runs of one kind: those that sort, those that do not."""
+        c = self.config
+        return split_runs(self.layers, c.num_layers, self.sorting, c.sorted_layers)
 
     def embed(self, images: Images) -> Float[Array, "b l m"]:
         """Return the residual stream before the first block.
@@ -244,12 +261,12 @@ class Vim(nnx.Module):
           x: the residual stream before the first block.
           visit: called as visit(carry, x_in, VimBlockOutput) -> carry after each block;
             a pair (visit, initial carry), or None.
-          **options: `frozen` of `VimBlock`.
+          **options: `frozen` and `tau` of `VimBlock`.
 
         Returns:
           The residual stream after the last block, None and visit's carry.
         """
-        return scan_layers(self.layers, x, visit, remat=self.remat, **options)
+        return scan_layers(self.runs(), x, visit, remat=self.remat, **options)
 
     def unembed(
         self, x: Float[Array, "b l m"], *, frozen: Frozen = NOTHING
@@ -299,7 +316,7 @@ def count_parameters(model: nnx.Module) -> int:
 
 
 @partial(jax.jit, static_argnames="graphdef")
-def _forward(graphdef, state, images):
+def _forward(graphdef, state, images, tau):
     model = nnx.merge(graphdef, state)
-    x, _, _ = model.run_layers(model.embed(images))
+    x, _, _ = model.run_layers(model.embed(images), tau=tau)
     return model.unembed(x)
