@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.models.bidirectional import VimBlock
 from jmamba.models.freezing import NOTHING, Frozen
-from jmamba.models.interpolation import bicubic_matrix
+from jmamba.models.interpolation import resample_grid
 from jmamba.models.norm import Precision, RMSNorm
 from jmamba.models.sorting import Sorting, Tau, split_runs
 from jmamba.models.stack import Run, pick_layer, scan_layers, stack_layers
@@ -203,11 +203,12 @@ class Vim(nnx.Module):
           IndexError: there is no such layer; negative indices count from the end.
         """
         count = self.config.num_layers
+        number = index % count if -count <= index < count else count
         for part, blocks in self.runs():
-            if part.start <= index % count < part.stop and -count <= index < count:
+            if number < part.stop:
                 size = part.stop - part.start
-                return pick_layer(blocks, size, index % count - part.start)
-        return pick_layer(self.layers, count, index)
+                return pick_layer(blocks, size, number - part.start)
+        return pick_layer(self.layers, count, index)  # which says what is wrong
 
     def runs(self) -> list[Run]:
         """Return the layers as runs of one kind: those that sort, those that do not."""
@@ -237,20 +238,12 @@ class Vim(nnx.Module):
         position, config = self.position[...], self.config
         if (rows, columns) == config.grid:
             return position
-        dtype = accumulation_dtype(position.dtype)
-        old, token = config.class_position(), []
-        grid = position
+        old, token, grid = config.class_position(), [], position
         if old is not None:
-            token = [position[old : old + 1].astype(dtype)]
+            wide = accumulation_dtype(position.dtype)
+            token = [position[old : old + 1].astype(wide)]
             grid = jnp.concatenate([position[:old], position[old + 1 :]])
-        down, across = (
-            jnp.asarray(bicubic_matrix(size, wanted), dtype)
-            for size, wanted in zip(config.grid, (rows, columns), strict=True)
-        )
-        grid = grid.astype(dtype).reshape(*config.grid, -1)
-        resample = partial(jnp.einsum, precision="highest")
-        grid = resample("ry,cx,yxm->rcm", down, across, grid)
-        grid = grid.reshape(rows * columns, -1)
+        grid = resample_grid(grid, config.grid, (rows, columns))
         new = config.class_position(rows * columns) or 0
         return jnp.concatenate([grid[:new], *token, grid[new:]])
 
