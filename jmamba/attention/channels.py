@@ -42,6 +42,12 @@ def channel_attention(
       C: output gates.
       rows: the query positions i.
 
+    Examples:
+      >>> steps, ones = jnp.array([1.0, 0.5, 2.0]), jnp.ones((3, 1))
+      >>> last = channel_attention(steps, -jnp.ones(1), ones, ones, jnp.array([2]))
+      >>> [round(float(weight), 3) for weight in last[0]]  # exp(-2.5), 0.5 exp(-2), 2
+      [0.082, 0.068, 2.0]
+
     References:
       Ali, Zimerman & Wolf, "The Hidden Attention of Mamba Models", ACL 2025, eq. 14-16.
     """

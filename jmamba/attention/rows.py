@@ -1,31 +1,53 @@
 """The query's row of every channel: as defined, and as released."""
 
+from collections.abc import Collection
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jmamba.attention.channels import Direction, attend, open_directions
-from jmamba.types import BidirectionalInputs, SSMInputs
+from jmamba.attention.factors import AnyInputs
+
+CHANNELS_AT_ONCE = 8
+"""Channels whose whole matrices are in memory together."""
 
 
 def query_rows(
-    ssm: SSMInputs | BidirectionalInputs,
+    ssm: AnyInputs,
     query: Int[Array, "b"] | None,
     *,
+    fold: Collection[str] = (),
     exact: bool = True,
 ) -> Float[Array, "b d l"]:
     """Return the query's row of every channel; the mean row if there is no query.
 
     Args:
-      ssm: selective parameters of a layer.
+      ssm: selective parameters of a layer, or its `factorise`.
       query: a token of each sample, counted from 0.
+      fold: what else is part of the matrices.
       exact: whether the row is the definition's, or that of `released_row`.
     """
-    directions = open_directions(ssm, ())
+    directions = open_directions(ssm, fold)
     if query is None:
-        return jnp.swapaxes(jnp.mean(attend(directions, None), axis=2), 0, 1)
+        return jnp.swapaxes(_mean_rows(directions), 0, 1)
     if exact:
         return jnp.swapaxes(attend(directions, query[:, None])[:, :, 0], 0, 1)
     return jnp.swapaxes(released_row(directions, query), 0, 1)
+
+
+def _mean_rows(directions: tuple[Direction, ...]) -> Float[Array, "d b l"]:
+    """Return the mean over queries, matrices of a few channels at a time."""
+
+    def one_channel(channels):
+        one = tuple(
+            direction._replace(channels=jax.tree.map(lambda x: x[None], own))
+            for direction, own in zip(directions, channels, strict=True)
+        )
+        return jnp.mean(attend(one, None)[0], axis=1)
+
+    own = tuple(direction.channels for direction in directions)
+    return jax.lax.map(one_channel, own, batch_size=CHANNELS_AT_ONCE)
 
 
 def released_row(

@@ -1,12 +1,6 @@
 """Resampling a grid of vectors to another number of rows and columns."""
 
-from functools import partial
-
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
-
-from jmamba_kernels import accumulation_dtype
 
 CUBIC = -0.75
 """Slope of the cubic kernel at 1, that of PyTorch and OpenCV (Keys' own is -0.5)."""
@@ -43,28 +37,3 @@ def _cubic(distance: np.ndarray) -> np.ndarray:
     near = (a + 2) * s**3 - (a + 3) * s**2 + 1
     far = a * s**3 - 5 * a * s**2 + 8 * a * s - 4 * a
     return np.where(s <= 1, near, np.where(s < 2, far, 0.0))
-
-
-def resample_grid(
-    grid: Float[Array, "l m"], old: tuple[int, int], new: tuple[int, int]
-) -> Float[Array, "k m"]:
-    """Return vectors of a grid, row by row, resampled in float32 or better.
-
-    Args:
-      grid: the vectors.
-      old: rows and columns that there are.
-      new: rows and columns that there are to be.
-
-    Examples:
-      >>> resample_grid(jnp.ones((4, 1)), (2, 2), (1, 3)).tolist()
-      [[1.0], [1.0], [1.0]]
-    """
-    dtype = accumulation_dtype(grid.dtype)
-    down, across = (
-        jnp.asarray(bicubic_matrix(size, wanted), dtype)
-        for size, wanted in zip(old, new, strict=True)
-    )
-    resample = partial(jnp.einsum, precision="highest")
-    values = grid.astype(dtype).reshape(*old, -1)
-    values = resample("ry,cx,yxm->rcm", down, across, values)
-    return values.reshape(new[0] * new[1], -1)

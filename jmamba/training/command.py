@@ -95,7 +95,7 @@ def train_command(
             splits.train,
             settings,
             directory=out / "state",
-            report=_Reporter(bars, steps, out),
+            report=_Reporter(bars, settings, out),
         )
         exact = out / "model-float32"
         model.save_pretrained(exact, tokenizer="bytes", overwrite=True)
@@ -136,9 +136,10 @@ def _bars() -> Progress:
 class _Reporter:
     """Shows a step's loss on the bar and appends it to losses.csv."""
 
-    def __init__(self, bars: Progress, steps: int, out: Path):
+    def __init__(self, bars: Progress, settings: TrainConfig, out: Path):
         self.bars, self.start, self.tokens, self.mean = bars, time.time(), 0, None
-        self.task = bars.add_task("training", total=steps, figures="")
+        self.tokens_per_step = settings.batch * settings.length
+        self.task = bars.add_task("training", total=settings.steps, figures="")
         out.mkdir(parents=True, exist_ok=True)
         self.file = out / "losses.csv"
 
@@ -147,7 +148,7 @@ class _Reporter:
         if self.mean is None:
             self.mean = bits
         self.mean = SMOOTHING * self.mean + (1 - SMOOTHING) * bits
-        self.tokens += report.tokens
+        self.tokens += self.tokens_per_step
         speed = self.tokens / (time.time() - self.start)
         figures = (
             f"loss {report.loss:.3f}, {self.mean:.3f} bits/byte, {speed:,.0f} tokens/s"

@@ -1,11 +1,12 @@
-"""Training a language model: one compiled step in a loop that can be resumed."""
+"""Training any model: one compiled step in a loop that can be resumed."""
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from jmamba.models.language_model import MambaLM
 from jmamba.training.data import sample_windows
 from jmamba.training.optimizer import make_optimizer, make_schedule
 
+Model = TypeVar("Model", bound=nnx.Module)
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -25,8 +28,8 @@ class TrainConfig:
 
     Attributes:
       steps: optimizer steps.
-      batch: sequences per step.
-      length: tokens per sequence.
+      batch: sequences or images per step.
+      length: tokens per sequence; of no use to images.
       learning_rate: peak of the cosine schedule.
       warmup: steps of linear rise.
       weight_decay: of projection matrices.
@@ -36,7 +39,7 @@ class TrainConfig:
 
     steps: int
     batch: int
-    length: int
+    length: int = 1
     learning_rate: float = 3e-3
     warmup: int = 200
     weight_decay: float = 0.1
@@ -68,7 +71,6 @@ class StepReport(NamedTuple):
 
     step: int
     loss: float
-    tokens: int
 
     @property
     def bits_per_token(self) -> float:
@@ -83,39 +85,45 @@ def next_token_loss(model: MambaLM, tokens) -> jax.Array:
     return jnp.mean(losses)
 
 
-@partial(jax.jit, static_argnames=("graphdef", "optimizer"), donate_argnames="state")
-def train_step(state: TrainState, tokens, *, graphdef, optimizer):
+@partial(
+    jax.jit, static_argnames=("graphdef", "optimizer", "loss"), donate_argnames="state"
+)
+def train_step(state: TrainState, batch, *, graphdef, optimizer, loss):
     """Return the state after one optimizer step, and the loss before it."""
 
     def loss_of(parameters):
-        return next_token_loss(nnx.merge(graphdef, parameters), tokens)
+        return loss(nnx.merge(graphdef, parameters), batch)
 
-    loss, gradients = jax.value_and_grad(loss_of)(state.parameters)
+    value, gradients = jax.value_and_grad(loss_of)(state.parameters)
     # optax mixes integer step counts with floats
     with jax.numpy_dtype_promotion("standard"):
         updates, optimizer_state = optimizer.update(
             gradients, state.optimizer, state.parameters
         )
         parameters = jax.tree.map(jnp.add, state.parameters, updates)
-    return TrainState(parameters, optimizer_state, state.step + 1), loss
+    return TrainState(parameters, optimizer_state, state.step + 1), value
 
 
-def train(
-    model: MambaLM,
-    data: np.ndarray,
+def fit(
+    model: Model,
+    loss: Callable[[Model, Any], jax.Array],
+    draw: Callable[[int], Any],
     config: TrainConfig,
     *,
     directory: str | Path | None = None,
     report: Callable[[StepReport], None] = lambda report: None,
-) -> MambaLM:
-    """Train a model on a byte corpus.
+) -> Model:
+    """Train a model on batches drawn by the number of the step.
 
     Args:
       model: where to start from.
-      data: the bytes to train on.
+      loss: function of a model and a batch to a scalar. It is compiled once per
+        function: give a named one, not a new lambda each time.
+      draw: function of a step to its batch, the same one whenever it is asked. It
+        runs in another thread, one step ahead.
       config: settings of the run.
       directory: where to keep checkpoints of the whole state; a run that finds one
-        there goes on from it. None keeps none.
+        there goes on from it, and one that was finished is read. None keeps none.
       report: called after each step.
 
     Returns:
@@ -132,22 +140,62 @@ def train(
     state = TrainState(parameters, optimizer.init(parameters), jnp.zeros((), jnp.int32))
     saver = _Saver(directory, config.save_every)
     state = saver.restore(state)
-    draw = partial(sample_windows, data, batch=config.batch, length=config.length,
-                   seed=config.seed)  # fmt: skip
-    for step in range(int(state.step), config.steps):
-        tokens = jnp.asarray(draw(step=step))
-        state, loss = train_step(state, tokens, graphdef=graphdef, optimizer=optimizer)
-        loss = float(loss)
-        if not math.isfinite(loss):
+    for step, batch in _draw_ahead(draw, int(state.step), config.steps):
+        state, value = train_step(
+            state, batch, graphdef=graphdef, optimizer=optimizer, loss=loss
+        )
+        value = float(value)
+        if not math.isfinite(value):
             raise FloatingPointError(
-                f"The loss is {loss} at step {step}. Lower the learning rate "
+                f"The loss is {value} at step {step}. Lower the learning rate "
                 f"(now {config.learning_rate}); the last good checkpoint is in "
                 f"{directory}."
             )
-        report(StepReport(step + 1, loss, config.batch * config.length))
+        report(StepReport(step + 1, value))
         saver.save(state, step + 1, last=step + 1 == config.steps)
     saver.close()
     return nnx.merge(graphdef, state.parameters)
+
+
+def train(
+    model: MambaLM,
+    data: np.ndarray,
+    config: TrainConfig,
+    *,
+    directory: str | Path | None = None,
+    report: Callable[[StepReport], None] = lambda report: None,
+) -> MambaLM:
+    """Train a language model on random windows of a byte corpus.
+
+    Args:
+      model: where to start from.
+      data: the bytes to train on.
+      config, directory, report: as in `fit`.
+
+    Returns:
+      The trained model.
+
+    Raises:
+      FloatingPointError: the loss is no longer finite; says at which step.
+    """
+
+    def draw(step):
+        windows = sample_windows(data, batch=config.batch, length=config.length,
+                                 seed=config.seed, step=step)  # fmt: skip
+        return jnp.asarray(windows)
+
+    return fit(model, next_token_loss, draw, config, directory=directory, report=report)
+
+
+def _draw_ahead(draw, start: int, stop: int) -> Iterator[tuple[int, Any]]:
+    """Yield steps and their batches, each drawn while the one before is trained on."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(draw, start) if start < stop else None
+        for step in range(start, stop):
+            assert following is not None
+            batch = following.result()
+            following = pool.submit(draw, step + 1) if step + 1 < stop else None
+            yield step, batch
 
 
 class _Saver:

@@ -1,0 +1,211 @@
+"""The folder of an experiment: what is done stays done, results become tables."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jmamba.report.environment import environment
+from jmamba.training.loop import TrainConfig, fit
+
+RECIPE, RESULTS = "recipe.json", "results.md"
+
+Show = Callable[[str, int, int], None]
+"""Called as show(stage, done, total)."""
+
+
+def _ignore(stage: str, done: int, total: int) -> None:
+    """Show nothing."""
+
+
+class Workbench:
+    """Keeps what an experiment has done, so that it can go on after an interruption.
+
+    Args:
+      directory: where everything is kept.
+      name: the recipe's name.
+      config: its configuration, a dataclass; a folder is of one configuration only.
+      data: folder with the data sets, None if there is none.
+      show: told how far each stage is.
+      command: the command that was typed, for the results.
+
+    Raises:
+      ValueError: the directory holds results of another recipe or configuration, or
+        files that are no recipe's.
+
+    Examples:
+      >>> import tempfile
+      >>> config = TrainConfig(steps=9, batch=1, warmup=1)
+      >>> bench = Workbench(tempfile.mkdtemp(), name="demo", config=config)
+      >>> bench.once("sum", lambda: 1 + 1), bench.once("sum", lambda: 1 / 0)
+      (2, 2)
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        name: str,
+        config: Any,
+        data: str | os.PathLike | None = None,
+        show: Show = _ignore,
+        command: str = "",
+    ):
+        self.directory, self.name, self.show = Path(directory), name, show
+        self.data_folder = None if data is None else Path(data)
+        self.command, self.sections = command, []
+        self._claim({"recipe": name, "config": dataclasses.asdict(config)})
+
+    def _claim(self, wanted: dict) -> None:
+        """Take the folder for one recipe and configuration."""
+        wanted = json.loads(json.dumps(wanted))
+        mark = self.directory / RECIPE
+        if mark.exists():
+            found = json.loads(mark.read_text(encoding="utf-8"))
+            if found != wanted:
+                raise ValueError(
+                    f"{self.directory} holds results of other settings: "
+                    f"{_difference(found, wanted)}. Name another folder with --out, or "
+                    "give the settings it was made with."
+                )
+            return
+        if self.directory.is_dir() and any(self.directory.iterdir()):
+            raise ValueError(
+                f"{self.directory} holds files that are no recipe's results; name "
+                "another folder with --out."
+            )
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_text(mark, json.dumps(wanted, indent=2) + "\n")
+
+    def data(self, filename: str) -> Path:
+        """Return the path of a data file.
+
+        Raises:
+          ValueError: there is no folder with data, or no such file in it.
+        """
+        if self.data_folder is None:
+            raise ValueError(
+                f"{self.name} needs {filename}; name the folder it is in with --data."
+            )
+        path = self.data_folder / filename
+        if not path.exists():
+            raise ValueError(
+                f"{self.name} needs {filename}, which is not in {self.data_folder}; "
+                "name the folder it is in with --data."
+            )
+        return path
+
+    def once(self, key: str, compute: Callable[[], Any]) -> Any:
+        """Return a result, computing it unless an earlier run did.
+
+        Args:
+          key: its name, which becomes a file's.
+          compute: returns something that JSON can hold.
+        """
+        path = self.directory / "parts" / f"{key}.json"
+        if not path.exists():
+            text = json.dumps(compute(), indent=1)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, text + "\n")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def train(
+        self,
+        key: str,
+        model: Any,
+        loss: Callable,
+        draw: Callable[[int], Any],
+        config: TrainConfig,
+    ) -> Any:
+        """Train a model, go on with its training, or read what was trained before.
+
+        The loss of every step is kept; see `losses`.
+
+        Args:
+          key: name of the run.
+          model, loss, draw, config: as in `training.loop.fit`.
+        """
+        folder = self.directory / "runs" / key
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "losses.csv").open("a", buffering=1) as log:
+
+            def report(step):
+                log.write(f"{step.step},{step.loss:.6f}\n")
+                self.show(f"training {key}", step.step, config.steps)
+
+            return fit(
+                model, loss, draw, config, directory=folder / "state", report=report
+            )
+
+    def losses(self, key: str) -> list[float]:
+        """Return the loss before each step of a run.
+
+        Steps that were repeated after an interruption count once.
+        """
+        path = self.directory / "runs" / key / "losses.csv"
+        rows = (line.split(",") for line in path.read_text().splitlines())
+        found = {int(step): float(loss) for step, loss in rows}
+        return [found[step] for step in sorted(found)]
+
+    def write_table(
+        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
+    ) -> None:
+        """Add a table to the results."""
+        self.sections.append(f"## {title}\n\n{markdown_table(columns, rows)}")
+
+    def write_text(self, text: str) -> None:
+        """Add a paragraph to the results."""
+        self.sections.append(text.strip() + "\n")
+
+    def write_figure(self, name: str, figure: Any, caption: str) -> None:
+        """Add a matplotlib figure to the results."""
+        from jmamba.report.folder import draw_png
+
+        path = self.directory / f"{name}.png"
+        path.write_bytes(draw_png(figure))
+        self.sections.append(f"![{caption}]({path.name})\n\n{caption}\n")
+
+    def finish(self) -> Path:
+        """Write all tables and figures on one page of Markdown, and return its path."""
+        facts = ", ".join(f"{k} {v}" for k, v in environment().items())
+        head = f"# {self.name}\n\n`{self.command}`\n\n{facts}\n"
+        path = self.directory / RESULTS
+        write_text(path, "\n".join([head, *self.sections]))
+        return path
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a table in Markdown; floats have three decimals.
+
+    Examples:
+      >>> print(markdown_table(["method", "AUC"], [["raw", 0.5]]), end="")
+      | method | AUC |
+      |---|---|
+      | raw | 0.500 |
+    """
+    lines = [columns, ["---"] * len(columns), *rows]
+    texts = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in r] for r in lines]
+    texts[1] = ["---"] * len(columns)
+    middle = [f"| {' | '.join(line)} |" for line in texts]
+    middle[1] = f"|{'|'.join(texts[1])}|"
+    return "\n".join(middle) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
+
+
+def _difference(found: dict, wanted: dict) -> str:
+    if found.get("recipe") != wanted["recipe"]:
+        return f"of {found.get('recipe')}, not {wanted['recipe']}"
+    old, new = found["config"], wanted["config"]
+    return ", ".join(
+        f"{key} is {old.get(key)} there and {new.get(key)} here"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    )
