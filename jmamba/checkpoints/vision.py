@@ -117,10 +117,24 @@ def read_vim(
         says=f"a Vision Mamba of {config.num_layers} layers and width {config.d_model}",
         explain=lambda found: (
             explain_gates(found, config.definite)
+            or _explain_sorting(found, config)
             or "Only bidirectional models of version 2 are read."
         ),
     )
     return skeleton.build(fill(skeleton, table, weights, progress))
+
+
+def _explain_sorting(found: Mapping[str, Any], config: VimConfig) -> str | None:
+    there = any(key.startswith("sorting.") for key in found)
+    wanted = config.reorder != "none" and config.reorder_by == "importance"
+    if there == wanted:
+        return None
+    if there:
+        return "The weights are of a model that sorts its tokens: give its reorder=..."
+    return (
+        "These weights were trained without importance, which is learned with all the "
+        "rest: train Vim(config, rngs=...), or load with reorder_by='random'."
+    )
 
 
 def is_vision(place: Path) -> bool:

@@ -85,10 +85,13 @@ def test_free_weights_do_not_load_as_definite_ones(tmp_path):
     image_model().save_pretrained(tmp_path / "vim")
     with pytest.raises(CheckpointError, match=expected):
         load_vim(tmp_path / "vim", changes={"definite": "pos"})
-    with pytest.raises(
-        CheckpointError, match="missing: sorting.backward, sorting.forw"
-    ):
+    with pytest.raises(CheckpointError, match="missing: sorting.*trained without imp"):
         load_vim(tmp_path / "vim", changes={"reorder": "official"})
+    image_model(reorder="official").save_pretrained(tmp_path / "sorting")
+    with pytest.raises(
+        CheckpointError, match="of a model that sorts .* its reorder=.."
+    ):
+        load_vim(tmp_path / "sorting", changes={"reorder": "none"})
     save_orbax(text_model(), tmp_path / "orbax")
     change_config(tmp_path / "orbax", definite="pos")
     with pytest.raises(CheckpointError, match=expected):
