@@ -136,8 +136,8 @@ def inner_attention(
     if not isinstance(ssm, SSMInputs):
         raise TypeError(
             "inner_attention needs the selective parameters of one direction, but got "
-            f"{type(ssm).__name__}: give ssm.forward or ssm.backward of two directions, "
-            "and factors.ssm of factors."
+            f"{type(ssm).__name__}: give ssm.forward or ssm.backward of two "
+            "directions, and factors.ssm of factors."
         )
     queries = choose_positions(rows, ssm.u.shape[1], "rows")
     chosen = choose_positions(channels, ssm.u.shape[2], "channels")
