@@ -9,7 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jmamba.attention.channel_sum import sum_channels
-from jmamba.attention.channels import attend, check_fold, open_directions
+from jmamba.attention.channels import (
+    attend,
+    check_fold,
+    map_channels,
+    open_directions,
+    with_channels,
+)
 from jmamba.attention.factors import AnyInputs, directions_of, parameters_of
 from jmamba.attention.memory import MEMORY_LIMIT, check_memory
 from jmamba.positions import choose_positions
@@ -166,16 +172,10 @@ def top_channels(
 def _top_channels(ssm, rows, count, fold, at_once):
     directions = open_directions(ssm, fold)
 
-    def weigh(channels):
-        alpha = attend(_with_channels(directions, channels), rows)
-        return jnp.sum(jnp.abs(alpha), axis=(2, 3))
+    def weigh(one):
+        return jnp.sum(jnp.abs(attend(one, rows)[0]), axis=(1, 2))
 
-    own = tuple(one.channels for one in directions)
-    weights = jax.lax.map(
-        lambda one: weigh(jax.tree.map(lambda x: x[None], one))[0],
-        own,
-        batch_size=at_once,
-    )
+    weights = map_channels(directions, weigh, at_once)
     return jax.lax.top_k(weights.T, count)[1]
 
 
@@ -191,7 +191,7 @@ def _reduced_attention(ssm, rows, mask, reduction, fold, at_once):
 
     def add(total, part):
         own, chosen = part
-        alpha = each(attend(_with_channels(directions, own), rows))
+        alpha = each(attend(with_channels(directions, own), rows))
         if chosen is not None:
             alpha = jnp.where(chosen[:, :, None, None], alpha, start)
         return combine(total, across(alpha, axis=0)), None
@@ -212,10 +212,3 @@ def _queries(rows, batch: int, length: int) -> Int[Array, "b q"] | None:
         return None
     chosen = choose_positions(rows, length, "rows")
     return jnp.broadcast_to(chosen[None], (batch, len(chosen)))
-
-
-def _with_channels(directions, channels):
-    return tuple(
-        one._replace(channels=own)
-        for one, own in zip(directions, channels, strict=True)
-    )

@@ -2,11 +2,15 @@
 
 from collections.abc import Collection
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jmamba.attention.channels import Direction, attend, open_directions
+from jmamba.attention.channels import (
+    Direction,
+    attend,
+    map_channels,
+    open_directions,
+)
 from jmamba.attention.factors import AnyInputs
 
 CHANNELS_AT_ONCE = 8
@@ -30,24 +34,15 @@ def query_rows(
     """
     directions = open_directions(ssm, fold)
     if query is None:
-        return jnp.swapaxes(_mean_rows(directions), 0, 1)
+        mean = map_channels(
+            directions,
+            lambda one: jnp.mean(attend(one, None)[0], axis=1),
+            CHANNELS_AT_ONCE,
+        )
+        return jnp.swapaxes(mean, 0, 1)
     if exact:
         return jnp.swapaxes(attend(directions, query[:, None])[:, :, 0], 0, 1)
     return jnp.swapaxes(released_row(directions, query), 0, 1)
-
-
-def _mean_rows(directions: tuple[Direction, ...]) -> Float[Array, "d b l"]:
-    """Return the mean over queries, matrices of a few channels at a time."""
-
-    def one_channel(channels):
-        one = tuple(
-            direction._replace(channels=jax.tree.map(lambda x: x[None], own))
-            for direction, own in zip(directions, channels, strict=True)
-        )
-        return jnp.mean(attend(one, None)[0], axis=1)
-
-    own = tuple(direction.channels for direction in directions)
-    return jax.lax.map(one_channel, own, batch_size=CHANNELS_AT_ONCE)
 
 
 def released_row(
