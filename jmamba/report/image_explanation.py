@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jmamba.report.explanation import Predictions
+from jmamba.report.labels import visible
 
 
 class Square(NamedTuple):
@@ -68,6 +69,11 @@ class ImageExplanation:
     settings: dict[str, Any]
     environment: dict[str, Any]
     timings: dict[str, float]
+
+    @property
+    def shown_name(self) -> str:
+        """The picture's name, with nothing invisible but its blanks."""
+        return "".join(c if c == " " else visible(c) for c in self.name)
 
     @property
     def square(self) -> UInt8[np.ndarray, "side side 3"]:

@@ -8,7 +8,6 @@ from jmamba.report.depth import Progress, ignore
 from jmamba.report.folder import MADE_BY, describe_arrays, write_folder
 from jmamba.report.image_explanation import ImageExplanation
 from jmamba.report.image_plates import image_plates_of
-from jmamba.report.labels import visible
 from jmamba.report.page import colophon, document, figure_section, prediction_rows
 from jmamba.report.plates import ALPHA
 
@@ -64,10 +63,10 @@ def image_page(explanation: ImageExplanation, figures: dict[str, bytes]) -> str:
         # The table of the page says the same as the picture of the predictions.
         if plate.name in figures and plate.name != "predictions"
     ]
-    title = f"{visible(Path(explanation.name).name)} → {best.labels[0]}"
+    title = f"{Path(explanation.shown_name).name} → {best.labels[0]}"
     body = f"""<header>
 <p class="kicker">jmamba explain · {escape(explanation.model)} ·
-{escape(visible(explanation.name))}</p>
+{escape(explanation.shown_name)}</p>
 <h1>In this picture the model sees <q class="best">{escape(best.labels[0])}</q>
 <small>{100 * best.probabilities[0]:.1f} % sure</small></h1>
 {_other_target(explanation)}
