@@ -166,7 +166,6 @@ def mean_ranks(values: Float[np.ndarray, "w"]) -> Float[np.ndarray, "w"]:
       >>> mean_ranks(np.array([7.0, 5.0, 7.0])).tolist()
       [1.5, 0.0, 1.5]
     """
-    inverse: Int[np.ndarray, w]
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return (ends - (counts + 1) / 2)[inverse]
