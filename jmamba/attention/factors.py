@@ -33,6 +33,16 @@ class Factors(NamedTuple):
     are diagonal ones, and conv is a band of the taps. It holds exactly, as
     silu(a) = sigma(a) a.
 
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> block = jmamba.MambaLM(config, rngs=nnx.Rngs(0)).layer(0)
+      >>> factors = factorise(block, jnp.ones((1, 5, 16)))
+      >>> u = factors.slope * block.mixer.convolve(factors.x).y
+      >>> bool(jnp.allclose(u, factors.ssm.u, atol=1e-6))
+      True
+
     References:
       Zimerman et al., arXiv 2405.16504, section 3; the skip D and the bias, which
       their code leaves out, are part of the identity.
@@ -49,6 +59,15 @@ class BidirectionalFactors(NamedTuple):
     """The factors of both directions; those of `backward` run from the last token.
 
     The mixer's output projection reads (forward + flipped backward) scale.
+
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> config = jmamba.VimConfig(d_model=16, num_layers=2, num_classes=5)
+      >>> block = jmamba.Vim(config, rngs=nnx.Rngs(0)).layer(0)
+      >>> factors = factorise(block, jnp.ones((1, 5, 16)))
+      >>> factors.backward.x.shape, float(factors.scale)
+      ((1, 5, 32), 0.5)
     """
 
     forward: Factors
@@ -115,6 +134,20 @@ def bias_output(factors: Factors | BidirectionalFactors) -> Float[Array, "b l d"
 
     Args:
       factors: what `factorise` returned.
+
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> from jmamba.attention import hidden_attention
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> block = jmamba.MambaLM(config, rngs=nnx.Rngs(0)).layer(0)
+      >>> x = jnp.ones((1, 5, 16))
+      >>> factors = factorise(block, x)
+      >>> alpha = hidden_attention(factors, fold=PARTS)
+      >>> seen = jnp.einsum("bdij,bjd->bid", alpha, factors.x)
+      >>> out = block.mixer.out_proj(seen + bias_output(factors))
+      >>> bool(jnp.allclose(x + out, block(x).x, atol=1e-5))
+      True
     """
     if isinstance(factors, BidirectionalFactors):
         backward = bias_output(factors.backward)

@@ -103,7 +103,7 @@ def pick(
 def scan_blocks(
     model: Model,
     x: Float[Array, "b l m"],
-    measure: Callable = lambda out: None,
+    measure: Callable = lambda block, x, out: None,
     *,
     shifts: Float[Array, "s b l m"] | None = None,
     frozen: Frozen = NOTHING,
@@ -113,7 +113,8 @@ def scan_blocks(
     Args:
       model: the model.
       x: the residual stream before the first block.
-      measure: function of a block's output, called inside of the scan.
+      measure: function of a block, the residual stream entering it and its output,
+        called inside of the scan.
       shifts: added to the residual stream behind each block, to differentiate there.
       frozen: what derivatives take for constants.
 
@@ -126,8 +127,9 @@ def scan_blocks(
 
         def body(x, layer, graphdef=graphdef):
             state, shift = layer
-            out = nnx.merge(graphdef, state)(x, frozen=frozen)
-            return out.x if shift is None else out.x + shift, measure(out)
+            block = nnx.merge(graphdef, state)
+            out = block(x, frozen=frozen)
+            return out.x if shift is None else out.x + shift, measure(block, x, out)
 
         shift = None if shifts is None else shifts[layers]
         x, found = jax.lax.scan(body, x, (state, shift))

@@ -22,10 +22,13 @@ class Format(StrEnum):
 
 
 def convert_command(
-    src: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id.")],
+    src: Annotated[
+        str, typer.Argument(help="Checkpoint: a folder, a Hub id, or a Vim's .pth.")
+    ],
     dst: Annotated[str, typer.Argument(help="Folder to write.")],
     format: Annotated[
-        Format, typer.Option(help="orbax for JAX, hf for transformers.")
+        Format,
+        typer.Option(help="orbax for JAX, hf for safetensors named as in PyTorch."),
     ] = Format.orbax,
     dtype: Annotated[
         str | None,

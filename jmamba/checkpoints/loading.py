@@ -8,7 +8,7 @@ from jmamba.checkpoints.dtypes import choose_dtypes, main_dtype
 from jmamba.checkpoints.filling import Progress, check_tied_head, fill
 from jmamba.checkpoints.hub import locate
 from jmamba.checkpoints.keys import HEAD_KEY, TABLES, layout_of, slots
-from jmamba.checkpoints.orbax_files import is_orbax, load_orbax
+from jmamba.checkpoints.orbax_files import is_orbax, read_orbax
 from jmamba.checkpoints.parameters import make_skeleton
 from jmamba.checkpoints.tensors import FLOATS
 from jmamba.checkpoints.validation import check_keys, describe, explain_gates
@@ -57,7 +57,8 @@ def load_folder(
     """Load a model from a local folder, telling `progress` the bytes read."""
     stored = read_config(folder)
     if is_orbax(folder):
-        return load_orbax(folder, dtype=dtype, param_dtype=param_dtype, remat=remat)
+        options = {"dtype": dtype, "param_dtype": param_dtype, "remat": remat}
+        return read_orbax(folder, stored.config, **options)
     return _load_torch(stored, folder, dtype, param_dtype, remat, progress)
 
 

@@ -1,9 +1,16 @@
 """The token dynamics of deep selective state space models."""
 
+from jmamba.dynamics.blow_ups import BlowUp as BlowUp
+from jmamba.dynamics.blow_ups import GrowthFlow as GrowthFlow
+from jmamba.dynamics.blow_ups import blow_up as blow_up
+from jmamba.dynamics.blow_ups import flow_by_growth as flow_by_growth
+from jmamba.dynamics.blow_ups import lifetimes as lifetimes
 from jmamba.dynamics.collapse import Collapse as Collapse
 from jmamba.dynamics.collapse import alignment_matrix as alignment_matrix
 from jmamba.dynamics.collapse import centred_alignment as centred_alignment
 from jmamba.dynamics.collapse import measure_collapse as measure_collapse
+from jmamba.dynamics.contraction import ContractionMap as ContractionMap
+from jmamba.dynamics.contraction import contraction_map as contraction_map
 from jmamba.dynamics.exponents import DepthExponents as DepthExponents
 from jmamba.dynamics.exponents import LayerStack as LayerStack
 from jmamba.dynamics.exponents import depth_exponents as depth_exponents
@@ -24,6 +31,10 @@ from jmamba.dynamics.jacobian import layer_span as layer_span
 from jmamba.dynamics.jacobian import token_jacobian as token_jacobian
 from jmamba.dynamics.ladder import PARTS as PARTS
 from jmamba.dynamics.ladder import partial_block as partial_block
+from jmamba.dynamics.log_time import convergence_bound as convergence_bound
+from jmamba.dynamics.log_time import convergence_constants as convergence_constants
+from jmamba.dynamics.log_time import flow_in_log_time as flow_in_log_time
+from jmamba.dynamics.log_time import log_time_bound as log_time_bound
 from jmamba.dynamics.operators import block_eigenvalues as block_eigenvalues
 from jmamba.dynamics.operators import diagonal_blocks as diagonal_blocks
 from jmamba.dynamics.operators import log_norms as log_norms
@@ -35,6 +46,16 @@ from jmamba.dynamics.perturbation import Ladder as Ladder
 from jmamba.dynamics.perturbation import compare_traces as compare_traces
 from jmamba.dynamics.perturbation import perturb as perturb
 from jmamba.dynamics.polarisation import polarise_states as polarise_states
+from jmamba.dynamics.portraits import Convergence as Convergence
+from jmamba.dynamics.portraits import Explosion as Explosion
+from jmamba.dynamics.portraits import GrowthFactors as GrowthFactors
+from jmamba.dynamics.portraits import PhaseDiagram as PhaseDiagram
+from jmamba.dynamics.portraits import SlowDivergence as SlowDivergence
+from jmamba.dynamics.portraits import portray_blow_up as portray_blow_up
+from jmamba.dynamics.portraits import portray_convergence as portray_convergence
+from jmamba.dynamics.portraits import portray_growth_factors as portray_growth_factors
+from jmamba.dynamics.portraits import portray_phases as portray_phases
+from jmamba.dynamics.portraits import portray_slow_divergence as portray_slow_divergence
 from jmamba.dynamics.projection import ProjectedModel as ProjectedModel
 from jmamba.dynamics.projection import (
     project_from_pretrained as project_from_pretrained,
@@ -55,15 +76,8 @@ from jmamba.dynamics.scalar_system import ScalarSystem as ScalarSystem
 from jmamba.dynamics.scalar_system import log_gains as log_gains
 from jmamba.dynamics.scalar_system import log_velocity as log_velocity
 from jmamba.dynamics.scalar_system import scalar_jacobian as scalar_jacobian
-from jmamba.dynamics.scenarios import BlowUp as BlowUp
 from jmamba.dynamics.scenarios import Scenario as Scenario
-from jmamba.dynamics.scenarios import blow_up as blow_up
 from jmamba.dynamics.scenarios import classify_scenario as classify_scenario
-from jmamba.dynamics.scenarios import convergence_bound as convergence_bound
-from jmamba.dynamics.scenarios import convergence_constants as convergence_constants
-from jmamba.dynamics.scenarios import flow_in_log_time as flow_in_log_time
-from jmamba.dynamics.scenarios import lifetimes as lifetimes
-from jmamba.dynamics.scenarios import log_time_bound as log_time_bound
 from jmamba.dynamics.scenarios import time_alone as time_alone
 from jmamba.dynamics.signs import RegimeMap as RegimeMap
 from jmamba.dynamics.signs import SignStatistics as SignStatistics
@@ -85,6 +99,10 @@ from jmamba.dynamics.system import TokenSystem as TokenSystem
 from jmamba.dynamics.system import system_attention as system_attention
 from jmamba.dynamics.system import vector_field as vector_field
 from jmamba.dynamics.system import with_scalar_rates as with_scalar_rates
+from jmamba.dynamics.token_portraits import AttentionOverTime as AttentionOverTime
+from jmamba.dynamics.token_portraits import PlanePaths as PlanePaths
+from jmamba.dynamics.token_portraits import portray_attention as portray_attention
+from jmamba.dynamics.token_portraits import portray_plane as portray_plane
 from jmamba.dynamics.trajectories import GrowthLaw as GrowthLaw
 from jmamba.dynamics.trajectories import Trajectories as Trajectories
 from jmamba.dynamics.trajectories import fit_growth as fit_growth

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jmamba.models.freezing import NOTHING, Frozen, stop_gradient
+from jmamba.models.gamma_rule import call_linear
 from jmamba.models.mixer import make_in_proj, make_out_proj
 from jmamba.models.norm import Precision, RMSNorm
 from jmamba.models.selection import Selection, Sort, run_ssm
@@ -68,7 +69,8 @@ class BidirectionalMixer(nnx.Module):
           ValueError: this is the stack of layers of which some sort.
         """
         self._check_known()
-        x, z = jnp.split(self.in_proj(x), 2, axis=-1)
+        x = call_linear(self.in_proj, x, frozen.gammas.in_proj)
+        x, z = jnp.split(x, 2, axis=-1)
         sides = (self.forward, x, z), (self.backward, flip(x), flip(z))
         if self.sorting is None:
             made = [side.select(x, z, frozen=frozen) for side, x, z in sides]
@@ -100,7 +102,8 @@ class BidirectionalMixer(nnx.Module):
         forward, _ = run_ssm(ssm.forward, frozen=frozen, restore=back[0])
         backward, _ = run_ssm(ssm.backward, frozen=frozen, restore=back[1])
         y = forward + flip(backward)
-        return self.out_proj(y * jnp.asarray(self.scale, y.dtype))
+        y = y * jnp.asarray(self.scale, y.dtype)
+        return call_linear(self.out_proj, y, frozen.gammas.out_proj)
 
     def _check_known(self) -> None:
         if not self.is_known:

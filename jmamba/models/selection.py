@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from jmamba.models import freezing
 from jmamba.models.config import MambaConfig
 from jmamba.models.freezing import NOTHING, Frozen, stop_gradient
+from jmamba.models.gamma_rule import gamma_rule
 from jmamba.models.gates import make_gates
 from jmamba.models.norm import Precision, rms_norm
 from jmamba.models.vision_config import VimConfig
@@ -85,12 +86,38 @@ class Selection(nnx.Module):
         self.config = config
 
     def convolve(
-        self, x: Float[Array, "b l d"], *, activation: str | None = None, **options
+        self,
+        x: Float[Array, "b l d"],
+        *,
+        activation: str | None = None,
+        gamma: float = 0.0,
+        initial_state: Float[Array, "b d _"] | None = None,
+        **options,
     ):
-        """Run the convolution; `options` are those of `causal_conv1d`."""
+        """Run the convolution; the rest of the options are those of `causal_conv1d`.
+
+        Args:
+          x: what it reads.
+          activation: None or "silu"; None if there is a gamma.
+          gamma: of `gamma_rule`.
+          initial_state: the inputs before the first token.
+          **options: of `causal_conv1d`.
+        """
         weight, bias = self.conv1d.weight[...], self.conv1d.bias
-        bias = None if bias is None else bias[...]
-        return causal_conv1d(x, weight, bias, activation=activation, **options)
+        operands = x, weight, None if bias is None else bias[...], initial_state
+
+        def run(operands, activation=None):
+            x, weight, bias, state = operands
+            return causal_conv1d(
+                x, weight, bias, activation=activation, initial_state=state, **options
+            )
+
+        out = run(operands, activation)
+        if gamma == 0:
+            return out
+        assert activation is None
+        magnitudes = run(jax.tree.map(jnp.abs, operands))
+        return out._replace(y=gamma_rule(out.y, magnitudes.y, gamma))
 
     def W_x(self) -> Float[Array, "d _"]:
         """Return the projection of u to dt, B and C, (d, r + 2 n)."""
@@ -127,8 +154,9 @@ class Selection(nnx.Module):
             "initial_state": conv_state,
             "segment_ids": segment_ids,
         }
-        if frozen.activation:
-            a, last = self.convolve(x, **options)
+        gamma = frozen.gammas.conv
+        if frozen.activation or gamma:
+            a, last = self.convolve(x, gamma=gamma, **options)
             u = freezing.silu(a, frozen)
         else:
             u, last = self.convolve(x, activation="silu", **options)

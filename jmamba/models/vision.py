@@ -1,7 +1,6 @@
 """Vision Mamba: patches, class token, bidirectional blocks and classifier."""
 
 import math
-import os
 from functools import partial
 from typing import Any
 
@@ -13,10 +12,12 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.models.bidirectional import VimBlock
 from jmamba.models.freezing import NOTHING, Frozen
+from jmamba.models.gamma_rule import call_linear
 from jmamba.models.interpolation import bicubic_matrix
 from jmamba.models.norm import Precision, RMSNorm
 from jmamba.models.sorting import Sorting, Tau, split_runs
-from jmamba.models.stack import Run, pick_layer, scan_layers, stack_layers
+from jmamba.models.stack import Run, stack_layers
+from jmamba.models.stacked import StackedModel
 from jmamba.models.vision_config import VimConfig
 from jmamba.positions import take_token
 from jmamba.types import Images
@@ -25,7 +26,7 @@ from jmamba_kernels import accumulation_dtype
 small_normal = initializers.truncated_normal(0.02)
 
 
-class Vim(nnx.Module):
+class Vim(StackedModel):
     """Vision Mamba, a classifier of images.
 
     An image becomes patches in rows from the top left, a class token among them, each
@@ -100,60 +101,6 @@ class Vim(nnx.Module):
             m, config.num_classes, kernel_init=small_normal, **options, rngs=rngs
         )
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_id: str | os.PathLike,
-        *,
-        dtype=None,
-        param_dtype=None,
-        revision: str | None = None,
-        remat: bool = False,
-        **options,
-    ) -> "Vim":
-        """Load a model from a file, a folder or the Hub; see `checkpoints.load_vim`.
-
-        Args:
-          path_or_id: a file of Vim's authors (.pth), a folder, or a Hub id.
-          dtype: compute and storage dtype; None for float32, "auto" for the
-            checkpoint's.
-          param_dtype: storage dtype, if it is to differ.
-          revision: branch, tag or commit on the Hub.
-          remat: whether the backward pass recomputes each block.
-          **options: `part`, `filename` and `changes` of `checkpoints.load_vim`.
-
-        Raises:
-          CheckpointError: the checkpoint cannot be found, read or understood.
-          ValueError: a dtype is not a floating one.
-        """
-        # against the arrows, as in MambaLM.from_pretrained
-        from jmamba.checkpoints import load_vim
-
-        return load_vim(
-            path_or_id,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            revision=revision,
-            remat=remat,
-            **options,
-        )
-
-    def save_pretrained(
-        self, directory: str | os.PathLike, *, overwrite: bool = False
-    ) -> None:
-        """Write config.json and model.safetensors, the weights under Vim's own names.
-
-        Args:
-          directory: the folder to make.
-          overwrite: whether a checkpoint that is there already is replaced.
-
-        Raises:
-          CheckpointError: the directory exists.
-        """
-        from jmamba.checkpoints import save  # for the same reason as above
-
-        save(self, directory, overwrite=overwrite)
-
     def __call__(self, images: Images, *, tau: Tau = None) -> Float[Array, "b v"]:
         """Return the logits of all classes in float32.
 
@@ -196,31 +143,25 @@ class Vim(nnx.Module):
                 f"{c.patch_size}; give larger ones."
             )
 
-    def layer(self, index: int) -> VimBlock:
-        """Return one block as a module of its own.
-
-        Raises:
-          IndexError: there is no such layer; negative indices count from the end.
-        """
-        count = self.config.num_layers
-        for part, blocks in self.runs():
-            if part.start <= index % count < part.stop and -count <= index < count:
-                size = part.stop - part.start
-                return pick_layer(blocks, size, index % count - part.start)
-        return pick_layer(self.layers, count, index)
-
     def runs(self) -> list[Run]:
         """Return the layers as runs of one kind: those that sort, those that do not."""
         c = self.config
         return split_runs(self.layers, c.num_layers, self.sorting, c.sorted_layers)
 
-    def embed(self, images: Images) -> Float[Array, "b l m"]:
+    def embed(
+        self, images: Images, *, frozen: Frozen = NOTHING
+    ) -> Float[Array, "b l m"]:
         """Return the residual stream before the first block.
+
+        Args:
+          images: normalised colours, channels last.
+          frozen: how derivatives with respect to pixels are made.
 
         Raises:
           ValueError: the class token has no place among so few patches.
         """
-        x = self.patch_embed(images.astype(self.dtype))
+        images = images.astype(self.dtype)
+        x = call_linear(self.patch_embed, images, frozen.gammas.patch)
         batch, rows, columns, m = x.shape
         x = x.reshape(batch, rows * columns, m)
         if self.class_token is not None:
@@ -253,20 +194,6 @@ class Vim(nnx.Module):
         grid = grid.reshape(rows * columns, -1)
         new = config.class_position(rows * columns) or 0
         return jnp.concatenate([grid[:new], *token, grid[new:]])
-
-    def run_layers(self, x: Float[Array, "b l m"], visit=None, **options):
-        """Run the stacked blocks in one scan.
-
-        Args:
-          x: the residual stream before the first block.
-          visit: called as visit(carry, x_in, VimBlockOutput) -> carry after each block;
-            a pair (visit, initial carry), or None.
-          **options: `frozen` and `tau` of `VimBlock`.
-
-        Returns:
-          The residual stream after the last block, None and visit's carry.
-        """
-        return scan_layers(self.runs(), x, visit, remat=self.remat, **options)
 
     def unembed(
         self, x: Float[Array, "b l m"], *, frozen: Frozen = NOTHING

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from jmamba.models.definite import check_definite
@@ -40,6 +41,8 @@ class VimConfig:
       norm_eps: epsilon of the RMS norms.
       residual_in_fp32: whether the residual stream is float32 under lower precision.
       dt_min, dt_max, dt_init_floor: range of the step sizes at initialisation.
+      class_names: what the classes are called, in their order; () where that is not
+        known.
       definite, definite_threshold, equal_magnitudes: signs of the eigenvalues of
         S_C^T S_B in both directions, as in `MambaConfig`.
       reorder: "none"; "official" to run recurrences on tokens sorted by importance,
@@ -55,8 +58,8 @@ class VimConfig:
       reorder_seed: of the random permutation.
 
     Raises:
-      ValueError: a size is not positive, the class token has no such place, or a choice
-        is unknown or does nothing.
+      ValueError: a size is not positive, the class token has no such place, there
+        are not as many names as classes, or a choice is unknown or does nothing.
 
     Examples:
       >>> config = VimConfig.named("vim-tiny")
@@ -92,12 +95,13 @@ class VimConfig:
     definite_threshold: float | None = None
     equal_magnitudes: bool = False
     reorder: str = "none"
-    reorder_layers: tuple[int, ...] | None = None
+    reorder_layers: Sequence[int] | None = None
     reorder_by: str = "importance"
     reorder_tau: float = 1.0
     reorder_hard: bool = False
     reorder_normalise: bool = False
     reorder_seed: int = 0
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Fill in the derived sizes and check all of them."""
@@ -121,8 +125,13 @@ class VimConfig:
                 f"{self.patch_size}; give a larger image_size or a smaller patch_size."
             )
         self.class_position()
+        if len(self.class_names) not in (0, self.num_classes):
+            raise ValueError(
+                f"VimConfig: {len(self.class_names)} class_names for "
+                f"{self.num_classes} classes; give one for each, or none."
+            )
         check_definite(self)
-        if self.reorder_layers is not None:  # JSON has lists
+        if self.reorder_layers is not None:  # a list has no hash
             object.__setattr__(self, "reorder_layers", tuple(self.reorder_layers))
         check_reorder(self)
 
@@ -230,6 +239,7 @@ class VimConfig:
             raise ValueError(f"Spellings of one flag disagree: {flags}; keep one.")
         for value in flags.values():
             rest["divide_out"] = bool(value)
+        rest["class_names"] = tuple(rest.get("class_names", ()))
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(rest) - known)
         if unknown:

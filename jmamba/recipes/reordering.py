@@ -164,6 +164,6 @@ def _write_tables(config, accuracy, costs, bench: Workbench) -> None:
     bench.write_table("Paired differences", columns, rows)
     bench.write_text(
         "Mean over seeds, in brackets each seed; differences are paired by seed, with "
-        "a 95 % interval of Student's t. Time and memory of loss and gradient, relative "
-        "to the model that does not reorder, in one run. Two layers are reordered."
+        "a 95 % interval of Student's t. Time and memory are of loss and gradient, "
+        "relative to the model that does not reorder, in one run. Two layers reorder."
     )

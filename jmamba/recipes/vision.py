@@ -20,7 +20,7 @@ from jmamba.recipes.vision_scores import (
 )
 from jmamba.recipes.vit import ViT
 from jmamba.recipes.workbench import Workbench
-from jmamba.training.classification import Labelled, is_right
+from jmamba.training.classification import Labelled, is_right, predict_all
 
 SIZES = {
     "quick": VisionConfig(
@@ -121,12 +121,12 @@ def _measure_all(
 
 
 def _measure(key: str, model: Vim | ViT, test: Composites, config, bench: Workbench):
-    methods = explainers(model, config.side)
+    methods, predict = explainers(model, config.side), partial(predict_all, model)
 
     def measure(method, numbers):
         few = Composites(*(array[numbers] for array in test))
         maps = methods[method](normalise(few.images))
-        return measure_maps(model, few, maps, patch=config.patch_size)
+        return measure_maps(predict, few, maps, patch=config.patch_size)
 
     def report(progress):
         bench.show(f"explaining {key}", progress.done, progress.total)

@@ -118,6 +118,7 @@ def vim_config(config: VisionConfig, pictures: Pictures, **fields) -> VimConfig:
         num_classes=len(pictures.names),
         image_size=config.side,
         patch_size=config.patch_size,
+        class_names=pictures.names,
         **fields,
     )
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -24,7 +25,6 @@ from jmamba.models.images import normalise
 from jmamba.models.vision import Vim
 from jmamba.recipes.emoji import Composites
 from jmamba.recipes.vit import VIT_METHODS, ViT
-from jmamba.training.classification import predict_all
 
 Maps = Float[np.ndarray, "b h w"]
 RANDOM, RELEASED = "random", "mamba_attribution, released code"
@@ -60,25 +60,25 @@ def _guess(images) -> Maps:
 
 
 def _explain_vim(model: Vim, images, *, method: str, **options) -> Maps:
-    relevance = explain(model, images, method, **options)
+    relevance = explain(model, jnp.asarray(images), method, **options)
     return np.asarray(heat_map(model, relevance, *images.shape[1:3]))
 
 
 def _explain_vit(model: ViT, images, *, side: int, method: Callable) -> Maps:
-    grid: Array = method(model, images)[:, 1:]
+    grid: Array = method(model, jnp.asarray(images))[:, 1:]
     grid = grid.reshape(len(images), model.config.grid, model.config.grid)
     maps = jax.image.resize(grid, (len(images), side, side), method="linear")
     return np.asarray(maps)
 
 
 def measure_maps(
-    model: Vim | ViT, pictures: Composites, maps: Maps, *, patch: int
+    predict: Callable, pictures: Composites, maps: Maps, *, patch: int
 ) -> Mapping[str, np.ndarray]:
     """Measure explanations of pictures by perturbation, flipping and segmentation.
 
     Args:
-      model: what was explained.
-      pictures: what it was explained on.
+      predict: function of normalised pictures to logits.
+      pictures: what was explained.
       maps: how much each pixel matters.
       patch: side of the patches that are flipped.
 
@@ -88,8 +88,8 @@ def measure_maps(
       the fields of `SegmentationCounts`.
     """
 
-    def predict(images):
-        return predict_all(model, normalise(np.asarray(images, np.float32)))
+    def read(images):
+        return predict(normalise(np.asarray(images, np.float32)))
 
     found = dict(count_segmentation(maps, pictures.masks.astype(int))._asdict())
     for order in ("positive", "negative"):
@@ -97,13 +97,13 @@ def measure_maps(
             black_out(pictures.images, maps, fraction, order=order)
             for fraction in FRACTIONS
         ]
-        logits = predict(np.concatenate(steps))
+        logits = read(np.concatenate(steps))
         right = np.argmax(logits, axis=-1) == np.tile(pictures.labels, len(steps))
         found[order] = right.reshape(len(steps), -1).T
     rows = maps.shape[1] // patch
     grid = maps.reshape(len(maps), rows, patch, rows, patch).mean(axis=(2, 4))
     found["flipping"] = flipping_scores(
-        predict,
+        read,
         pictures.images,
         grid.reshape(len(maps), -1),
         partial(replace_patches, patch=patch),

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from jmamba.report.dynamics import DynamicsReport
 from jmamba.report.dynamics_plates import DYNAMICS_PLATES
-from jmamba.report.folder import MADE_BY_DYNAMICS, write_folder
+from jmamba.report.folder import MADE_BY_DYNAMICS, describe_arrays, write_folder
 from jmamba.report.labels import visible
-from jmamba.report.page import colophon, definitions, figure_section, resource
+from jmamba.report.page import colophon, definitions, document, figure_section
 
 INTRO = "<p>Regimes after Vo et al., arXiv 2410.03292, sections 4 and 5.</p>"
 """What the footer says first."""
@@ -65,35 +65,21 @@ def dynamics_page(report: DynamicsReport, figures: dict[str, bytes]) -> str:
     """Return the page of a dynamics report; it needs nothing but itself."""
     title = f"Token dynamics: {visible(report.text[:60])}"
     plates = [figure_section(p, figures[p.name]) for p in DYNAMICS_PLATES]
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(title)} · jmamba</title>
-<style>
-{resource("page.css")}</style>
-</head>
-<body>
-<main>
-<section>
+    body = f"""<section>
 <h1>How the tokens move</h1>
 <p class="text">{escape(visible(report.text))}</p>
 </section>
 <section>
 <h2>Layers</h2>
 {_layer_table(report)}
+{_token_table(report)}
 </section>
 <section>
 <h2>Figures</h2>
 {"".join(plates)}
 </section>
-{colophon(report, INTRO)}
-</main>
-</body>
-</html>
-"""
+{colophon(report, INTRO, {"tokens": len(report.ids)})}"""
+    return document(title, body)
 
 
 def dynamics_summary(report: DynamicsReport, files: list[str]) -> dict:
@@ -109,12 +95,31 @@ def dynamics_summary(report: DynamicsReport, files: list[str]) -> dict:
         "settings": report.settings,
         "environment": report.environment,
         "seconds": report.timings,
-        "arrays": {
-            name: {"shape": list(array.shape), "dtype": str(array.dtype)}
-            for name, array in report.arrays().items()
-        },
+        "arrays": describe_arrays(report),
         "files": files,
     }
+
+
+def _token_table(report: DynamicsReport) -> str:
+    """Return the regime of every token in every layer as a table to unfold."""
+    heads = "".join(f"<th><code>{escape(label)}</code></th>" for label in report.labels)
+    rows = []
+    for i, layer in enumerate(report.growth):
+        cells = "".join(
+            f"<td>{'+' if expands else '−'}{' fast' if fast > 0.5 else ''} {grown:.2f}"
+            "</td>"
+            for expands, fast, grown in zip(
+                report.expands[i], report.fast[i], layer, strict=True
+            )
+        )
+        rows.append(f"<tr><td>{i}</td>{cells}</tr>")
+    return f"""<details><summary>Every token in every layer</summary>
+<p>+ if the layer moves the token along with the tokens it remembers, − if against them;
+"fast" if more than half of the channels are; then ln(‖h out‖ / ‖h in‖).</p>
+<div style="overflow-x: auto"><table>
+<thead><tr><th>layer</th>{heads}</tr></thead>
+<tbody>{"".join(rows)}</tbody>
+</table></div></details>"""
 
 
 def _layer_table(report: DynamicsReport) -> str:

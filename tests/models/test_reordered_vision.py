@@ -118,13 +118,18 @@ def test_only_the_chosen_layers_sort():
         model = image_model(dtype="float64", reorder_layers=(1,), **HARD)
         plain = image_model(dtype="float64")
         t, x = trace(model, images), model.embed(images)
+
+        @quick_jit
+        def step(blocks, x):
+            return nnx.merge(*blocks)(x).x
+
         for i, like in enumerate((plain, model, plain)):
             assert (model.layer(i).mixer.sorting is None) == (i != 1)
-            x = like.layer(i - 3)(x).x
+            x = step(nnx.split(like.layer(i - 3)), x)
             assert_close(t.residual_out[i], x, 1e-13)
-        assert_close(t.logits, model(images), 1e-13)
         assert_close(t.logits, model.unembed(x), 1e-13)
-        assert np.abs(t.logits - plain(images)).max() > 1e-3
+        unsorted = step(nnx.split(plain.layer(1)), t.residual_in[1])
+        assert np.abs(t.residual_out[1] - unsorted).max() > 1e-3
         orders = np.asarray(t.ssm.orders.forward)
         identity = np.broadcast_to(np.eye(10), (2, 10, 10))
         np.testing.assert_array_equal(orders[[0, 2]], [identity] * 2)
@@ -137,8 +142,8 @@ def test_only_the_chosen_layers_sort():
 
 def test_the_gradient_reaches_the_weights_of_importance():
     for hard in (False, True):
-        changes = {"reorder": "corrected", "reorder_hard": hard, "num_layers": 2}
-        model, images = image_model(**changes, reorder_layers=(1,)), draw_images()
+        changes = {"reorder": "corrected", "reorder_hard": hard, "num_layers": 1}
+        model, images = image_model(**changes), draw_images()
         graphdef, state = nnx.split(model)
 
         @quick_jit
@@ -155,8 +160,8 @@ def test_official_settings_make_fresh_tokens_their_mean():
     """The official code draws all linear maps around 0 with a deviation of 0.02."""
 
     def fresh(**changes):
-        sizes = {"num_layers": 2, "num_classes": 5, "image_size": 28, "patch_size": 4}
-        config = VimConfig(24, **sizes, d_state=3, reorder_layers=(1,), **changes)
+        sizes = {"num_layers": 1, "num_classes": 5, "image_size": 28, "patch_size": 4}
+        config = VimConfig(24, **sizes, d_state=3, **changes)
         model = fill_model(config, seed=0, dtype="float32")
         linear = ("kernel", "sorting")
         graphdef, state = nnx.split(model)
@@ -172,7 +177,6 @@ def test_official_settings_make_fresh_tokens_their_mean():
     assert collapsed.shape == (1, 2, 2) and float(collapsed.max()) < 1e-6
     normal = {"reorder": "corrected", "reorder_normalise": True, "reorder_tau": 0.1}
     assert float(sorting_variances(fresh(**normal), images).min()) > 0.05
-    np.testing.assert_allclose(sorting_variances(fresh(**HARD), images), 1, rtol=1e-5)
 
 
 def test_shuffled_control_is_one_permutation_for_all_images():
@@ -210,7 +214,7 @@ def test_a_falling_temperature_hardens_the_order():
 
 
 def test_explanations_go_through_the_order_or_are_refused():
-    changes = {"reorder_layers": (1,), "use_conv_bias": False}
+    changes = {"num_layers": 2, "reorder_layers": (1,), "use_conv_bias": False}
     with jax.enable_x64(True):
         model = image_model(dtype="float64", **HARD, **changes)
         images = exact_images()
@@ -233,27 +237,33 @@ def test_explanations_go_through_the_order_or_are_refused():
                 ValueError, match="sorts its tokens .*VimConfig.reorder"
             ):
                 attention()
-        # between the places of the new order it is what the recurrence does
+        # between the places of the new order it is what the recurrences do
         alpha = hidden_attention(ssm._replace(orders=None))
-        u, v = ssm.forward.u, jnp.flip(ssm.backward.u, axis=1)
-        assert_close(u, jnp.flip(v, axis=1), 1.0)  # both directions sort by themselves
-        forward = hidden_attention(ssm.forward)
-        y = jnp.einsum("bdij,bjd->bid", forward, u)
-        D = ssm.forward.D
-        scanned = selective_scan(*ssm.forward[:6]).y - D[None, None] * u
+        forward, backward = map(hidden_attention, ssm[:2])
+        assert_close(alpha, forward + jnp.flip(backward, axis=(2, 3)), 1e-13)
+        y = jnp.einsum("bdij,bjd->bid", forward, ssm.forward.u)
+        scanned = selective_scan(*ssm.forward[:5], jnp.zeros(16)).y
         assert_close(y, scanned, 1e-12)
-        assert alpha.shape == forward.shape
 
 
 def test_reordering_composes_with_definite_gates_and_remat():
-    model = image_model(definite="pos", num_layers=2, **HARD)
-    images = draw_images()
-    assert model(images).shape == (2, 5)
-    graphdef, state = nnx.split(model)
-    model = nnx.merge(graphdef, state)
-    model.remat = True
-    slope = jax.grad(lambda model: jnp.sum(model(images) ** 2))(model)
-    assert np.all(np.isfinite(slope.sorting.forward[...]))
+    model, images = image_model(definite="pos", num_layers=1, **HARD), draw_images()
+    slopes = []
+    for remat in (False, True):
+        graphdef, state = nnx.split(model)
+        copy = nnx.merge(graphdef, state)
+        copy.remat = remat
+        graphdef, state = nnx.split(copy)
+
+        @quick_jit
+        @jax.grad
+        def slope(state, graphdef=graphdef):
+            return jnp.sum(nnx.merge(graphdef, state)(images) ** 2)
+
+        found = slope(state)
+        slopes.append((found["sorting"], found["layers"]["mixer"]["forward"]["gates"]))
+        assert all(np.all(x != 0) for x in jax.tree.leaves(slopes[-1]))
+    assert_close(slopes[1], slopes[0], 1e-5)
 
 
 def test_reordering_messages():
