@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from jmamba.recipes.sentences import Rated, split_words
 
@@ -131,9 +131,7 @@ def agree(
     )
 
 
-def area_above(
-    values: Float[np.ndarray, "w"], chosen: Bool[np.ndarray, "w"]
-) -> float:
+def area_above(values: Float[np.ndarray, "w"], chosen: Bool[np.ndarray, "w"]) -> float:
     """Return the chance that a chosen value is above another; equal ones count half.
 
     Examples:
@@ -168,7 +166,6 @@ def mean_ranks(values: Float[np.ndarray, "w"]) -> Float[np.ndarray, "w"]:
       >>> mean_ranks(np.array([7.0, 5.0, 7.0])).tolist()
       [1.5, 0.0, 1.5]
     """
-    inverse: Int[np.ndarray, "w"]
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return (ends - (counts + 1) / 2)[inverse]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 
 UNKNOWN, PADDING, END, NEGATIVE, POSITIVE = range(5)
 SPECIAL = ("<unk>", "<pad>", "<end>", "<negative>", "<positive>")
@@ -37,16 +36,18 @@ class Split(NamedTuple):
 class Encoded(NamedTuple):
     """Sentences as tokens: words, the end, and padding up to a common length.
 
+    Under jit all but the words are arrays of jax.
+
     Attributes:
-      tokens: ids.
-      query: place of the end, where the class is read.
-      labels: 0 for negative, 1 for positive.
+      tokens: ids, (b, l).
+      query: place of the end, where the class is read, (b).
+      labels: 0 for negative, 1 for positive, (b).
       words: what was read, without the end.
     """
 
-    tokens: Int[np.ndarray, "b l"]
-    query: Int[np.ndarray, "b"]
-    labels: Int[np.ndarray, "b"]
+    tokens: Any
+    query: Any
+    labels: Any
     words: list[list[str]]
 
     @property
@@ -54,11 +55,15 @@ class Encoded(NamedTuple):
         """Which tokens are words, (b, l)."""
         return np.arange(self.tokens.shape[1])[None] < self.query[:, None]
 
-    def take(self, which: Sequence[int] | slice) -> "Encoded":
+    def take(self, which: np.ndarray | slice) -> "Encoded":
         """Return some of the sentences."""
         chosen = np.arange(len(self.labels))[which]
-        arrays = (x[chosen] for x in self[:3])
-        return Encoded(*arrays, [self.words[i] for i in chosen])
+        return Encoded(
+            self.tokens[chosen],
+            self.query[chosen],
+            self.labels[chosen],
+            [self.words[i] for i in chosen],
+        )
 
 
 def read_rated(path: Path, *, threshold: float) -> list[Rated]:

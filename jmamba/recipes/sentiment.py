@@ -139,8 +139,3 @@ def train_classifier(
 
     model = new_model(sizes, seed)
     return bench.train(f"seed-{seed}", model, label_loss, draw, settings)
-
-
-def count_parameters(model: nnx.Module) -> int:
-    """Return how many numbers a model has learnt."""
-    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))

@@ -6,24 +6,19 @@ from typing import Any
 import numpy as np
 
 from jmamba.evaluation import bootstrap_interval
-from jmamba.recipes.claims import Claim, judge, summarise
-from jmamba.recipes.lexicon import (
-    Lexicon,
-    derive_lexicon,
-    read_lexicon,
-    spearman,
-)
+from jmamba.models.vision import count_parameters
+from jmamba.recipes.lexicon import Lexicon, derive_lexicon, read_lexicon
 from jmamba.recipes.sentiment import (
     Corpus,
     TextConfig,
-    count_parameters,
     predict,
     train_classifier,
 )
-from jmamba.report.sentence_figures import draw_curves, draw_sentence
+from jmamba.recipes.text_findings import METRICS, PUBLISHED, say, write_findings
 from jmamba.recipes.text_methods import all_explanations
 from jmamba.recipes.text_scores import score_explanation
 from jmamba.recipes.workbench import Workbench
+from jmamba.report.sentence_figures import draw_removal, draw_sentence
 
 SIZES = {
     "quick": TextConfig(seeds=(0,), num_layers=2, steps=60, sentences=16),
@@ -35,52 +30,6 @@ SIZES = {
 
 VADER = "vader_lexicon.txt"
 """Words rated by people, of the package vaderSentiment; used where the file is."""
-
-METRICS = {
-    "auac": "AUAC ↑",
-    "au_mse": "AU-MSE ↓",
-    "flipping": "ΔA^F ↑",
-    "insertion": "ΔA^I ↑",
-}
-
-MAMBA_LRP_PAPER = {
-    "random": -0.012,
-    "gradient_x_input": 0.078,
-    "smooth_grad": 1.377,
-    "integrated_gradients": 0.857,
-    "attention_rollout (official_2024)": 0.657,
-    "mamba_attribution (official_2024)": 1.190,
-    "mamba_lrp": 1.978,
-}
-"""Delta A^F on SST-2 with Mamba-130M: Jafari et al., arXiv 2406.07592, table 1."""
-
-_LRP, _OURS = "MambaLRP, table 1", "Hidden Attention, ACL table 9"
-CLAIMS = (
-    Claim("mamba_lrp", "mamba_attribution (official_2024)", "flipping", _LRP),
-    Claim("mamba_lrp", "mamba_attribution (paper)", "flipping", _LRP),
-    Claim("mamba_lrp", "integrated_gradients", "flipping", _LRP),
-    Claim("mamba_lrp", "gradient_x_input", "flipping", _LRP),
-    Claim(
-        "mamba_attribution (official_2024)",
-        "attention_rollout (official_2024)",
-        "flipping",
-        _LRP,
-    ),
-    Claim("attention_rollout (official_2024)", "random", "flipping", _LRP),
-    Claim(
-        "mamba_attribution (paper)",
-        "mamba_attribution (paper, no clamp)",
-        "auac",
-        _OURS,
-    ),
-    Claim(
-        "mamba_attribution (paper)",
-        "mamba_attribution (paper, no clamp)",
-        "au_mse",
-        _OURS,
-        lower=True,
-    ),
-)
 
 Scores = Mapping[str, list[Mapping[str, Any]]]
 """Method -> what `score_explanation` returned with each model."""
@@ -109,7 +58,13 @@ def run(config: TextConfig, bench: Workbench) -> None:
     columns = ["seed", "parameters", "validation accuracy", "test accuracy"]
     bench.write_table("Models", columns, models)
     _write_faithfulness(bench, scores)
-    _write_claims(bench, scores, len(config.seeds))
+    write_findings(
+        {
+            metric: {name: stack(found, metric) for name, found in scores.items()}
+            for metric in METRICS
+        },
+        bench,
+    )
     _write_agreement(bench, scores, lexicons)
     _write_figures(bench, scores, part)
 
@@ -138,14 +93,15 @@ def _file_name(name: str) -> str:
 def _describe(config: TextConfig, bench: Workbench, corpus: Corpus) -> None:
     split = corpus.split
     bench.write_text(
-        "A Mamba reads the words of a sentence and `<end>`; the next token, `<negative>` "
-        "or `<positive>`, is its class. Sentences of movie reviews with a mean rating "
-        f"of at least {config.threshold:g} from 0 (of -4 to 4), split 80 : 10 : 10 once "
-        f"for all: {len(split.train)} to train on, {len(split.validation)} to choose "
-        f"with, {len(split.test)} to test, of which the first {config.sentences} are "
-        f"explained. {len(corpus.vocabulary)} tokens; other words are `<unk>`, and so "
-        f"are up to {config.most_dropped:.0%} of a training sentence's words. "
-        "Explained is the logit of the right class, read at `<end>`."
+        "A Mamba reads the words of a sentence and `<end>`; the next token, "
+        "`<negative>` or `<positive>`, is its class. Sentences of movie reviews whose "
+        f"mean rating is at least {config.threshold:g} from 0 (of -4 to 4), split "
+        f"80 : 10 : 10 once for all: {len(split.train)} to train on, "
+        f"{len(split.validation)} to choose with, {len(split.test)} to test, of which "
+        f"the first {config.sentences} are explained. {len(corpus.vocabulary)} tokens; "
+        "other words are `<unk>`, and so are up to "
+        f"{config.most_dropped:.0%} of a training sentence's words. Explained is the "
+        "logit of the right class, read at `<end>`."
     )
 
 
@@ -153,7 +109,7 @@ def _write_faithfulness(bench: Workbench, scores: Scores) -> None:
     bench.write_text(
         "AUAC: area under the probability of the right class as words come back into a "
         "sentence of `<unk>`, the most relevant first. AU-MSE: area under the squared "
-        "change of both logits as words become `<unk>`, the smallest |relevance| first. "
+        "change of both logits as words become `<unk>`, smallest |relevance| first. "
         "ΔA^F: area under the right class's logit as words become `<unk>`, least minus "
         "most relevant first. ΔA^I: the same as words are put into an empty sentence, "
         "most minus least relevant first. Mean over models; in brackets 95 % of "
@@ -161,12 +117,12 @@ def _write_faithfulness(bench: Workbench, scores: Scores) -> None:
     )
     rows = []
     for name, found in scores.items():
-        paper = MAMBA_LRP_PAPER.get(name)
+        paper = PUBLISHED.get(name)
         cells = [_cell(stack(found, metric)) for metric in METRICS]
         rows.append([name, *cells, "" if paper is None else f"{paper:.3f}"])
-    best = stack(scores["leave one out"], "flipping").shape
+    count = stack(scores["random"], "flipping").shape[1]
     columns = ["method", *METRICS.values(), "ΔA^F in MambaLRP's paper (SST-2, 130M)"]
-    bench.write_table(f"Faithfulness, {best[1]} sentences", columns, rows)
+    bench.write_table(f"Faithfulness, {count} sentences", columns, rows)
 
 
 def stack(found: list[Mapping[str, Any]], metric: str) -> np.ndarray:
@@ -179,40 +135,10 @@ def _cell(values: np.ndarray) -> str:
     known = ~np.isnan(values).any(axis=0)
     if not known.any():
         return "–"
-    interval = bootstrap_interval(np.mean, values[:, known].mean(axis=0))
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    return say(bootstrap_interval(np.mean, values[:, known].mean(axis=0)))
 
 
-def _write_claims(bench: Workbench, scores: Scores, seeds: int) -> None:
-    findings = []
-    for claim in CLAIMS:
-        pair = {
-            name: stack(scores[name], claim.metric)
-            for name in (claim.better, claim.worse)
-        }
-        findings.append(judge(claim, pair))
-    rows = [
-        [one.claim.better, one.claim.worse, METRICS[one.claim.metric], one.claim.source,
-         f"{one.gain.value:.3f} [{one.gain.low:.3f}, {one.gain.high:.3f}]",
-         f"{one.seeds} of {seeds}", one.verdict]
-        for one in findings
-    ]  # fmt: skip
-    columns = ["better in the paper", "worse", "by", "source", "better here by",
-               "models", "verdict"]  # fmt: skip
-    bench.write_table("The papers' rankings", columns, rows)
-    ours = [stack(scores[name], "flipping").mean() for name in MAMBA_LRP_PAPER]
-    rank = spearman(np.array(ours), np.array(list(MAMBA_LRP_PAPER.values())))
-    best = max(scores, key=lambda name: stack(scores[name], "flipping").mean())
-    bench.write_text(
-        f"{summarise(findings, seeds)} Over the {len(ours)} methods of MambaLRP's "
-        f"table 1 that are here, our ΔA^F and theirs on SST-2 have a rank correlation "
-        f"of {rank:.2f}. The most faithful by ΔA^F is {best}."
-    )
-
-
-def _write_agreement(
-    bench: Workbench, scores: Scores, lexicons: list[Lexicon]
-) -> None:
+def _write_agreement(bench: Workbench, scores: Scores, lexicons: list[Lexicon]) -> None:
     bench.write_text(
         "Polar: chance that a polar word of the lexicon has a larger |relevance| than "
         "another word of its sentence. Sign: share of polar words whose relevance has "
@@ -244,7 +170,7 @@ def _write_figures(bench: Workbench, scores: Scores, part) -> None:
     }
     bench.write_figure(
         "text-curves",
-        draw_curves(curves),
+        draw_removal(curves),
         "Left: probability of the right class as words come back, most relevant first. "
         "Right: squared change of the logits as words go, least relevant first. Mean "
         "over sentences and models.",

@@ -18,11 +18,12 @@ Explanation = Callable[[MambaLM, Encoded], np.ndarray]
 OF_SETTINGS = ("raw_attention", "attention_rollout", "mamba_attribution")
 """Methods with presets."""
 
+RELEASED, UNCLAMPED, ABSOLUTE = "official_2024", "no clamp", "absolute"
 CHANGED = {
-    "no clamp": AttentionSettings(clamp="none"),
-    "absolute": AttentionSettings(clamp="abs"),
+    UNCLAMPED: AttentionSettings(clamp="none"),
+    ABSOLUTE: AttentionSettings(clamp="abs"),
 }
-"""What the paper's ablation of Mamba-Attribution changes."""
+"""What the paper's ablations of Mamba-Attribution change."""
 
 IG_STEPS = 32
 
@@ -41,7 +42,9 @@ def all_explanations(seed: int) -> dict[str, Explanation]:
     for name, method in METHODS.items():
         if name in OF_SETTINGS:
             found |= {
-                f"{name} ({preset})": partial(_ask, method, settings=preset)
+                name if preset == "paper" else f"{name}, {preset}": partial(
+                    _ask, method, settings=preset
+                )
                 for preset in PRESETS
             }
         elif name == "integrated_gradients":
@@ -50,7 +53,7 @@ def all_explanations(seed: int) -> dict[str, Explanation]:
             found[name] = partial(_ask, method)
     attribution = METHODS["mamba_attribution"]
     for change, settings in CHANGED.items():
-        name = f"mamba_attribution (paper, {change})"
+        name = f"mamba_attribution, {change}"
         found[name] = partial(_ask, attribution, settings=settings)
     return found
 

@@ -21,17 +21,17 @@ from jmamba.report.canvas import (
 DRAWN = {
     "random": "#9aa3af",
     "leave one out": "#1f2430",
-    "raw_attention (paper)": "#8c6bb1",
-    "attention_rollout (paper)": "#41ab5d",
-    "mamba_attribution (paper)": "#2b6cb0",
-    "mamba_attribution (official_2024)": "#6baed6",
+    "raw_attention": "#8c6bb1",
+    "attention_rollout": "#41ab5d",
+    "mamba_attribution": "#2b6cb0",
+    "mamba_attribution, official_2024": "#6baed6",
     "mamba_lrp": "#d95f0e",
     "integrated_gradients": "#e6ab02",
 }
 """Methods that get a line, and its colour."""
 
 
-def draw_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+def draw_removal(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Draw activation and pruning curves of some methods.
 
     Args:
