@@ -140,8 +140,8 @@ def _ranks(grid: np.ndarray) -> np.ndarray | None:
     if np.ptp(values) == 0:
         return None
     ordered = np.sort(values)
-    sides = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
-    return sum(sides) / 2
+    first = np.searchsorted(ordered, values, "left")
+    return (first + np.searchsorted(ordered, values, "right")) / 2
 
 
 def _correlate(first: np.ndarray | None, second: np.ndarray | None) -> float:
