@@ -138,13 +138,14 @@ gives {percent:.2f} %.</p>"""
 
 def _tables(explanation: ImageExplanation) -> str:
     agreement = "".join(
-        f"<tr><td><code>{escape(name)}</code></td>"
+        f"<tr><td>{name.replace('_', ' ')}</td>"
         f"<td class=number>{'–' if value != value else f'{value:+.2f}'}</td></tr>"
         for name, value in explanation.agreement().items()
     )
     others = f"""<section><h2>Do other methods agree?</h2>
 <table><thead><tr><th>method</th>
-<th class=number>rank correlation with {escape(explanation.method)}, patch by patch</th>
+<th class=number>rank correlation with {explanation.method.replace("_", " ")}, patch by
+patch</th>
 </tr></thead><tbody>{agreement}</tbody></table></section>"""
     return f"""<div class="columns">
 <section><h2>Likeliest classes</h2>
