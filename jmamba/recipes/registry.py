@@ -26,6 +26,7 @@ class Recipe(NamedTuple):
 RECIPES: dict[str, str] = {
     "vision": "perturbation and segmentation of what explains a Vim, beside a ViT",
     "text": "faithfulness of what explains a sentiment, and agreement with lexicons",
+    "attention-figures": "attention maps through depth, channels, class tokens",
     "language": "gates that exclude the convergent scenario, on text",
     "reordering": "tokens sorted by importance in a Vision Mamba",
     "dynamics-figures": "the three scenarios of token dynamics in seven figures",

@@ -65,6 +65,12 @@ class Encoded(NamedTuple):
             [self.words[i] for i in chosen],
         )
 
+    def take_short(self, most: int, count: int) -> "Encoded":
+        """Return the first sentences of at most so many words, in arrays as long."""
+        which = np.flatnonzero(self.query <= most)[:count]
+        found = self.take(which)
+        return found._replace(tokens=found.tokens[:, : most + 1])
+
 
 def read_rated(path: Path, *, threshold: float) -> list[Rated]:
     """Read sentences from lines of number, rating and text, tabs between them.

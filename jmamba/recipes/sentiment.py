@@ -43,6 +43,7 @@ class TextConfig:
       min_count: how often a training word must occur to be known.
       length: tokens of a sentence at most.
       sentences: how many of the test sentences are explained.
+      words: that they have at most.
     """
 
     seeds: tuple = (0, 1, 2)
@@ -56,7 +57,8 @@ class TextConfig:
     threshold: float = 1.0
     min_count: int = 3
     length: int = 40
-    sentences: int = 200
+    sentences: int = 120
+    words: int = 23
 
 
 class Corpus:
@@ -94,7 +96,7 @@ def label_loss(model: MambaLM, batch: Encoded) -> Float[Array, ""]:
 
 
 def predict(
-    model: MambaLM, encoded: Encoded, *, batch: int = 300
+    model: MambaLM, encoded: Encoded, *, batch: int = 120
 ) -> Float[np.ndarray, "b 2"]:
     """Return the logits of the two labels of many sentences, a batch at a time."""
     graphdef, state = nnx.split(model)

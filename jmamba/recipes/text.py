@@ -39,7 +39,7 @@ def run(config: TextConfig, bench: Workbench) -> None:
     """Train classifiers, explain test sentences and score the explanations."""
     corpus = Corpus(config, bench)
     lexicons = _lexicons(corpus, bench)
-    part = corpus.test.take(slice(0, config.sentences))
+    part = corpus.test.take_short(config.words, config.sentences)
     models, scores = [], {}
     for seed in config.seeds:
         model = train_classifier(config, bench, corpus, seed)
@@ -98,7 +98,8 @@ def _describe(config: TextConfig, bench: Workbench, corpus: Corpus) -> None:
         f"mean rating is at least {config.threshold:g} from 0 (of -4 to 4), split "
         f"80 : 10 : 10 once for all: {len(split.train)} to train on, "
         f"{len(split.validation)} to choose with, {len(split.test)} to test, of which "
-        f"the first {config.sentences} are explained. {len(corpus.vocabulary)} tokens; "
+        f"the first {config.sentences} of at most {config.words} words are explained. "
+        f"{len(corpus.vocabulary)} tokens; "
         "other words are `<unk>`, and so are up to "
         f"{config.most_dropped:.0%} of a training sentence's words. Explained is the "
         "logit of the right class, read at `<end>`."

@@ -7,7 +7,7 @@ import numpy as np
 
 from jmamba.evaluation import Interval, bootstrap_interval
 from jmamba.recipes.lexicon import spearman
-from jmamba.recipes.text_methods import ABSOLUTE, RELEASED, UNCLAMPED
+from jmamba.recipes.text_methods import LARGEST, RELEASED, SMALLEST, UNCLAMPED
 from jmamba.recipes.vision_findings import judge
 from jmamba.recipes.workbench import Workbench
 
@@ -46,8 +46,8 @@ CLAIMS = (
     Claim(_LRP, "flipping", "attention_rollout", "random"),
     Claim(_HIDDEN, "auac", _ATTRIBUTION, f"{_ATTRIBUTION}, {UNCLAMPED}"),
     Claim(_HIDDEN, "au_mse", _ATTRIBUTION, f"{_ATTRIBUTION}, {UNCLAMPED}"),
-    Claim("the same, table 6 (images)", "auac", _ATTRIBUTION,
-          f"{_ATTRIBUTION}, {ABSOLUTE}"),
+    Claim(_HIDDEN, "auac", _ATTRIBUTION, f"{_ATTRIBUTION}, {LARGEST}"),
+    Claim(_HIDDEN, "auac", f"{_ATTRIBUTION}, {LARGEST}", f"{_ATTRIBUTION}, {SMALLEST}"),
 )  # fmt: skip
 """Rankings that are looked for here."""
 

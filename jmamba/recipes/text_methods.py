@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jmamba.attention import METHODS, PRESETS, AttentionSettings
+from jmamba.attention import METHODS, AttentionSettings
 from jmamba.models.language_model import MambaLM
 from jmamba.recipes.sentences import LABELS, UNKNOWN, Encoded
 from jmamba.recipes.sentiment import predict
@@ -15,15 +15,16 @@ from jmamba.recipes.sentiment import predict
 Explanation = Callable[[MambaLM, Encoded], np.ndarray]
 """Returns the relevance of all tokens to the right label, (b, l)."""
 
-OF_SETTINGS = ("raw_attention", "attention_rollout", "mamba_attribution")
-"""Methods with presets."""
-
-RELEASED, UNCLAMPED, ABSOLUTE = "official_2024", "no clamp", "absolute"
-CHANGED = {
+RELEASED, UNCLAMPED = "released code", "no clamp"
+LARGEST, SMALLEST = "largest channel", "smallest channel"
+VARIANTS = {
+    RELEASED: "official_2024",
     UNCLAMPED: AttentionSettings(clamp="none"),
-    ABSOLUTE: AttentionSettings(clamp="abs"),
+    "absolute": AttentionSettings(clamp="abs"),
+    LARGEST: AttentionSettings(channels="max"),
+    SMALLEST: AttentionSettings(channels="min"),
 }
-"""What the paper's ablations of Mamba-Attribution change."""
+"""Settings of Mamba-Attribution: its released code, and the paper's ablations."""
 
 IG_STEPS = 32
 
@@ -40,26 +41,17 @@ def all_explanations(seed: int) -> dict[str, Explanation]:
         "leave one out": _leave_one_out,
     }
     for name, method in METHODS.items():
-        if name in OF_SETTINGS:
-            found |= {
-                name if preset == "paper" else f"{name}, {preset}": partial(
-                    _ask, method, settings=preset
-                )
-                for preset in PRESETS
-            }
-        elif name == "integrated_gradients":
-            found[name] = _integrated_gradients
-        else:
-            found[name] = partial(_ask, method)
-    attribution = METHODS["mamba_attribution"]
-    for change, settings in CHANGED.items():
-        name = f"mamba_attribution, {change}"
+        found[name] = partial(_ask, method)
+    found["integrated_gradients"] = _integrated_gradients
+    for variant, settings in VARIANTS.items():
+        attribution = METHODS["mamba_attribution"]
+        name = f"mamba_attribution, {variant}"
         found[name] = partial(_ask, attribution, settings=settings)
     return found
 
 
 def explain_all(
-    explanation: Explanation, model: MambaLM, encoded: Encoded, *, batch: int = 50
+    explanation: Explanation, model: MambaLM, encoded: Encoded, *, batch: int = 60
 ) -> Float[np.ndarray, "b l"]:
     """Return the relevance of the words of many sentences, 0 where there is none."""
     found = [

@@ -24,7 +24,7 @@ DRAWN = {
     "raw_attention": "#8c6bb1",
     "attention_rollout": "#41ab5d",
     "mamba_attribution": "#2b6cb0",
-    "mamba_attribution, official_2024": "#6baed6",
+    "mamba_attribution, released code": "#6baed6",
     "mamba_lrp": "#d95f0e",
     "integrated_gradients": "#e6ab02",
 }
