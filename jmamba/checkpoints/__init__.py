@@ -1,5 +1,6 @@
 """Checkpoints: PyTorch layouts and Orbax in, Orbax and transformers' layout out."""
 
+from jmamba.checkpoints.architectures import loader_of as loader_of
 from jmamba.checkpoints.conversion import Conversion as Conversion
 from jmamba.checkpoints.conversion import convert as convert
 from jmamba.checkpoints.errors import CheckpointError as CheckpointError

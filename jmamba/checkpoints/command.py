@@ -22,10 +22,13 @@ class Format(StrEnum):
 
 
 def convert_command(
-    src: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id.")],
+    src: Annotated[
+        str, typer.Argument(help="Checkpoint: a folder, a Hub id, or a Vim's .pth.")
+    ],
     dst: Annotated[str, typer.Argument(help="Folder to write.")],
     format: Annotated[
-        Format, typer.Option(help="orbax for JAX, hf for transformers.")
+        Format,
+        typer.Option(help="orbax for JAX, hf for safetensors named as in PyTorch."),
     ] = Format.orbax,
     dtype: Annotated[
         str | None,
@@ -41,6 +44,10 @@ def convert_command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a checkpoint that is there.")
     ] = False,
+    free: Annotated[
+        bool,
+        typer.Option("--free", help="Write definite gates out as ordinary weights."),
+    ] = False,
 ) -> None:
     """Convert a Mamba checkpoint: PyTorch in, JAX out, or back to PyTorch."""
     with exit_codes(), byte_bars() as show:
@@ -52,6 +59,7 @@ def convert_command(
             revision=revision,
             verify=verify,
             overwrite=overwrite,
+            free=free,
             progress=show,
         )
     Console().print(summary_table(summary))

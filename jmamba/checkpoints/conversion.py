@@ -1,4 +1,4 @@
-"""Converting a PyTorch checkpoint into one of jmamba's, or of transformers'."""
+"""Converting a PyTorch checkpoint into one of jmamba's, or back."""
 
 import dataclasses
 import os
@@ -7,19 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jmamba.checkpoints.configs import StoredConfig, read_config
+from jmamba.checkpoints.configs import read_config
 from jmamba.checkpoints.dtypes import main_dtype
 from jmamba.checkpoints.errors import CheckpointError
 from jmamba.checkpoints.filling import Progress
 from jmamba.checkpoints.folders import check_destination, new_folder
-from jmamba.checkpoints.hub import locate
 from jmamba.checkpoints.loading import load_folder
 from jmamba.checkpoints.orbax_files import is_orbax, write_orbax
 from jmamba.checkpoints.parameters import parameters_of
 from jmamba.checkpoints.saving import write_model
 from jmamba.checkpoints.tokenizer import copy_tokenizer
 from jmamba.checkpoints.verification import Verification, verify
+from jmamba.checkpoints.vision import is_vision, locate_vim, read_vim
 from jmamba.models.language_model import MambaLM
+from jmamba.models.rebuilding import as_free
+from jmamba.models.vision import Vim
+
+Model = MambaLM | Vim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Conversion:
     Attributes:
       source: what was asked for: folder or Hub id.
       destination: the folder that was written.
-      layout: layout of the source: original, hf, falcon or orbax.
+      layout: layout of the source: original, hf, falcon, vim or orbax.
       format: format of the destination: orbax or hf.
       dtype: dtype of the written weights; A_log, D and dt_bias are float32 at least.
       num_layers: blocks of the model.
@@ -53,11 +57,11 @@ class Conversion:
     verification: Verification | None
 
 
-def _write_hf(model: MambaLM, folder: Path, extra: dict, progress: Progress | None):
+def _write_hf(model: Model, folder: Path, extra: dict, progress: Progress | None):
     write_model(model, folder, extra=extra, progress=progress)
 
 
-def _write_orbax(model: MambaLM, folder: Path, extra: dict, progress: Progress | None):
+def _write_orbax(model: Model, folder: Path, extra: dict, progress: Progress | None):
     write_orbax(model, folder, extra=extra)  # Orbax says nothing on the way
 
 
@@ -74,19 +78,23 @@ def convert(
     revision: str | None = None,
     verify: bool = False,
     overwrite: bool = False,
+    free: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Convert a checkpoint of any layout that `load` reads.
+    """Convert a checkpoint of any layout that `load` or `load_vim` reads.
 
     Args:
-      source: folder or Hub id.
+      source: folder or Hub id, or a file of Vision Mamba's authors.
       destination: the folder to make; it appears only when it is complete.
-      format: "orbax" for JAX, "hf" for transformers.
+      format: "orbax" for JAX, "hf" for safetensors with the names of transformers, or
+        of Vision Mamba's authors.
       dtype: dtype of the written weights; None for the source's.
       revision: branch, tag or commit on the Hub.
       verify: whether to compare logits with those that transformers gets from the
         source; needs transformers and torch.
       overwrite: whether a checkpoint that is there already is replaced.
+      free: whether definite gates are written out as those of an ordinary model, which
+        transformers loads; see `dynamics.as_free`.
       progress: called as progress(what, done, total) with bytes.
 
     Raises:
@@ -98,27 +106,24 @@ def convert(
         raise ValueError(f"format must be {' or '.join(FORMATS)}, but is {format!r}.")
     check_destination(destination, overwrite=overwrite)
     start = time.perf_counter()
-    folder = locate(source, revision=revision)
-    stored = read_config(folder)
-    layout = "orbax" if is_orbax(folder) else stored.layout
-    if verify and layout == "orbax":
-        raise CheckpointError(
-            f"{folder} is an Orbax checkpoint, which transformers cannot read, so "
-            "there is nothing to verify against; leave verify out."
-        )
-    dtype = "auto" if dtype is None else dtype
-    model = load_folder(folder, dtype=dtype, progress=progress)
+    place = locate_vim(source, revision=revision)
+    layout, raw = _describe(place)
+    if verify:
+        _check_verifiable(place, layout)
+    read = read_vim if is_vision(place) else load_folder
+    model = read(place, dtype="auto" if dtype is None else dtype, progress=progress)
+    model = as_free(model) if free else model
     with new_folder(destination, overwrite=overwrite) as new:
-        extra = _token_ids(stored) | copy_tokenizer(
-            source, new, revision=revision, required=False
-        )
+        extra = _token_ids(raw)
+        if not isinstance(model, Vim):
+            extra |= copy_tokenizer(source, new, revision=revision, required=False)
         FORMATS[format](model, new, extra, progress)
         sizes: dict[str, Any] = _facts(model) | {
-            "source_bytes": _size(folder),
+            "source_bytes": _size(place),
             "destination_bytes": _size(new),
         }
         del model
-        found = _verify(folder, new, dtype=sizes["dtype"]) if verify else None
+        found = _verify(place, new, dtype=sizes["dtype"]) if verify else None
     return Conversion(
         source=str(source),
         destination=Path(destination),
@@ -133,12 +138,34 @@ def convert(
 _verify = verify  # convert's own argument has the same name
 
 
-def _token_ids(stored: StoredConfig) -> dict[str, Any]:
+def _describe(place: Path) -> tuple[str, dict[str, Any]]:
+    """Return the layout of a checkpoint and a language model's config.json."""
+    if is_vision(place):
+        return ("orbax" if is_orbax(place) else "vim"), {}
+    stored = read_config(place)
+    return ("orbax" if is_orbax(place) else stored.layout), stored.raw
+
+
+def _check_verifiable(place: Path, layout: str) -> None:
+    if layout in ("orbax", "vim"):
+        kind = {"orbax": "an Orbax checkpoint", "vim": "a Vision Mamba"}[layout]
+        raise CheckpointError(
+            f"{place} is {kind}, which transformers cannot read, so there is nothing "
+            "to verify against; leave verify out."
+        )
+    if read_config(place).config.definite != "free":
+        raise CheckpointError(
+            f"{place} holds definite gates, which transformers cannot read, so there "
+            "is nothing to verify against; leave verify out."
+        )
+
+
+def _token_ids(raw: dict[str, Any]) -> dict[str, Any]:
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return {name: stored.raw[name] for name in names if name in stored.raw}
+    return {name: raw[name] for name in names if name in raw}
 
 
-def _facts(model: MambaLM) -> dict[str, Any]:
+def _facts(model: Model) -> dict[str, Any]:
     arrays = parameters_of(model).values()
     return {
         "dtype": main_dtype(array.dtype.name for array in arrays),
@@ -147,5 +174,6 @@ def _facts(model: MambaLM) -> dict[str, Any]:
     }
 
 
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+def _size(place: Path) -> int:
+    files = [place] if place.is_file() else place.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -9,22 +9,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmamba.checkpoints.configs import read_config
+from jmamba.checkpoints.configs import read_config, read_json
 from jmamba.checkpoints.dtypes import choose_dtypes, main_dtype
 from jmamba.checkpoints.errors import CheckpointError, compress
 from jmamba.checkpoints.folders import new_folder
 from jmamba.checkpoints.parameters import flatten, make_skeleton, nest, parameters_of
-from jmamba.checkpoints.saving import write_config_file
+from jmamba.checkpoints.saving import check_tokenizer, write_config_file
 from jmamba.checkpoints.tokenizer import copy_tokenizer
-from jmamba.checkpoints.validation import check_keys
+from jmamba.checkpoints.validation import check_keys, describe, explain_gates
+from jmamba.checkpoints.vision_configs import MODEL_TYPE, read_vision_config
+from jmamba.models.config import MambaConfig
 from jmamba.models.language_model import MambaLM
+from jmamba.models.vision import Vim
+from jmamba.models.vision_config import VimConfig
 
 PARAMETERS = "parameters"
 """Name of Orbax's own folder inside a checkpoint."""
 
 
 def save_orbax(
-    model: MambaLM,
+    model: MambaLM | Vim,
     directory: str | os.PathLike,
     *,
     tokenizer: str | os.PathLike | None = None,
@@ -41,12 +45,16 @@ def save_orbax(
 
     Raises:
       CheckpointError: the directory exists, or the tokenizer's files are not found.
+      ValueError: a tokenizer is given for images.
     """
+    check_tokenizer(model, tokenizer)
     with new_folder(directory, overwrite=overwrite) as folder:
         write_orbax(model, folder, extra=copy_tokenizer(tokenizer, folder))
 
 
-def write_orbax(model: MambaLM, folder: Path, *, extra: Mapping[str, Any]) -> None:
+def write_orbax(
+    model: MambaLM | Vim, folder: Path, *, extra: Mapping[str, Any]
+) -> None:
     """Write config.json and parameters into a folder that is there."""
     import orbax.checkpoint as ocp
 
@@ -68,7 +76,7 @@ def load_orbax(
     param_dtype=None,
     remat: bool = False,
     sharding: Callable[..., jax.sharding.Sharding] | None = None,
-) -> MambaLM:
+) -> Any:
     """Load a model that `save_orbax` wrote.
 
     Args:
@@ -79,14 +87,39 @@ def load_orbax(
       sharding: called as sharding(path, shape) -> jax.sharding.Sharding, so that every
         host and device reads only its part; None for the default device.
 
+    Returns:
+      A `MambaLM` or a `Vim`, as the folder's config.json says.
+
     Raises:
       CheckpointError: the folder is no such checkpoint, is damaged, or its parameters
         do not fit its config.json or are not finite.
     """
+    folder = Path(directory).expanduser().absolute()
+    options = {"dtype": dtype, "param_dtype": param_dtype, "remat": remat}
+    return read_orbax(folder, _config(folder), sharding=sharding, **options)
+
+
+def _config(folder: Path) -> MambaConfig | VimConfig:
+    file = folder / "config.json"
+    raw = read_json(file)
+    if raw.get("model_type") == MODEL_TYPE:
+        return read_vision_config(raw, str(file))
+    return read_config(folder).config
+
+
+def read_orbax(
+    folder: Path,
+    config: MambaConfig | VimConfig,
+    *,
+    dtype=None,
+    param_dtype=None,
+    remat: bool = False,
+    sharding: Callable[..., jax.sharding.Sharding] | None = None,
+) -> Any:
+    """Load the parameters in a folder into a model; see `load_orbax`."""
     import orbax.checkpoint as ocp
 
-    folder = Path(directory).expanduser().absolute()
-    config = read_config(folder).config
+    folder = folder.absolute()
     with ocp.StandardCheckpointer() as checkpointer:
         stored = _metadata(checkpointer, folder / PARAMETERS)
         main = main_dtype(np.dtype(leaf.dtype).name for leaf in stored.values())
@@ -96,6 +129,9 @@ def load_orbax(
             {".".join(path): shape for path, shape in skeleton.shapes.items()},
             {".".join(path): tuple(leaf.shape) for path, leaf in stored.items()},
             str(folder),
+            explain=lambda found: (
+                explain_gates(found, config.definite) or describe(found)
+            ),
         )
         default = jax.sharding.SingleDeviceSharding(jnp.zeros(()).device)  # type: ignore[arg-type]
         abstract = {

@@ -47,6 +47,7 @@ def save(
 
     Raises:
       CheckpointError: the directory exists, or the tokenizer's files are not found.
+      ValueError: a tokenizer is given for images.
 
     Examples:
       >>> import tempfile, jmamba
@@ -57,9 +58,23 @@ def save(
       ...     sorted(os.listdir(folder))
       ['config.json', 'model.safetensors']
     """
+    check_tokenizer(model, tokenizer)
     with new_folder(directory, overwrite=overwrite) as folder:
         extra = copy_tokenizer(tokenizer, folder)
         write_model(model, folder, extra=extra, shard_bytes=shard_bytes)
+
+
+def check_tokenizer(model: MambaLM | Vim, tokenizer: str | os.PathLike | None) -> None:
+    """Raise if a tokenizer is to be stored with a model of images.
+
+    Raises:
+      ValueError: it is.
+    """
+    if tokenizer is not None and isinstance(model.config, VimConfig):
+        raise ValueError(
+            f"tokenizer={str(tokenizer)!r}: a Vision Mamba reads images and has no "
+            "tokenizer; leave it out."
+        )
 
 
 def write_model(

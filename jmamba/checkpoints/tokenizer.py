@@ -165,6 +165,11 @@ def load_tokenizer(
         return ByteTokenizer()
     if "tokenizer.json" not in files and "model_type" not in raw and "d_model" in raw:
         files |= locate_files(NEOX, TOKENIZER_FILES)
+    if raw.get("model_type") == "vim":
+        raise CheckpointError(
+            f"{path_or_id} is a Vision Mamba, which reads images and has no tokenizer: "
+            "type jmamba explain IMAGE.png, or load it with Vim.from_pretrained."
+        )
     if "tokenizer.json" not in files:
         raise CheckpointError(
             f"{path_or_id} holds no tokenizer.json. Copy the one of the model into the "

@@ -9,14 +9,19 @@ from typing import Any
 from jmamba.checkpoints.configs import read_json
 from jmamba.checkpoints.dtypes import choose_dtypes, main_dtype
 from jmamba.checkpoints.errors import CheckpointError
-from jmamba.checkpoints.filling import fill
+from jmamba.checkpoints.filling import Progress, fill
 from jmamba.checkpoints.hub import Repository, local_folder, locate
 from jmamba.checkpoints.keys import slots
+from jmamba.checkpoints.orbax_files import is_orbax, read_orbax
 from jmamba.checkpoints.parameters import make_skeleton
 from jmamba.checkpoints.tensors import FLOATS
 from jmamba.checkpoints.torch_files import read_training_checkpoint
-from jmamba.checkpoints.validation import check_keys
-from jmamba.checkpoints.vision_configs import infer_config, read_vision_config
+from jmamba.checkpoints.validation import check_keys, explain_gates
+from jmamba.checkpoints.vision_configs import (
+    MODEL_TYPE,
+    infer_config,
+    read_vision_config,
+)
 from jmamba.checkpoints.weight_files import Weights, find_weights, read_headers
 from jmamba.models.vision import Vim
 from jmamba.models.vision_config import VimConfig
@@ -48,7 +53,7 @@ def load_vim(
     """Load a Vision Mamba.
 
     Reads the training checkpoints of Vim's authors (.pth, needs torch), plain state
-    dicts with the same names, and what `save` wrote.
+    dicts with the same names, and what `save` and `save_orbax` wrote.
 
     Args:
       path_or_id: a file, a folder that holds one, or a Hub id such as
@@ -69,7 +74,34 @@ def load_vim(
     """
     if part not in PARTS:
         raise ValueError(f"part must be {' or '.join(PARTS)}, but is {part!r}.")
-    place = _locate(path_or_id, revision=revision, filename=filename)
+    place = locate_vim(path_or_id, revision=revision, filename=filename)
+    return read_vim(
+        place,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        remat=remat,
+        part=part,
+        changes=changes,
+    )
+
+
+def read_vim(
+    place: Path,
+    *,
+    dtype=None,
+    param_dtype=None,
+    remat: bool = False,
+    part: str = PARTS[0],
+    changes: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Vim:
+    """Load a model from a local file or folder, telling `progress` the bytes read."""
+    if is_orbax(place):
+        file = place / "config.json"
+        raw = read_json(file) | dict(changes or {})
+        _check_plain(place, part)
+        options = {"dtype": dtype, "param_dtype": param_dtype, "remat": remat}
+        return read_orbax(place, read_vision_config(raw, str(file)), **options)
     weights, args = _find(place, part)
     found = read_headers(weights)
     shapes = {key: tensor.shape for key, tensor in found.items()}
@@ -83,15 +115,47 @@ def load_vim(
         shapes,
         str(place),
         says=f"a Vision Mamba of {config.num_layers} layers and width {config.d_model}",
-        explain=lambda _: "Only bidirectional models of version 2 are read.",
+        explain=lambda found: (
+            explain_gates(found, config.definite)
+            or _explain_sorting(found, config)
+            or "Only bidirectional models of version 2 are read."
+        ),
     )
-    return skeleton.build(fill(skeleton, table, weights))
+    return skeleton.build(fill(skeleton, table, weights, progress))
 
 
-def _locate(
-    path_or_id: str | os.PathLike, *, revision: str | None, filename: str | None
+def _explain_sorting(found: Mapping[str, Any], config: VimConfig) -> str | None:
+    there = any(key.startswith("sorting.") for key in found)
+    wanted = config.reorder != "none" and config.reorder_by == "importance"
+    if there == wanted:
+        return None
+    if there:
+        return "The weights are of a model that sorts its tokens: give its reorder=..."
+    return (
+        "These weights were trained without importance, which is learned with all the "
+        "rest: train Vim(config, rngs=...), or load with reorder_by='random'."
+    )
+
+
+def is_vision(place: Path) -> bool:
+    """Say whether a file or folder is a Vision Mamba's; language models are folders."""
+    config = place / "config.json"
+    if place.is_file() or not config.is_file():
+        return place.is_file() or any(place.glob("*.pth"))
+    return read_json(config).get("model_type") == MODEL_TYPE
+
+
+def locate_vim(
+    path_or_id: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    filename: str | None = None,
 ) -> Path:
-    """Return the file or folder of a checkpoint, downloading it if need be."""
+    """Return the file or folder of a checkpoint, downloading it if need be.
+
+    Raises:
+      CheckpointError: there is none.
+    """
     path = Path(path_or_id).expanduser()
     if path.is_file():
         return path
@@ -129,11 +193,15 @@ def _find(place: Path, part: str) -> tuple[Weights, Namespace | None]:
         raise CheckpointError(f"There is no file {file}; check the name.")
     content = {} if file.suffix == ".safetensors" else read_training_checkpoint(file)
     if not any(isinstance(content.get(name), dict) for name in PARTS):
-        if part != PARTS[0]:
-            raise CheckpointError(f"{file} holds plain weights and no {part!r}.")
+        _check_plain(file, part)
         return weights, None
     args = content.get("args")
     return weights._replace(part=part), args if isinstance(args, Namespace) else None
+
+
+def _check_plain(place: Path, part: str) -> None:
+    if part != PARTS[0]:
+        raise CheckpointError(f"{place} holds plain weights and no {part!r}.")
 
 
 def _config(

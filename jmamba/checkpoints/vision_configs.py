@@ -9,17 +9,26 @@ from typing import Any
 from jmamba.checkpoints.errors import CheckpointError
 from jmamba.models.vision_config import DIVIDE_FLAGS, VimConfig
 
-_HARMLESS = ("model_type", "architectures", "dtype", "torch_dtype")
+_HARMLESS = ("model_type", "architectures", "dtype", "torch_dtype", "label2id")
 _PLACES = {"midclstok": "middle", "noclstok": "none"}
 """What the names of Vim's models say about the class token."""
+
+MODEL_TYPE = "vim"
+"""What `config.json` of a Vision Mamba calls it."""
 
 RELEASED_IMAGE_SIZE = 224
 
 
 def write_vision_config(config: VimConfig, *, dtype: str) -> dict[str, Any]:
-    """Return the `config.json` of a model: the fields of `VimConfig` by name."""
-    kind = {"architectures": ["Vim"], "model_type": "vim"}
-    return kind | dataclasses.asdict(config) | {"dtype": dtype}
+    """Return the `config.json` of a model: the fields of `VimConfig` by name.
+
+    Names of classes are written as transformers does, as `id2label`.
+    """
+    kind = {"architectures": ["Vim"], "model_type": MODEL_TYPE}
+    fields = dataclasses.asdict(config)
+    names = fields.pop("class_names")
+    labels = {"id2label": {str(i): name for i, name in enumerate(names)}}
+    return kind | fields | (labels if names else {}) | {"dtype": dtype}
 
 
 def read_vision_config(raw: Mapping[str, Any], where: str) -> VimConfig:
@@ -27,14 +36,33 @@ def read_vision_config(raw: Mapping[str, Any], where: str) -> VimConfig:
 
     Raises:
       CheckpointError: it is of another model, or a field is unknown or impossible.
+
+    Examples:
+      >>> raw = {"model_type": "vim", "d_model": 8, "num_classes": 2}
+      >>> labels = {"id2label": {"1": "dog", "0": "cat"}}
+      >>> read_vision_config(raw | labels, "config.json").class_names
+      ('cat', 'dog')
     """
-    if raw.get("model_type") != "vim":
+    if raw.get("model_type") != MODEL_TYPE:
         raise CheckpointError(
             f"{where} describes a model of type {raw.get('model_type')!r}, not a "
             "Vision Mamba ('vim'); language models load with MambaLM.from_pretrained."
         )
     fields = {name: value for name, value in raw.items() if name not in _HARMLESS}
+    if "id2label" in fields:
+        fields["class_names"] = _names(fields.pop("id2label"), where)
     return _make(fields, where)
+
+
+def _names(labels: Any, where: str) -> tuple[str, ...]:
+    """Return the names of classes 0, 1, ..."""
+    numbers = {str(i) for i in range(len(labels))} if isinstance(labels, dict) else None
+    if numbers is None or set(labels) != numbers:
+        raise CheckpointError(
+            f'{where}: "id2label" must map "0", "1", ... to the names of the classes, '
+            f"but is {str(labels)[:80]}."
+        )
+    return tuple(str(labels[str(i)]) for i in range(len(labels)))
 
 
 def infer_config(
@@ -86,7 +114,8 @@ def infer_config(
     if missing:
         raise CheckpointError(
             f"{where} is no checkpoint of a Vision Mamba: it holds no tensors "
-            f"{', '.join(missing)} of the rank they need."
+            f"{', '.join(missing)} of the rank they need. A language model is a folder "
+            "with its config.json."
         )
     d_model, colours, patch, _ = shapes["patch_embed.proj.weight"]
     has_class = "cls_token" in shapes

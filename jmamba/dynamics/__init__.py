@@ -11,16 +11,6 @@ from jmamba.dynamics.collapse import centred_alignment as centred_alignment
 from jmamba.dynamics.collapse import measure_collapse as measure_collapse
 from jmamba.dynamics.contraction import ContractionMap as ContractionMap
 from jmamba.dynamics.contraction import contraction_map as contraction_map
-from jmamba.dynamics.definite import MODES as MODES
-from jmamba.dynamics.definite import DefiniteGates as DefiniteGates
-from jmamba.dynamics.definite import decay_mask as decay_mask
-from jmamba.dynamics.definite import definite_gates as definite_gates
-from jmamba.dynamics.definite import draw_gates as draw_gates
-from jmamba.dynamics.definite import live_entries as live_entries
-from jmamba.dynamics.definite import project_gates as project_gates
-from jmamba.dynamics.definite import semidefinite_gate as semidefinite_gate
-from jmamba.dynamics.definite import signed_scales as signed_scales
-from jmamba.dynamics.definite import with_gates as with_gates
 from jmamba.dynamics.exponents import DepthExponents as DepthExponents
 from jmamba.dynamics.exponents import LayerStack as LayerStack
 from jmamba.dynamics.exponents import depth_exponents as depth_exponents
@@ -66,6 +56,12 @@ from jmamba.dynamics.portraits import portray_convergence as portray_convergence
 from jmamba.dynamics.portraits import portray_growth_factors as portray_growth_factors
 from jmamba.dynamics.portraits import portray_phases as portray_phases
 from jmamba.dynamics.portraits import portray_slow_divergence as portray_slow_divergence
+from jmamba.dynamics.projection import ProjectedModel as ProjectedModel
+from jmamba.dynamics.projection import (
+    project_from_pretrained as project_from_pretrained,
+)
+from jmamba.dynamics.projection import project_gates as project_gates
+from jmamba.dynamics.projection import with_gates as with_gates
 from jmamba.dynamics.recency import Decay as Decay
 from jmamba.dynamics.recency import fit_decay as fit_decay
 from jmamba.dynamics.recency import leaky_average as leaky_average
@@ -73,11 +69,9 @@ from jmamba.dynamics.recency import measure_spread as measure_spread
 from jmamba.dynamics.recency import smoothing_bound as smoothing_bound
 from jmamba.dynamics.regimes import RegimeReport as RegimeReport
 from jmamba.dynamics.regimes import report_regimes as report_regimes
-from jmamba.dynamics.reordering import anneal_tau as anneal_tau
 from jmamba.dynamics.reordering import importance_scores as importance_scores
-from jmamba.dynamics.reordering import remaining_variance as remaining_variance
 from jmamba.dynamics.reordering import reordered_scan as reordered_scan
-from jmamba.dynamics.reordering import soft_sort as soft_sort
+from jmamba.dynamics.reordering import sorting_variances as sorting_variances
 from jmamba.dynamics.scalar_system import ScalarSystem as ScalarSystem
 from jmamba.dynamics.scalar_system import log_gains as log_gains
 from jmamba.dynamics.scalar_system import log_velocity as log_velocity
@@ -113,3 +107,16 @@ from jmamba.dynamics.trajectories import GrowthLaw as GrowthLaw
 from jmamba.dynamics.trajectories import Trajectories as Trajectories
 from jmamba.dynamics.trajectories import fit_growth as fit_growth
 from jmamba.dynamics.trajectories import measure_trajectories as measure_trajectories
+from jmamba.models.definite import MODES as MODES
+from jmamba.models.definite import DefiniteGates as DefiniteGates
+from jmamba.models.definite import decay_mask as decay_mask
+from jmamba.models.definite import definite_gates as definite_gates
+from jmamba.models.definite import draw_gates as draw_gates
+from jmamba.models.definite import live_entries as live_entries
+from jmamba.models.definite import semidefinite_gate as semidefinite_gate
+from jmamba.models.definite import signed_scales as signed_scales
+from jmamba.models.rebuilding import as_free as as_free
+from jmamba.models.reordering import anneal_tau as anneal_tau
+from jmamba.models.reordering import normalise_scores as normalise_scores
+from jmamba.models.reordering import remaining_variance as remaining_variance
+from jmamba.models.reordering import soft_sort as soft_sort

@@ -49,7 +49,7 @@ def layer_system(
     mixer = _pick_selection(model, index, direction)
     r, n = mixer.config.dt_rank, mixer.config.d_state
     dtype = mixer.A_log[...].dtype
-    W_x = mixer.x_proj.kernel[...].astype(dtype)  # d r+2n
+    W_x = mixer.W_x().astype(dtype)  # d r+2n
     W_dt = mixer.dt_proj.kernel[...].astype(dtype)  # r d
     A = -jnp.exp(mixer.A_log[...])
     S_delta = jnp.einsum("er,rd->de", W_x[:, :r], W_dt, precision="highest")

@@ -1,6 +1,5 @@
 """The Mamba language model: embedding, stacked blocks, norm and output projection."""
 
-import os
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +15,8 @@ from jmamba.models.freezing import NOTHING, Frozen
 from jmamba.models.mixer import Block
 from jmamba.models.norm import Precision, RMSNorm
 from jmamba.models.selection import torch_uniform
-from jmamba.models.stack import pick_layer, scan_layers, stack_layers
+from jmamba.models.stack import stack_layers
+from jmamba.models.stacked import StackedModel
 from jmamba.positions import take_token
 from jmamba.types import LayerCache, Tokens
 from jmamba_kernels import accumulation_dtype
@@ -29,7 +29,7 @@ class LMOutput(NamedTuple):
     cache: LayerCache
 
 
-class MambaLM(nnx.Module):
+class MambaLM(StackedModel):
     """A Mamba-1 or Falcon-Mamba language model.
 
     Blocks are stacked along a leading layer axis and scanned, so that compile time does
@@ -87,64 +87,6 @@ class MambaLM(nnx.Module):
             else nnx.Param(torch_uniform(rngs.params(), head_shape, precision.param))
         )
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_id: str | os.PathLike,
-        *,
-        dtype=None,
-        param_dtype=None,
-        revision: str | None = None,
-        remat: bool = False,
-    ) -> "MambaLM":
-        """Load a model from a folder or the Hub; see `jmamba.checkpoints.load`.
-
-        Args:
-          path_or_id: a folder, or a Hub id such as "state-spaces/mamba-130m-hf".
-          dtype: compute and storage dtype; None for float32, "auto" for the
-            checkpoint's.
-          param_dtype: storage dtype, if it is to differ.
-          revision: branch, tag or commit on the Hub.
-          remat: whether the backward pass recomputes each block.
-
-        Raises:
-          CheckpointError: the checkpoint cannot be found, read or understood.
-          ValueError: a dtype is not a floating one.
-        """
-        # the one import against the arrows: checkpoints builds on models, and only a
-        # call of this convenience reaches back
-        from jmamba.checkpoints import load
-
-        return load(
-            path_or_id,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            revision=revision,
-            remat=remat,
-        )
-
-    def save_pretrained(
-        self,
-        directory: str | os.PathLike,
-        *,
-        tokenizer: str | os.PathLike | None = None,
-        overwrite: bool = False,
-    ) -> None:
-        """Write the folder that transformers loads; see `jmamba.checkpoints.save`.
-
-        Args:
-          directory: the folder to make.
-          tokenizer: folder or Hub id to copy the tokenizer's files from; "bytes" if
-            tokens are the bytes of a text.
-          overwrite: whether a checkpoint that is there already is replaced.
-
-        Raises:
-          CheckpointError: the directory exists, or there are no tokenizer's files.
-        """
-        from jmamba.checkpoints import save  # for the same reason as above
-
-        save(self, directory, tokenizer=tokenizer, overwrite=overwrite)
-
     def __call__(
         self,
         tokens: Tokens,
@@ -171,14 +113,6 @@ class MambaLM(nnx.Module):
         tokens = jnp.asarray(tokens)
         graphdef, state = nnx.split(self)
         return _forward(graphdef, state, tokens, attention_mask, segment_ids, cache)
-
-    def layer(self, index: int) -> Block:
-        """Return one block as a module of its own.
-
-        Raises:
-          IndexError: there is no such layer; negative indices count from the end.
-        """
-        return pick_layer(self.layers, self.config.num_layers, index)
 
     def check_inputs(self, tokens: Tokens) -> None:
         """Raise unless the tokens fit the model; see `check_tokens`."""
@@ -224,25 +158,6 @@ class MambaLM(nnx.Module):
         return LayerCache(
             jnp.zeros((c.num_layers, batch, c.d_inner, c.d_conv - 1), self.dtype),
             jnp.zeros((c.num_layers, batch, c.d_inner, c.d_state), ssm_dtype),
-        )
-
-    def run_layers(
-        self, x: Float[Array, "b l m"], visit=None, *, cache=None, **options
-    ):
-        """Run the stacked blocks in one scan.
-
-        Args:
-          x: the residual stream before the first block.
-          visit: called as visit(carry, x_in, BlockOutput) -> carry after each block, to
-            record what an analysis needs; a pair (visit, initial carry), or None.
-          cache: what a call on earlier tokens returned.
-          **options: `lengths`, `segment_ids` and `frozen` of `Block`.
-
-        Returns:
-          The residual stream after the last block, the new cache and visit's carry.
-        """
-        return scan_layers(
-            self.layers, x, visit, cache=cache, remat=self.remat, **options
         )
 
 

@@ -1,7 +1,6 @@
 """Vision Mamba: patches, class token, bidirectional blocks and classifier."""
 
 import math
-import os
 from functools import partial
 from typing import Any
 
@@ -13,9 +12,12 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.models.bidirectional import VimBlock
 from jmamba.models.freezing import NOTHING, Frozen
+from jmamba.models.gamma_rule import call_linear
 from jmamba.models.interpolation import bicubic_matrix
 from jmamba.models.norm import Precision, RMSNorm
-from jmamba.models.stack import pick_layer, scan_layers, stack_layers
+from jmamba.models.sorting import Sorting, Tau, split_runs
+from jmamba.models.stack import Run, stack_layers
+from jmamba.models.stacked import StackedModel
 from jmamba.models.vision_config import VimConfig
 from jmamba.positions import take_token
 from jmamba.types import Images
@@ -24,7 +26,7 @@ from jmamba_kernels import accumulation_dtype
 small_normal = initializers.truncated_normal(0.02)
 
 
-class Vim(nnx.Module):
+class Vim(StackedModel):
     """Vision Mamba, a classifier of images.
 
     An image becomes patches in rows from the top left, a class token among them, each
@@ -90,70 +92,22 @@ class Vim(nnx.Module):
             else None
         )
         self.layers = stack_layers(block, config.num_layers, rngs)
+        count = len(config.sorted_layers)
+        self.sorting = (
+            Sorting(config, count, precision=precision, rngs=rngs) if count else None
+        )
         self.norm_f = RMSNorm(m, eps=config.norm_eps, precision=precision)
         self.head = nnx.Linear(
             m, config.num_classes, kernel_init=small_normal, **options, rngs=rngs
         )
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_id: str | os.PathLike,
-        *,
-        dtype=None,
-        param_dtype=None,
-        revision: str | None = None,
-        remat: bool = False,
-        **options,
-    ) -> "Vim":
-        """Load a model from a file, a folder or the Hub; see `checkpoints.load_vim`.
-
-        Args:
-          path_or_id: a file of Vim's authors (.pth), a folder, or a Hub id.
-          dtype: compute and storage dtype; None for float32, "auto" for the
-            checkpoint's.
-          param_dtype: storage dtype, if it is to differ.
-          revision: branch, tag or commit on the Hub.
-          remat: whether the backward pass recomputes each block.
-          **options: `part`, `filename` and `changes` of `checkpoints.load_vim`.
-
-        Raises:
-          CheckpointError: the checkpoint cannot be found, read or understood.
-          ValueError: a dtype is not a floating one.
-        """
-        # against the arrows, as in MambaLM.from_pretrained
-        from jmamba.checkpoints import load_vim
-
-        return load_vim(
-            path_or_id,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            revision=revision,
-            remat=remat,
-            **options,
-        )
-
-    def save_pretrained(
-        self, directory: str | os.PathLike, *, overwrite: bool = False
-    ) -> None:
-        """Write config.json and model.safetensors, the weights under Vim's own names.
-
-        Args:
-          directory: the folder to make.
-          overwrite: whether a checkpoint that is there already is replaced.
-
-        Raises:
-          CheckpointError: the directory exists.
-        """
-        from jmamba.checkpoints import save  # for the same reason as above
-
-        save(self, directory, overwrite=overwrite)
-
-    def __call__(self, images: Images) -> Float[Array, "b v"]:
+    def __call__(self, images: Images, *, tau: Tau = None) -> Float[Array, "b v"]:
         """Return the logits of all classes in float32.
 
         Args:
           images: normalised colours, channels last; see `models.images.preprocess`.
+          tau: temperature of the layers that sort their tokens, in place of the
+            configuration's, such as one that `dynamics.anneal_tau` lowers.
 
         Raises:
           ValueError: images are not (b, height, width, colours) floats that hold at
@@ -161,7 +115,7 @@ class Vim(nnx.Module):
         """
         self.check_inputs(images)
         graphdef, state = nnx.split(self)
-        return _forward(graphdef, state, jnp.asarray(images))
+        return _forward(graphdef, state, jnp.asarray(images), tau)
 
     def check_inputs(self, images: Images) -> None:
         """Raise unless the images fit the model.
@@ -189,21 +143,25 @@ class Vim(nnx.Module):
                 f"{c.patch_size}; give larger ones."
             )
 
-    def layer(self, index: int) -> VimBlock:
-        """Return one block as a module of its own.
+    def runs(self) -> list[Run]:
+        """Return the layers as runs of one kind: those that sort, those that do not."""
+        c = self.config
+        return split_runs(self.layers, c.num_layers, self.sorting, c.sorted_layers)
 
-        Raises:
-          IndexError: there is no such layer; negative indices count from the end.
-        """
-        return pick_layer(self.layers, self.config.num_layers, index)
-
-    def embed(self, images: Images) -> Float[Array, "b l m"]:
+    def embed(
+        self, images: Images, *, frozen: Frozen = NOTHING
+    ) -> Float[Array, "b l m"]:
         """Return the residual stream before the first block.
+
+        Args:
+          images: normalised colours, channels last.
+          frozen: how derivatives with respect to pixels are made.
 
         Raises:
           ValueError: the class token has no place among so few patches.
         """
-        x = self.patch_embed(images.astype(self.dtype))
+        images = images.astype(self.dtype)
+        x = call_linear(self.patch_embed, images, frozen.gammas.patch)
         batch, rows, columns, m = x.shape
         x = x.reshape(batch, rows * columns, m)
         if self.class_token is not None:
@@ -236,20 +194,6 @@ class Vim(nnx.Module):
         grid = grid.reshape(rows * columns, -1)
         new = config.class_position(rows * columns) or 0
         return jnp.concatenate([grid[:new], *token, grid[new:]])
-
-    def run_layers(self, x: Float[Array, "b l m"], visit=None, **options):
-        """Run the stacked blocks in one scan.
-
-        Args:
-          x: the residual stream before the first block.
-          visit: called as visit(carry, x_in, VimBlockOutput) -> carry after each block;
-            a pair (visit, initial carry), or None.
-          **options: `frozen` of `VimBlock`.
-
-        Returns:
-          The residual stream after the last block, None and visit's carry.
-        """
-        return scan_layers(self.layers, x, visit, remat=self.remat, **options)
 
     def unembed(
         self, x: Float[Array, "b l m"], *, frozen: Frozen = NOTHING
@@ -299,7 +243,7 @@ def count_parameters(model: nnx.Module) -> int:
 
 
 @partial(jax.jit, static_argnames="graphdef")
-def _forward(graphdef, state, images):
+def _forward(graphdef, state, images, tau):
     model = nnx.merge(graphdef, state)
-    x, _, _ = model.run_layers(model.embed(images))
+    x, _, _ = model.run_layers(model.embed(images), tau=tau)
     return model.unembed(x)

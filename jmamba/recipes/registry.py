@@ -24,7 +24,11 @@ class Recipe(NamedTuple):
 
 
 RECIPES: dict[str, str] = {
-    "dynamics-figures": "The three scenarios of token dynamics in seven figures.",
+    "vision": "perturbation and segmentation of what explains a Vim, beside a ViT",
+    "text": "faithfulness of what explains a sentiment, and agreement with lexicons",
+    "language": "gates that exclude the convergent scenario, on text",
+    "reordering": "tokens sorted by importance in a Vision Mamba",
+    "dynamics-figures": "the three scenarios of token dynamics in seven figures",
 }
 """Name -> what it shows, in one line. The module has the name with underscores."""
 

@@ -129,7 +129,7 @@ class Workbench:
         """
         folder = self.directory / "runs" / key
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "losses.csv").open("a") as log:
+        with (folder / "losses.csv").open("a", buffering=1) as log:
 
             def report(step):
                 log.write(f"{step.step},{step.loss:.6f}\n")

@@ -23,8 +23,9 @@ from jmamba.dynamics import (
 )
 from jmamba.models.language_model import MambaLM
 from jmamba.models.trace import trace
+from jmamba.report.depth import Progress
 from jmamba.report.environment import environment
-from jmamba.report.explain import Progress, encode
+from jmamba.report.explain import encode
 from jmamba.report.labels import Piece, split_pieces, token_label, token_labels
 
 STAGES = ("trajectories", "regimes", "contraction", "exponents")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from jmamba.report.dynamics import DynamicsReport
 from jmamba.report.dynamics_plates import DYNAMICS_PLATES
-from jmamba.report.folder import MADE_BY_DYNAMICS, write_folder
+from jmamba.report.folder import MADE_BY_DYNAMICS, describe_arrays, write_folder
 from jmamba.report.labels import visible
-from jmamba.report.page import colophon, definitions, figure_section, resource
+from jmamba.report.page import colophon, definitions, document, figure_section
 
 INTRO = "<p>Regimes after Vo et al., arXiv 2410.03292, sections 4 and 5.</p>"
 """What the footer says first."""
@@ -65,19 +65,7 @@ def dynamics_page(report: DynamicsReport, figures: dict[str, bytes]) -> str:
     """Return the page of a dynamics report; it needs nothing but itself."""
     title = f"Token dynamics: {visible(report.text[:60])}"
     plates = [figure_section(p, figures[p.name]) for p in DYNAMICS_PLATES]
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(title)} · jmamba</title>
-<style>
-{resource("page.css")}</style>
-</head>
-<body>
-<main>
-<section>
+    body = f"""<section>
 <h1>How the tokens move</h1>
 <p class="text">{escape(visible(report.text))}</p>
 </section>
@@ -90,11 +78,8 @@ def dynamics_page(report: DynamicsReport, figures: dict[str, bytes]) -> str:
 <h2>Figures</h2>
 {"".join(plates)}
 </section>
-{colophon(report, INTRO)}
-</main>
-</body>
-</html>
-"""
+{colophon(report, INTRO, {"tokens": len(report.ids)})}"""
+    return document(title, body)
 
 
 def dynamics_summary(report: DynamicsReport, files: list[str]) -> dict:
@@ -110,10 +95,7 @@ def dynamics_summary(report: DynamicsReport, files: list[str]) -> dict:
         "settings": report.settings,
         "environment": report.environment,
         "seconds": report.timings,
-        "arrays": {
-            name: {"shape": list(array.shape), "dtype": str(array.dtype)}
-            for name, array in report.arrays().items()
-        },
+        "arrays": describe_arrays(report),
         "files": files,
     }
 

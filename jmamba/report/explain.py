@@ -1,8 +1,6 @@
 """Explain what a model predicts after a text: the numbers behind the report."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -11,20 +9,16 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from jmamba.attention import reduced_attention
 from jmamba.checkpoints.tokenizer import Tokenizer
 from jmamba.dynamics import jacobian_norms, layer_span
 from jmamba.models.language_model import MambaLM
 from jmamba.models.trace import choose_layers as existing_layers
-from jmamba.models.trace import trace
 from jmamba.report.cost import all_complaints, check_length, choose_probes
+from jmamba.report.depth import Progress, ignore, measure_depth, timed
 from jmamba.report.environment import environment
-from jmamba.report.explanation import Explanation, Predictions
+from jmamba.report.explanation import Explanation, Predictions, best_predictions
 from jmamba.report.labels import split_pieces, token_label, token_labels
 from jmamba.report.left_out import leave_out
-
-TRACE_BYTES = 512 * 2**20
-"""Memory that the traced layers may take at a time."""
 
 STAGES = (
     "prediction",
@@ -32,13 +26,6 @@ STAGES = (
     "hidden attention",
     "token Jacobian",
 )
-
-Progress = Callable[[str, int, int], None]
-"""Called as progress(stage, done, total) when a part of a stage begins or ends."""
-
-
-def _ignore(stage: str, done: int, total: int) -> None:
-    """Report no progress."""
 
 
 def explain(
@@ -53,7 +40,7 @@ def explain(
     probes: int | None = None,
     max_tokens: int = 512,
     name: str = "model",
-    progress: Progress = _ignore,
+    progress: Progress = ignore,
 ) -> Explanation:
     """Compute what a model predicts after a text, and what made it do so.
 
@@ -110,17 +97,22 @@ def explain(
     tokens = jnp.asarray(ids, jnp.int32)[None]
     timings: dict[str, float] = {}
 
-    with _timed(STAGES[0], timings, progress):
+    with timed(STAGES[0], timings, progress):
         logits, gradient_input = _differentiate_logit(model, tokens)
         check_finite(logits, name)
     pieces = split_pieces(ids, tokenizer.decode)
-    with _timed(STAGES[1], timings, progress):
+    with timed(STAGES[1], timings, progress):
         left_out = leave_out(model, ids, pieces, logits)
-    with _timed(STAGES[2], timings, progress):
-        attention, norms = _attend(model, tokens, matrices, progress)
+    with timed(STAGES[2], timings, progress):
+        depth = measure_depth(
+            model,
+            tokens,
+            rows=None if matrices else [-1],
+            progress=partial(progress, STAGES[2]),
+        )
     blocks = None
     if jacobian:
-        with _timed(STAGES[3], timings, progress):
+        with timed(STAGES[3], timings, progress):
             blocks = _differentiate(model, tokens, probes)
     return Explanation(
         model=name,
@@ -132,9 +124,9 @@ def explain(
         predictions=_best(logits, top, tokenizer),
         left_out=left_out,
         gradient_input=gradient_input,
-        last_attention=attention[:, -1],
-        attention=attention if matrices else None,
-        norms=norms,
+        last_attention=depth.attention[:, -1],
+        attention=depth.attention if matrices else None,
+        norms=depth.norms,
         jacobian=blocks,
         settings={
             "layers": list(chosen),
@@ -193,15 +185,6 @@ def check_finite(logits: Float[np.ndarray, "v"], name: str) -> None:
         )
 
 
-@contextmanager
-def _timed(stage: str, timings: dict[str, float], progress) -> Iterator[None]:
-    progress(stage, 0, 1)
-    start = time.perf_counter()
-    yield
-    timings[stage] = round(time.perf_counter() - start, 3)
-    progress(stage, 1, 1)
-
-
 def _differentiate_logit(model, tokens):
     """Return the last token's logits and gradient x input of the largest."""
     logits, gradient_input = _gradient_times_input(*nnx.split(model), tokens)
@@ -222,30 +205,6 @@ def _gradient_times_input(graphdef, state, tokens):
     return logits, jnp.sum(gradient * x, axis=-1)[0]
 
 
-def _attend(model, tokens, matrices, progress):
-    """Return mean |alpha| (s, q, l) of all layers and the norms (s + 1, l)."""
-    count, length = model.config.num_layers, tokens.shape[1]
-    at_a_time = max(1, TRACE_BYTES // (20 * length * model.config.d_inner))
-    attention, norms = [], []
-    for start in range(0, count, at_a_time):
-        layers = range(start, min(start + at_a_time, count))
-        traced = trace(model, tokens, layers=layers)
-        if not norms:
-            norms.append(_norms(traced.residual_in[:1]))
-        norms.append(_norms(traced.residual_out))
-        for layer in layers:
-            rows = None if matrices else [-1]
-            alpha = reduced_attention(traced.layer(layer), "mean_abs", rows=rows)
-            attention.append(np.asarray(alpha[0], np.float32))
-            progress(STAGES[2], layer + 1, count)
-    return np.stack(attention), np.concatenate(norms)
-
-
-def _norms(x):
-    """Return the norms of tokens, (s, 1, l, m) -> (s, l)."""
-    return np.asarray(jnp.linalg.norm(x[:, 0].astype(jnp.float32), axis=-1))
-
-
 def _differentiate(model, tokens, probes):
     """Return the norms of the Jacobian's blocks through all layers, (l, l)."""
     x = model.embed(tokens)[0]
@@ -255,10 +214,8 @@ def _differentiate(model, tokens, probes):
 
 
 def _best(logits, top, tokenizer) -> Predictions:
-    logits = logits.astype(np.float64)
-    ids = np.argsort(-logits, kind="stable")[:top]
-    weights = np.exp(logits - logits.max())
-    probabilities = (weights / weights.sum())[ids].astype(np.float32)
-    texts = [tokenizer.decode([i]) for i in ids.tolist()]
-    labels = tuple(map(token_label, texts, tokenizer.pieces(ids.tolist())))
-    return Predictions(ids.astype(np.int32), probabilities, labels)
+    def label(ids):
+        texts = [tokenizer.decode([i]) for i in ids]
+        return tuple(map(token_label, texts, tokenizer.pieces(ids)))
+
+    return best_predictions(logits, top, label)

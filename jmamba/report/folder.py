@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from jmamba.report.dynamics_plates import DYNAMICS_PLATES
 from jmamba.report.explanation import Explanation
+from jmamba.report.image_plates import IMAGE_PLATES
 from jmamba.report.page import page
 from jmamba.report.plates import PLATES, Plate, plates_of
 from jmamba.report.portrait_plates import PORTRAIT_PLATES
@@ -145,11 +146,16 @@ def summary(explanation: Explanation, files: list[str]) -> dict:
         "settings": explanation.settings,
         "environment": explanation.environment,
         "seconds": explanation.timings,
-        "arrays": {
-            name: {"shape": list(array.shape), "dtype": str(array.dtype)}
-            for name, array in explanation.arrays().items()
-        },
+        "arrays": describe_arrays(explanation),
         "files": files,
+    }
+
+
+def describe_arrays(report: Any) -> dict[str, dict]:
+    """Return shape and dtype of each array of a report."""
+    return {
+        name: {"shape": list(array.shape), "dtype": str(array.dtype)}
+        for name, array in report.arrays().items()
     }
 
 
@@ -184,7 +190,7 @@ def _beside(directory: Path):
 
 def _move(new: Path, directory: Path) -> None:
     """Move a complete report into place, the summary last."""
-    plates = (*PLATES, *DYNAMICS_PLATES, *PORTRAIT_PLATES)
+    plates = (*PLATES, *IMAGE_PLATES, *DYNAMICS_PLATES, *PORTRAIT_PLATES)
     known = {PAGE, ARRAYS, SUMMARY, *(f"{plate.name}.png" for plate in plates)}
     stale = known & set(_files_of_report(directory))
     directory.mkdir(exist_ok=True)

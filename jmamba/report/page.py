@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jmamba.report.explanation import Explanation, shares
+from jmamba.report.explanation import Explanation, Predictions, shares
 from jmamba.report.labels import BROKEN, visible
 from jmamba.report.plates import ALPHA, PLATES, Plate
 
@@ -37,6 +37,32 @@ def page(explanation: Explanation, figures: dict[str, bytes]) -> str:
         if plate.name in figures and plate.name != "predictions"
     ]
     script = json.dumps(page_data(explanation)).replace("<", "\\u003c")
+    body = f"""{_text_section(explanation)}
+{_tables(explanation)}
+<section>
+<h2>Figures</h2>
+{"".join(plates)}
+</section>
+{colophon(explanation, INTRO, {"tokens": len(explanation.ids)})}"""
+    return document(
+        title,
+        body,
+        f"""<div id="tip" role="status" hidden></div>
+<script type="application/json" id="data">{script}</script>
+<script>
+{resource("page.js")}</script>
+""",
+    )
+
+
+def document(title: str, body: str, scripts: str = "") -> str:
+    """Return a whole page in the reports' look.
+
+    Args:
+      title: of the window.
+      body: HTML inside of the page's column.
+      scripts: HTML behind it.
+    """
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -49,19 +75,9 @@ def page(explanation: Explanation, figures: dict[str, bytes]) -> str:
 </head>
 <body>
 <main>
-{_text_section(explanation)}
-{_tables(explanation)}
-<section>
-<h2>Figures</h2>
-{"".join(plates)}
-</section>
-{colophon(explanation, INTRO)}
+{body}
 </main>
-<div id="tip" role="status" hidden></div>
-<script type="application/json" id="data">{script}</script>
-<script>
-{resource("page.js")}</script>
-</body>
+{scripts}</body>
 </html>
 """
 
@@ -159,12 +175,6 @@ def _shown(text: str, label: str) -> str:
 
 def _tables(explanation: Explanation) -> str:
     best = explanation.predictions
-    predictions = "".join(
-        f"<tr><td><code>{escape(label)}</code></td><td class=number>{i}</td>"
-        f"<td class=number>{100 * p:.2f} %</td>"
-        f'<td class=bar><i style="width:{100 * p:.1f}%"></i></td></tr>'
-        for i, p, label in zip(best.ids, best.probabilities, best.labels, strict=True)
-    )
     drivers, labels = explanation.drivers, explanation.piece_labels
     gradient = explanation.by_piece(explanation.gradient_input)
     share = 100 * explanation.by_piece(explanation.mean_share)
@@ -180,7 +190,7 @@ def _tables(explanation: Explanation) -> str:
 <section><h2>Likeliest next tokens</h2>
 <table><thead><tr><th>token</th><th class=number>id</th>
 <th class=number>probability</th><th></th></tr></thead>
-<tbody>{predictions}</tbody></table></section>
+<tbody>{prediction_rows(best)}</tbody></table></section>
 <section><h2>Tokens that drove it most</h2>
 <table><thead><tr><th>token</th><th class=number>position</th>
 <th class=number>bits lost without it</th>
@@ -188,6 +198,16 @@ def _tables(explanation: Explanation) -> str:
 <th class=number>last token's attention</th></tr></thead>
 <tbody>{strongest}</tbody></table></section>
 </div>"""
+
+
+def prediction_rows(best: Predictions) -> str:
+    """Return the rows of a table of predictions."""
+    return "".join(
+        f"<tr><td><code>{escape(label)}</code></td><td class=number>{i}</td>"
+        f"<td class=number>{100 * p:.2f} %</td>"
+        f'<td class=bar><i style="width:{100 * p:.1f}%"></i></td></tr>'
+        for i, p, label in zip(best.ids, best.probabilities, best.labels, strict=True)
+    )
 
 
 def figure_section(plate: Plate, png: bytes) -> str:
@@ -206,19 +226,19 @@ src="data:image/png;base64,{source}"></div>
 """
 
 
-def colophon(report: Any, intro: str) -> str:
+def colophon(report: Any, intro: str, subject: dict[str, Any]) -> str:
     """Return how a report was made: settings, machine, versions, times.
 
     Args:
-      report: an `Explanation` or a `DynamicsReport`.
+      report: an `Explanation`, an `ImageExplanation` or a `DynamicsReport`.
       intro: what stands above, as HTML.
+      subject: what the report is about, by name, such as the number of tokens.
     """
     environment = dict(report.environment)
     versions = environment.pop("versions", {})
     seconds = {stage: f"{time} s" for stage, time in report.timings.items()}
     groups = {
-        "Settings": {"model": report.model, "tokens": len(report.ids)}
-        | report.settings,
+        "Settings": {"model": report.model} | subject | report.settings,
         "Made on": environment,
         "Versions": versions,
         "Time": seconds,

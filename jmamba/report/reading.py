@@ -3,6 +3,9 @@
 import sys
 from pathlib import Path
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+"""Endings of files that are pictures."""
+
 
 def read_text(text: str | None, file: Path | None) -> str:
     """Return the text of an argument, a file or standard input.
@@ -30,6 +33,45 @@ def read_text(text: str | None, file: Path | None) -> str:
             "iconv -f LATIN1 -t UTF-8."
         ) from error
     return found.removesuffix("\n").removesuffix("\r")
+
+
+def find_picture(argument: str | None, image: Path | None) -> Path | None:
+    """Return the picture that a command is about, None if it is about a text.
+
+    An argument is a picture if there is a file of that name with a picture's ending. A
+    single word with such an ending that names no file is a mistake, and any other
+    argument a text.
+
+    Args:
+      argument: what was typed.
+      image: what was given as a picture.
+
+    Raises:
+      ValueError: both were given, or a picture is meant that is not there.
+    """
+    if image is not None:
+        if argument is not None:
+            raise ValueError(
+                f"Give a text or a picture, not both {argument!r} and --image {image}."
+            )
+        return image
+    if argument is None or not argument.lower().endswith(PICTURES):
+        return None
+    if _is_file(argument):
+        return Path(argument)
+    if len(argument.split()) > 1:
+        return None
+    raise ValueError(
+        f"There is no picture {argument}; check the name. If it is a text to explain, "
+        f"give it as standard input: echo {argument} | jmamba explain -"
+    )
+
+
+def _is_file(argument: str) -> bool:
+    try:
+        return Path(argument).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # no text need be a possible path
+        return False
 
 
 def parse_layers(layers: str | None) -> list[int] | None:

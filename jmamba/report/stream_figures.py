@@ -24,6 +24,7 @@ from jmamba.report.canvas import (
     token_axis,
 )
 from jmamba.report.explanation import Explanation
+from jmamba.report.image_explanation import ImageExplanation
 from jmamba.report.labels import TokenReport, shorten
 
 GRID = {"color": "#e3e7ee", "linewidth": 0.6}
@@ -110,8 +111,8 @@ def jacobian_norms(explanation: Explanation) -> Figure:
     return figure
 
 
-def predictions(explanation: Explanation) -> Figure:
-    """Draw the probabilities of the likeliest next tokens."""
+def predictions(explanation: Explanation | ImageExplanation) -> Figure:
+    """Draw the probabilities of the likeliest next tokens, or classes."""
     best = explanation.predictions
     count = len(best.ids)
     figure = new_figure(6.5, 0.3 * count + 1.1)
@@ -138,8 +139,11 @@ def predictions(explanation: Explanation) -> Figure:
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", **GRID)
     ax.set_axisbelow(True)
-    ax.set_xlabel("probability of the next token", fontsize=8, color=MUTED)
-    frame(ax, "likeliest next tokens", sides=("left", "bottom"))
+    one, all_ = ("next token", "next tokens")
+    if isinstance(explanation, ImageExplanation):
+        one, all_ = ("class", "classes")
+    ax.set_xlabel(f"probability of the {one}", fontsize=8, color=MUTED)
+    frame(ax, f"likeliest {all_}", sides=("left", "bottom"))
     return figure
 
 

@@ -6,7 +6,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from jmamba.report.explanation import Explanation
+from jmamba.report.explanation import Explanation, Predictions
+from jmamba.report.image_explanation import ImageExplanation
 from jmamba.report.labels import BLANKS, BROKEN, visible
 
 TOWARD, AGAINST = (235, 125, 40), (95, 155, 225)
@@ -26,7 +27,7 @@ def render(explanation: Explanation) -> Group:
     return Group(
         Padding(shaded_text(explanation), (1, 2)),
         Padding(legend, (0, 2, 1, 2)),
-        predictions_table(explanation),
+        predictions_table(explanation.predictions, "Likeliest next tokens", "token"),
         "",
         drivers_table(explanation),
     )
@@ -45,13 +46,31 @@ def shaded_text(explanation: Explanation) -> Text:
     return text
 
 
-def predictions_table(explanation: Explanation) -> Table:
-    """Return the likeliest next tokens as a table."""
-    table = _table("Likeliest next tokens")
-    table.add_column("token", no_wrap=True)
+def render_image(explanation: ImageExplanation) -> Group:
+    """Return what the terminal shows of an image's explanation."""
+    height, width = explanation.picture.shape[:2]
+    about = Text(f"{explanation.shown_name}, {width} x {height} pixels")
+    method = explanation.method.replace("_", " ")
+    explained = Text(f"Explained by {method}: {explanation.label}")
+    return Group(
+        Padding(about, (1, 2)),
+        predictions_table(explanation.predictions, "Likeliest classes", "class"),
+        Padding(explained, (1, 2, 0, 2)),
+    )
+
+
+def predictions_table(best: Predictions, title: str, column: str) -> Table:
+    """Return predictions as a table.
+
+    Args:
+      best: what to list.
+      title: of the table.
+      column: heading of their labels.
+    """
+    table = _table(title)
+    table.add_column(column, no_wrap=True)
     table.add_column("probability", justify="right")
     table.add_column("")
-    best = explanation.predictions
     for label, p in zip(best.labels, best.probabilities, strict=True):
         bar = Text("█" * round(BAR_WIDTH * float(p)), _foreground(1.0))
         table.add_row(Text(label), f"{100 * p:.2f} %", bar)

@@ -41,6 +41,10 @@ ALLOWED = {
     "jmamba.cli": {"typer", "rich"},
     # commands that the command line loads, and nothing else
     "jmamba.checkpoints.command": {"typer", "rich"},
+    "jmamba.report.command_options": {"typer"},
+    "jmamba.report.dynamics_command": {"typer", "rich"},
+    "jmamba.report.explain_command": {"typer", "rich"},
+    "jmamba.report.generate_command": {"typer"},
     "jmamba.training.command": {"typer", "rich"},
     "jmamba.recipes.command": {"typer", "rich"},
 }

@@ -1,0 +1,68 @@
+"""What commands that run a model on a text have in common: options, and loading."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="Checkpoint folder or Hub id; the embedded model if left out."),
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32 (if left out), bfloat16 or float16.")
+]
+File = Annotated[Path | None, typer.Option(help="Read the text from a UTF-8 file.")]
+Text = Annotated[str | None, typer.Argument(help='The text; "-" reads standard input.')]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Write into a folder of other files.")
+]
+
+
+def load_text_model(
+    model: str | None, revision: str | None, dtype: str | None
+) -> tuple[Any, Any, str]:
+    """Return a model, its tokenizer and its name.
+
+    Raises:
+      ValueError: a revision is given without a model, or as `checkpoints.load` says.
+    """
+    if model is None:
+        check_revision(revision)
+        from jmamba import embedded
+
+        return *embedded.load_embedded(dtype=dtype), "embedded byte-level model"
+    from jmamba import checkpoints
+
+    tokenizer = checkpoints.load_tokenizer(model, revision=revision)
+    return checkpoints.load(model, dtype=dtype, revision=revision), tokenizer, model
+
+
+def load_image_model(
+    model: str | None, revision: str | None, dtype: str | None
+) -> tuple[Any, str]:
+    """Return a model of images and its name.
+
+    Raises:
+      ValueError: a revision is given without a model, or as `checkpoints.load_vim`
+        says.
+    """
+    if model is None:
+        check_revision(revision)
+        from jmamba import embedded
+
+        return embedded.load_embedded_vim(dtype=dtype).model, "embedded Vision Mamba"
+    from jmamba import checkpoints
+
+    return checkpoints.load_vim(model, dtype=dtype, revision=revision), model
+
+
+def check_revision(revision: str | None) -> None:
+    """Raise if a revision is asked for without a model.
+
+    Raises:
+      ValueError: it is.
+    """
+    if revision is not None:
+        raise ValueError("--revision is for a model on the Hub; name it by --model.")

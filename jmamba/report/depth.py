@@ -1,0 +1,92 @@
+"""What reports read off all layers, a few traced at a time."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jmamba.attention import reduced_attention
+from jmamba.attention.question import count_tokens
+from jmamba.models.language_model import MambaLM
+from jmamba.models.trace import trace
+from jmamba.models.vision import Vim
+
+TRACE_BYTES = 512 * 2**20
+"""Memory that the traced layers may take at a time."""
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(stage, done, total) when a part of a stage begins or ends."""
+
+
+def ignore(stage: str, done: int, total: int) -> None:
+    """Report no progress."""
+
+
+@contextmanager
+def timed(stage: str, timings: dict[str, float], progress: Progress) -> Iterator[None]:
+    """Note the seconds that a stage takes, and tell its beginning and end."""
+    progress(stage, 0, 1)
+    start = time.perf_counter()
+    yield
+    timings[stage] = round(time.perf_counter() - start, 3)
+    progress(stage, 1, 1)
+
+
+class Depth(NamedTuple):
+    """One text or image, layer by layer.
+
+    Attributes:
+      attention: mean |alpha| over channels, from the rows that were asked for.
+      norms: Euclidean norm of each token; row 0 is the embedding, row k + 1 is after
+        layer k.
+      readings: what was read off the residual stream at the same depths.
+    """
+
+    attention: Float[np.ndarray, "s q l"]
+    norms: Float[np.ndarray, "s+1 l"]
+    readings: np.ndarray
+
+
+def measure_depth(
+    model: MambaLM | Vim,
+    inputs: Any,
+    *,
+    rows: Sequence[int] | None = None,
+    read: Callable = lambda x: jnp.zeros(()),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Depth:
+    """Trace all layers and keep what reports draw.
+
+    Args:
+      model: a `MambaLM` or a `Vim`.
+      inputs: one text or image, with its batch axis.
+      rows: tokens whose attention is asked for; None for all.
+      read: function of the residual stream (1, l, m) at each depth.
+      progress: called as progress(done, total) after each layer.
+    """
+    config = model.config
+    count, length = config.num_layers, count_tokens(model, inputs.shape)
+    directions = 2 if isinstance(model, Vim) else 1
+    bytes_per_layer = 20 * directions * length * config.d_inner
+    at_a_time = max(1, TRACE_BYTES // bytes_per_layer)
+    attention, norms, readings = [], [], []
+
+    def note(x):
+        norms.append(np.asarray(jnp.linalg.norm(x[0].astype(jnp.float32), axis=-1)))
+        readings.append(np.asarray(read(x)))
+
+    for start in range(0, count, at_a_time):
+        layers = range(start, min(start + at_a_time, count))
+        traced = trace(model, inputs, layers=layers)
+        if not norms:
+            note(traced.residual_in[0])
+        for k, layer in enumerate(layers):
+            note(traced.residual_out[k])
+            alpha = reduced_attention(traced.layer(layer), "mean_abs", rows=rows)
+            attention.append(np.asarray(alpha[0], np.float32))
+            progress(layer + 1, count)
+    return Depth(np.stack(attention), np.stack(norms), np.stack(readings))

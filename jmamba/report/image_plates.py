@@ -1,0 +1,96 @@
+"""The pictures of an image's report: what each shows, in plain words."""
+
+from jmamba.attention import METHODS
+from jmamba.report import image_figures, stream_figures
+from jmamba.report.image_explanation import ImageExplanation
+from jmamba.report.plates import ALPHA, Plate
+
+IMAGE_PLATES = (
+    Plate(
+        "predictions",
+        "Likeliest classes",
+        "The longer the bar, the surer the model is of the class.",
+        "p = softmax(logits)",
+        ("prediction_ids", "prediction_probabilities"),
+        stream_figures.predictions,
+        "predictions",
+    ),
+    Plate(
+        "heat_map",
+        "What spoke for the class",
+        "Bright patches mattered most to the class, by the method that was asked for. "
+        "Where a method tells for from against, orange spoke for the class and blue "
+        "against it. The model read the square on the left, cut into patches; between "
+        "their centres the map in the middle is interpolated.",
+        "relevance of each token to the class's logit, the class token left out",
+        (),  # those of the method that was asked for
+        image_figures.heat_map,
+        "relevance",
+    ),
+    Plate(
+        "methods",
+        "The same by every method",
+        "Each on its own scale; the dot marks the one drawn above. Where methods that "
+        "reason differently light up the same patches, trust them more. Rollout and "
+        "raw attention do not ask for a class: they show what was read, whatever for.",
+        "raw: mean α;  rollout: Π (I + E α);  attribution: Π (I + (E ∂logit · E α)⁺);  "
+        "the rest: input × a gradient",
+        tuple(f"patches_{name}" for name in METHODS),
+        image_figures.methods,
+        "others",
+    ),
+    Plate(
+        "class_attention",
+        "What the class token reads in each layer",
+        "The classifier looks at one token only. This is how much each patch enters "
+        "what a layer's recurrence puts out there, from both directions. Without a "
+        "class token it is the mean over all tokens.",
+        f"{ALPHA}, i the class token; |α| averaged over channels",
+        ("class_attention",),
+        image_figures.class_attention,
+        "class_attention",
+    ),
+    Plate(
+        "layer_evolution",
+        "When the model makes up its mind",
+        "The classifier is asked after every layer, as if there were no more. Layers "
+        "in front were not trained to be read like this: take it for a hint.",
+        "softmax(head(norm(x after layer k)))",
+        ("layer_probabilities",),
+        image_figures.layer_evolution,
+        "reading",
+    ),
+    Plate(
+        "attention_maps",
+        "Hidden attention between all patches",
+        "Each row is a token that reads, each column a token that is read; bright "
+        "means more. Patches are counted row by row, hence the stripes a row of "
+        "patches apart. Two recurrences read the image, one from each end, so that "
+        "both triangles are filled.",
+        f"{ALPHA}, both directions added; |α| averaged over channels",
+        ("attention", "chosen_layers"),
+        image_figures.attention_maps,
+        "attention",
+    ),
+    Plate(
+        "attention_depth",
+        "Hidden attention through depth",
+        "The same maps for every layer, each on its own scale so that weak layers show "
+        "too. Layers with a dot are the ones drawn large above.",
+        "mean |α| divided by the layer's largest value",
+        ("attention",),
+        image_figures.attention_depth,
+        "attention",
+    ),
+)
+
+
+def image_plates_of(explanation: ImageExplanation) -> list[Plate]:
+    """Return the pictures an explanation has the numbers for."""
+    method = explanation.method
+    own = {"heat_map": (method, f"patches_{method}", "seen")}
+    return [
+        plate._replace(arrays=own.get(plate.name, plate.arrays))
+        for plate in IMAGE_PLATES
+        if getattr(explanation, plate.needs) is not None
+    ]
