@@ -42,15 +42,27 @@ class SSMInputs(NamedTuple):
     conv_state: Float[Array, "*s b d k-1"]
 
 
+class Orders(NamedTuple):
+    """The matrices P with which the directions of a layer sort their tokens.
+
+    Token k of the new order is sum_j P[k, j] token j, counted as the direction reads.
+    """
+
+    forward: Float[Array, "*s b l l"]
+    backward: Float[Array, "*s b l l"]
+
+
 class BidirectionalInputs(NamedTuple):
     """The selective parameters of both directions of a layer of Vision Mamba.
 
     Those of `backward` run from the last token to the first: flip their length axis to
-    compare tokens.
+    compare tokens. If the layer sorts its tokens, parameters stand in the order of its
+    `orders`, but for the gate's argument z, which stays with the tokens.
     """
 
     forward: SSMInputs
     backward: SSMInputs
+    orders: Orders | None = None
 
 
 class LayerCache(NamedTuple):

@@ -1,10 +1,26 @@
 """The Hidden Attention of Mamba Models."""
 
 from jmamba.attention.channels import channel_attention as channel_attention
+from jmamba.attention.contributions import alti as alti
+from jmamba.attention.contributions import alti_logit as alti_logit
+from jmamba.attention.contributions import token_norms as token_norms
+from jmamba.attention.decimation import DecimatedOutput as DecimatedOutput
+from jmamba.attention.decimation import Decimation as Decimation
+from jmamba.attention.decimation import decimated_lengths as decimated_lengths
+from jmamba.attention.decimation import prefill_decimated as prefill_decimated
+from jmamba.attention.decimation import (
+    score_decimating_layers as score_decimating_layers,
+)
 from jmamba.attention.explain import METHODS as METHODS
 from jmamba.attention.explain import explain as explain
 from jmamba.attention.explain import heat_map as heat_map
 from jmamba.attention.explain import patch_grid as patch_grid
+from jmamba.attention.expressivity import counting_channel as counting_channel
+from jmamba.attention.expressivity import linear_attention as linear_attention
+from jmamba.attention.expressivity import run_lengths as run_lengths
+from jmamba.attention.expressivity import softmax_head as softmax_head
+from jmamba.attention.expressivity import softmax_head_error as softmax_head_error
+from jmamba.attention.expressivity import without_decay as without_decay
 from jmamba.attention.factors import PARTS as PARTS
 from jmamba.attention.factors import BidirectionalFactors as BidirectionalFactors
 from jmamba.attention.factors import Factors as Factors
@@ -12,18 +28,22 @@ from jmamba.attention.factors import bias_output as bias_output
 from jmamba.attention.factors import factorise as factorise
 from jmamba.attention.gradients import gradient_x_input as gradient_x_input
 from jmamba.attention.gradients import integrated_gradients as integrated_gradients
-from jmamba.attention.gradients import mamba_lrp as mamba_lrp
 from jmamba.attention.gradients import smooth_grad as smooth_grad
 from jmamba.attention.hidden_attention import hidden_attention as hidden_attention
 from jmamba.attention.hidden_attention import inner_attention as inner_attention
+from jmamba.attention.lrp import COMPOSITES as COMPOSITES
+from jmamba.attention.lrp import mamba_lrp as mamba_lrp
+from jmamba.attention.lrp import pixel_lrp as pixel_lrp
 from jmamba.attention.reduction import REDUCTIONS as REDUCTIONS
 from jmamba.attention.reduction import reduced_attention as reduced_attention
 from jmamba.attention.reduction import top_channels as top_channels
 from jmamba.attention.rollout import attention_rollout as attention_rollout
 from jmamba.attention.rollout import mamba_attribution as mamba_attribution
-from jmamba.attention.rollout import min_max as min_max
 from jmamba.attention.rollout import raw_attention as raw_attention
-from jmamba.attention.rollout import roll_out as roll_out
+from jmamba.attention.rollout import unified_attribution as unified_attribution
+from jmamba.attention.scaling import discard_lowest as discard_lowest
+from jmamba.attention.scaling import min_max as min_max
+from jmamba.attention.scaling import roll_out as roll_out
 from jmamba.attention.settings import PRESETS as PRESETS
 from jmamba.attention.settings import AttentionSettings as AttentionSettings
 from jmamba.attention.statistics import LayerAverages as LayerAverages
@@ -34,5 +54,8 @@ from jmamba.attention.statistics import mean_distance as mean_distance
 from jmamba.attention.statistics import measure_layers as measure_layers
 from jmamba.attention.token_vectors import TokenVectors as TokenVectors
 from jmamba.attention.token_vectors import alti_contributions as alti_contributions
+from jmamba.attention.token_vectors import alti_matrix as alti_matrix
 from jmamba.attention.token_vectors import lp_contributions as lp_contributions
+from jmamba.attention.token_vectors import norm_matrix as norm_matrix
 from jmamba.attention.token_vectors import token_vectors as token_vectors
+from jmamba.models.gamma_rule import Gammas as Gammas

@@ -1,6 +1,6 @@
 """The attention matrices of single channels, with more of the mixer folded in."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import jax
@@ -41,6 +41,12 @@ def channel_attention(
       B: input gates.
       C: output gates.
       rows: the query positions i.
+
+    Examples:
+      >>> steps, ones = jnp.array([1.0, 0.5, 2.0]), jnp.ones((3, 1))
+      >>> last = channel_attention(steps, -jnp.ones(1), ones, ones, jnp.array([2]))
+      >>> [round(float(weight), 3) for weight in last[0]]  # exp(-2.5), 0.5 exp(-2), 2
+      [0.082, 0.068, 2.0]
 
     References:
       Ali, Zimerman & Wolf, "The Hidden Attention of Mamba Models", ACL 2025, eq. 14-16.
@@ -159,6 +165,38 @@ def attend(
         alpha = _all_channels(*backward, rows_back)
         total = total + jnp.flip(alpha, axis=(2, 3) if rows is None else 3)
     return total
+
+
+def map_channels(
+    directions: tuple[Direction, ...],
+    measure: Callable[[tuple[Direction, ...]], Array],
+    at_once: int,
+) -> Float[Array, "d *rest"]:
+    """Return what is measured of each channel alone, worked out for a few at a time.
+
+    Args:
+      directions: one or two.
+      measure: function of the same directions with a single channel.
+      at_once: channels that are in memory together.
+    """
+
+    def one(channels):
+        return measure(
+            with_channels(directions, jax.tree.map(lambda x: x[None], channels))
+        )
+
+    own = tuple(direction.channels for direction in directions)
+    return jax.lax.map(one, own, batch_size=at_once)
+
+
+def with_channels(
+    directions: tuple[Direction, ...], channels: tuple[Channel, ...]
+) -> tuple[Direction, ...]:
+    """Return directions with other channels."""
+    return tuple(
+        one._replace(channels=own)
+        for one, own in zip(directions, channels, strict=True)
+    )
 
 
 def _fold_channel(channel: Channel, B, C, rows):

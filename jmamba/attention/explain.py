@@ -7,17 +7,19 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from jmamba.attention.contributions import alti, alti_logit, token_norms
 from jmamba.attention.gradients import (
     gradient_x_input,
     integrated_gradients,
-    mamba_lrp,
     smooth_grad,
 )
+from jmamba.attention.lrp import mamba_lrp
 from jmamba.attention.question import Choice, Inputs, Model
 from jmamba.attention.rollout import (
     attention_rollout,
     mamba_attribution,
     raw_attention,
+    unified_attribution,
 )
 from jmamba.models.vision import Vim
 
@@ -25,6 +27,10 @@ METHODS: dict[str, Callable] = {
     "raw_attention": raw_attention,
     "attention_rollout": attention_rollout,
     "mamba_attribution": mamba_attribution,
+    "unified_attribution": unified_attribution,
+    "token_norms": token_norms,
+    "alti": alti,
+    "alti_logit": alti_logit,
     "mamba_lrp": mamba_lrp,
     "gradient_x_input": gradient_x_input,
     "smooth_grad": smooth_grad,
@@ -94,6 +100,16 @@ def heat_map(
 
     Raises:
       ValueError: images of that size have another number of tokens.
+
+    Examples:
+      >>> import jmamba, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> config = jmamba.VimConfig(
+      ...     d_model=16, num_layers=2, num_classes=5, image_size=32, patch_size=8
+      ... )
+      >>> model = jmamba.Vim(config, rngs=nnx.Rngs(0))
+      >>> heat_map(model, jnp.zeros((1, 17)), 32, 32).shape
+      (1, 32, 32)
     """
     grid = patch_grid(model, relevance, height, width)
     return jax.image.resize(grid, (grid.shape[0], height, width), method="linear")
@@ -109,6 +125,16 @@ def patch_grid(
 
     Raises:
       ValueError: images of that size have another number of tokens.
+
+    Examples:
+      >>> import jmamba, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> config = jmamba.VimConfig(
+      ...     d_model=16, num_layers=2, num_classes=5, image_size=32, patch_size=8
+      ... )
+      >>> model = jmamba.Vim(config, rngs=nnx.Rngs(0))
+      >>> patch_grid(model, jnp.arange(17.0)[None], 32, 32)[0, 2].tolist()
+      [9.0, 10.0, 11.0, 12.0]
     """
     rows, columns = model.config.grid_of(height, width)
     place = model.config.class_position(rows * columns)

@@ -16,6 +16,14 @@ PARTS = ("D", "silu", "conv", "gate")
 """What may be folded into the attention of a recurrence."""
 
 
+_SORTED = (
+    "This layer sorts its tokens (VimConfig.reorder), and each direction by itself: "
+    "the matrices of its recurrences are not attention between tokens of the image. "
+    "gradient_x_input, mamba_lrp and token_vectors(block, x) go through the order and "
+    "hold as they are"
+)
+
+
 class Factors(NamedTuple):
     """What lies between the projections of a mixer, read as linear maps of tokens.
 
@@ -24,6 +32,16 @@ class Factors(NamedTuple):
     Here alpha is the matrix of the recurrence, D, slope = sigma(a) and gate = silu(z)
     are diagonal ones, and conv is a band of the taps. It holds exactly, as
     silu(a) = sigma(a) a.
+
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> block = jmamba.MambaLM(config, rngs=nnx.Rngs(0)).layer(0)
+      >>> factors = factorise(block, jnp.ones((1, 5, 16)))
+      >>> u = factors.slope * block.mixer.convolve(factors.x).y
+      >>> bool(jnp.allclose(u, factors.ssm.u, atol=1e-6))
+      True
 
     References:
       Zimerman et al., arXiv 2405.16504, section 3; the skip D and the bias, which
@@ -41,6 +59,15 @@ class BidirectionalFactors(NamedTuple):
     """The factors of both directions; those of `backward` run from the last token.
 
     The mixer's output projection reads (forward + flipped backward) scale.
+
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> config = jmamba.VimConfig(d_model=16, num_layers=2, num_classes=5)
+      >>> block = jmamba.Vim(config, rngs=nnx.Rngs(0)).layer(0)
+      >>> factors = factorise(block, jnp.ones((1, 5, 16)))
+      >>> factors.backward.x.shape, float(factors.scale)
+      ((1, 5, 32), 0.5)
     """
 
     forward: Factors
@@ -61,6 +88,9 @@ def factorise(
       block: `model.layer(i)`.
       x: the residual stream entering it, `trace(...).residual_in[s]`.
 
+    Raises:
+      ValueError: the block sorts its tokens.
+
     Examples:
       >>> import jmamba
       >>> from flax import nnx
@@ -75,6 +105,8 @@ def factorise(
     x, z = jnp.split(mixer.in_proj(block.norm(x)), 2, axis=-1)
     if not isinstance(mixer, BidirectionalMixer):
         return _factors(mixer, x, z)
+    if mixer.sorting is not None:
+        raise ValueError(f"{_SORTED}.")
     forward = _factors(mixer.forward, x, z)
     backward = _factors(mixer.backward, jnp.flip(x, axis=1), jnp.flip(z, axis=1))
     return BidirectionalFactors(forward, backward, jnp.asarray(mixer.scale, x.dtype))
@@ -102,6 +134,20 @@ def bias_output(factors: Factors | BidirectionalFactors) -> Float[Array, "b l d"
 
     Args:
       factors: what `factorise` returned.
+
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> from jmamba.attention import hidden_attention
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> block = jmamba.MambaLM(config, rngs=nnx.Rngs(0)).layer(0)
+      >>> x = jnp.ones((1, 5, 16))
+      >>> factors = factorise(block, x)
+      >>> alpha = hidden_attention(factors, fold=PARTS)
+      >>> seen = jnp.einsum("bdij,bjd->bid", alpha, factors.x)
+      >>> out = block.mixer.out_proj(seen + bias_output(factors))
+      >>> bool(jnp.allclose(x + out, block(x).x, atol=1e-5))
+      True
     """
     if isinstance(factors, BidirectionalFactors):
         backward = bias_output(factors.backward)
@@ -111,7 +157,16 @@ def bias_output(factors: Factors | BidirectionalFactors) -> Float[Array, "b l d"
 
 
 def directions_of(inputs: AnyInputs) -> tuple[SSMInputs | Factors, ...]:
-    """Return the one direction of a text's layer, or the two of an image's."""
+    """Return the one direction of a text's layer, or the two of an image's.
+
+    Raises:
+      ValueError: the layer sorts its tokens.
+    """
+    if isinstance(inputs, BidirectionalInputs) and inputs.orders is not None:
+        raise ValueError(
+            f"{_SORTED}; ssm._replace(orders=None) gives that between the places of "
+            "the new order, and is exact where orders are the identity."
+        )
     if isinstance(inputs, BidirectionalInputs | BidirectionalFactors):
         return inputs.forward, inputs.backward
     return (inputs,)

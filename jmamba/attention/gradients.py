@@ -1,4 +1,4 @@
-"""Explanations by gradients: input x gradient and what was made of it, MambaLRP."""
+"""Explanations by gradients: input x gradient, SmoothGrad, integrated gradients."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ from jmamba.attention.question import (
     pick,
     read_logits,
 )
-from jmamba.models.freezing import MAMBA_LRP, NOTHING, Frozen
+from jmamba.models.freezing import NOTHING, Frozen
 
 
 def gradient_x_input(
@@ -51,48 +51,14 @@ def gradient_x_input(
     References:
       Shrikumar et al., "Not just a black box", arXiv 1605.01713.
     """
-    return _gradient_x_input(*ask(model, inputs, target, query), frozen=NOTHING)
-
-
-def mamba_lrp(
-    model: Model, inputs: Inputs, *, target: Choice = None, query: Choice = None
-) -> Float[Array, "b l"]:
-    """Return the relevances of MambaLRP: input x gradient through conserving rules.
-
-    In a forward pass of the same values, derivatives take for constants: delta, B and
-    C; sigma in both silu; 1/rms of the norms; and half of each product with the gate.
-    All the rest is linear, so that relevances and the share of the biases add up to the
-    logit.
-
-    Args:
-      model, inputs, target, query: as in `gradient_x_input`.
-
-    Returns:
-      The relevance of every token of the residual stream, the class token included.
-
-    Raises:
-      ValueError: inputs do not fit the model, or target or query is out of range.
-
-    Examples:
-      >>> import jmamba
-      >>> config = jmamba.MambaConfig(
-      ...     vocab_size=256, d_model=16, num_layers=2, use_conv_bias=False
-      ... )
-      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
-      >>> tokens = jnp.array([list(b"hello")])
-      >>> total = jnp.sum(mamba_lrp(model, tokens, target=3))
-      >>> bool(jnp.isclose(total, model(tokens).logits[0, -1, 3], atol=1e-5))
-      True
-
-    References:
-      Jafari et al., "MambaLRP", arXiv 2406.07592, section 4; the SiLU rule here is
-      x sigma(x) with sigma constant, which unlike their quotient conserves near 0.
-    """
-    return _gradient_x_input(*ask(model, inputs, target, query), frozen=MAMBA_LRP)
+    return token_relevance(*ask(model, inputs, target, query), frozen=NOTHING)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "frozen"))
-def _gradient_x_input(graphdef, state, inputs, target, query, frozen):
+def token_relevance(
+    graphdef, state, inputs, target, query, frozen: Frozen
+) -> Float[Array, "b l"]:
+    """Return input x gradient of a `Question`, differentiated as `frozen` says."""
     model = nnx.merge(graphdef, state)
     x = model.embed(inputs)
     return jnp.sum(x * _gradient(model, x, target, query, frozen), axis=-1)
@@ -140,6 +106,13 @@ def smooth_grad(
     Raises:
       ValueError: inputs do not fit the model, target or query is out of range, there
         are no samples, or the noise is negative.
+
+    Examples:
+      >>> import jmamba
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> smooth_grad(model, jnp.array([list(b"hello")]), samples=2).shape
+      (1, 5)
 
     References:
       Smilkov et al., "SmoothGrad", arXiv 1706.03825, section 3.
@@ -201,6 +174,16 @@ def integrated_gradients(
     Raises:
       ValueError: inputs or baseline do not fit the model or each other, target or query
         is out of range, or there are no steps.
+
+    Examples:
+      >>> import jmamba
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> hello, spaces = (jnp.array([list(text)]) for text in (b"hello", b"     "))
+      >>> found = integrated_gradients(model, hello, target=3, baseline=spaces)
+      >>> logit, at_start = (model(x).logits[0, -1, 3] for x in (hello, spaces))
+      >>> bool(jnp.isclose(jnp.sum(found), logit - at_start, atol=1e-4))
+      True
 
     References:
       Sundararajan et al., "Axiomatic attribution for deep networks", arXiv 1703.01365,

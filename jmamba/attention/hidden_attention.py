@@ -1,6 +1,5 @@
 """The hidden attention matrices of a Mamba layer, channel by channel."""
 
-import math
 from collections.abc import Collection, Sequence
 from functools import partial
 
@@ -10,11 +9,9 @@ from jaxtyping import Array, Float
 
 from jmamba.attention.channels import attend, check_fold, elapsed_time, open_directions
 from jmamba.attention.factors import AnyInputs, directions_of, parameters_of
+from jmamba.attention.memory import MEMORY_LIMIT, check_memory
 from jmamba.positions import choose_positions
 from jmamba.types import SSMInputs
-
-MEMORY_LIMIT = 4 * 2**30
-"""Bytes that one call may return before it asks for a reduction instead."""
 
 
 def hidden_attention(
@@ -71,7 +68,7 @@ def hidden_attention(
     one = parameters_of(directions_of(ssm)[0])
     queries = choose_positions(rows, one.u.shape[1], "rows")
     chosen = choose_positions(channels, one.u.shape[2], "channels")
-    _check_memory(
+    check_memory(
         "hidden_attention",
         {
             "texts": one.u.shape[0],
@@ -116,15 +113,35 @@ def inner_attention(
       memory_limit: bytes the result may take.
 
     Raises:
+      TypeError: these are both directions of Vision Mamba, or factors.
       ValueError: a channel or row does not exist, or the result would be larger than
         the limit.
+
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> ssm = jmamba.trace(model, jnp.array([list(b"hello")])).layer(1)
+      >>> inner = inner_attention(ssm, channels=[0, 7])
+      >>> inner.shape
+      (1, 2, 16, 5, 5)
+      >>> alpha = hidden_attention(ssm, channels=[0, 7])
+      >>> bool(jnp.allclose(jnp.sum(inner, axis=2), alpha, atol=1e-6))
+      True
 
     References:
       Ali, Zimerman & Wolf, ACL 2025, section 3.2: a Mamba layer has d n matrices.
     """
+    if not isinstance(ssm, SSMInputs):
+        raise TypeError(
+            "inner_attention needs the selective parameters of one direction, but got "
+            f"{type(ssm).__name__}: give ssm.forward or ssm.backward of two "
+            "directions, and factors.ssm of factors."
+        )
     queries = choose_positions(rows, ssm.u.shape[1], "rows")
     chosen = choose_positions(channels, ssm.u.shape[2], "channels")
-    _check_memory(
+    check_memory(
         "inner_attention",
         {
             "texts": ssm.u.shape[0],
@@ -153,14 +170,3 @@ def _inner_attention(ssm, channels, rows):
     each = jax.vmap(states, in_axes=(1, 0, None, None))
     delta, A = ssm.delta[:, :, channels], ssm.A[channels]
     return jax.vmap(each, in_axes=(0, None, 0, 0))(delta, A, B, C)
-
-
-def _check_memory(name: str, counts: dict[str, int], itemsize: int, limit: int) -> None:
-    size = math.prod(counts.values()) * itemsize
-    if size > limit:
-        product = " x ".join(f"{count} {what}" for what, count in counts.items())
-        raise ValueError(
-            f"{name} would return {size / 2**30:.1f} GiB ({product}), over the limit "
-            f"of {limit / 2**30:.1f} GiB. Ask for some rows=[...] or channels=[...], "
-            "reduce over channels with reduced_attention(...), or raise memory_limit."
-        )

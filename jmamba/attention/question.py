@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.models.freezing import NOTHING, Frozen
 from jmamba.models.language_model import MambaLM
+from jmamba.models.stack import join_runs
 from jmamba.models.vision import Vim
 from jmamba.types import Images, Tokens
 
@@ -102,7 +103,7 @@ def pick(
 def scan_blocks(
     model: Model,
     x: Float[Array, "b l m"],
-    measure: Callable = lambda out: None,
+    measure: Callable = lambda block, x, out: None,
     *,
     shifts: Float[Array, "s b l m"] | None = None,
     frozen: Frozen = NOTHING,
@@ -112,21 +113,28 @@ def scan_blocks(
     Args:
       model: the model.
       x: the residual stream before the first block.
-      measure: function of a block's output, called inside of the scan.
+      measure: function of a block, the residual stream entering it and its output,
+        called inside of the scan.
       shifts: added to the residual stream behind each block, to differentiate there.
       frozen: what derivatives take for constants.
 
     Returns:
       The residual stream after the last block, and the stacked measurements.
     """
-    graphdef, state = nnx.split(model.layers)
+    measured = []
+    for layers, blocks in model.runs():
+        graphdef, state = nnx.split(blocks)
 
-    def body(x, layer):
-        state, shift = layer
-        out = nnx.merge(graphdef, state)(x, frozen=frozen)
-        return out.x if shift is None else out.x + shift, measure(out)
+        def body(x, layer, graphdef=graphdef):
+            state, shift = layer
+            block = nnx.merge(graphdef, state)
+            out = block(x, frozen=frozen)
+            return out.x if shift is None else out.x + shift, measure(block, x, out)
 
-    return jax.lax.scan(body, x, (state, shifts))
+        shift = None if shifts is None else shifts[layers]
+        x, found = jax.lax.scan(body, x, (state, shift))
+        measured.append(found)
+    return x, join_runs(measured)
 
 
 def read_logits(

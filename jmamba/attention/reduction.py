@@ -8,8 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jmamba.attention.channels import attend, check_fold, open_directions
+from jmamba.attention.channel_sum import sum_channels
+from jmamba.attention.channels import (
+    attend,
+    check_fold,
+    map_channels,
+    open_directions,
+    with_channels,
+)
 from jmamba.attention.factors import AnyInputs, directions_of, parameters_of
+from jmamba.attention.memory import MEMORY_LIMIT, check_memory
 from jmamba.positions import choose_positions
 
 
@@ -49,11 +57,14 @@ def reduced_attention(
     fold: Collection[str] = (),
     rows: Sequence[int] | None = None,
     top: int | None = None,
-    channels_at_once: int = 8,
+    channels_at_once: int | None = None,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> Float[Array, "b q l"]:
     """Return one attention matrix per text or image, reduced over a layer's channels.
 
-    Channels come a few at a time: no array of shape (d, l, l) exists.
+    Channels come a few at a time: no array of shape (d, l, l) exists. The mean of whole
+    matrices is by far the fastest, as it is a product of matrices itself
+    (`sum_channels`); its error is relative to the largest mean, as of all sums.
 
     Args:
       ssm: selective parameters of a layer, `trace(...).layer(i)`, or its `factorise`.
@@ -63,11 +74,13 @@ def reduced_attention(
       rows: which query positions, negative ones from the end; None for all l.
       top: reduce only so many channels of each sample, those of `top_channels`; None
         for all.
-      channels_at_once: channels whose matrices are in memory together.
+      channels_at_once: channels whose matrices are in memory together; None for 8, or
+        32 for the mean of whole matrices.
+      memory_limit: bytes the result may take.
 
     Raises:
-      ValueError: the reduction or a part is unknown, a row does not exist, or there are
-        not so many channels.
+      ValueError: the reduction or a part is unknown, a row does not exist, there are
+        not so many channels, or the result would be larger than the limit.
 
     Examples:
       >>> import jmamba
@@ -92,7 +105,19 @@ def reduced_attention(
     queries = _queries(rows, batch, length)
     if top is not None and not 1 <= top <= channels:
         raise ValueError(f"top={top}: give 1 to {channels}, the number of channels.")
-    options = {"fold": tuple(fold), "at_once": max(1, min(channels_at_once, channels))}
+    check_memory(
+        "reduced_attention",
+        {
+            "texts": batch,
+            "rows": length if queries is None else queries.shape[1],
+            "tokens": length,
+        },
+        parameters_of(directions_of(ssm)[0]).delta.dtype.itemsize,
+        memory_limit,
+    )
+    usual = 32 if reduction == "mean" and queries is None else 8
+    at_once = max(1, min(channels_at_once or usual, channels))
+    options = {"fold": tuple(fold), "at_once": at_once}
     if top is None:
         return _reduced_attention(ssm, queries, None, reduction, **options)
     best = _top_channels(ssm, queries, top, **options)
@@ -117,6 +142,20 @@ def top_channels(
 
     Raises:
       ValueError: a row or part does not exist, or there are not so many channels.
+
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> ssm = jmamba.trace(model, jnp.array([list(b"hello")])).layer(1)
+      >>> best = top_channels(ssm, 3)
+      >>> best.shape
+      (1, 3)
+      >>> total = reduced_attention(ssm, "mean_abs", top=1)
+      >>> others = reduced_attention(ssm, "mean_abs")
+      >>> bool(jnp.sum(total) > jnp.sum(others))  # the first outweighs the mean
+      True
     """
     check_fold(ssm, fold)
     batch, length, channels = parameters_of(directions_of(ssm)[0]).u.shape
@@ -133,16 +172,10 @@ def top_channels(
 def _top_channels(ssm, rows, count, fold, at_once):
     directions = open_directions(ssm, fold)
 
-    def weigh(channels):
-        alpha = attend(_with_channels(directions, channels), rows)
-        return jnp.sum(jnp.abs(alpha), axis=(2, 3))
+    def weigh(one):
+        return jnp.sum(jnp.abs(attend(one, rows)[0]), axis=(1, 2))
 
-    own = tuple(one.channels for one in directions)
-    weights = jax.lax.map(
-        lambda one: weigh(jax.tree.map(lambda x: x[None], one))[0],
-        own,
-        batch_size=at_once,
-    )
+    weights = map_channels(directions, weigh, at_once)
     return jax.lax.top_k(weights.T, count)[1]
 
 
@@ -152,10 +185,13 @@ def _reduced_attention(ssm, rows, mask, reduction, fold, at_once):
     directions = open_directions(ssm, fold)
     delta = directions[0].channels.delta
     channels, batch, length = delta.shape
+    number = channels if mask is None else jnp.sum(mask[:, 0]).astype(delta.dtype)
+    if reduction == "mean" and rows is None:
+        return sum_channels(directions, mask, at_once=at_once) / number
 
     def add(total, part):
         own, chosen = part
-        alpha = each(attend(_with_channels(directions, own), rows))
+        alpha = each(attend(with_channels(directions, own), rows))
         if chosen is not None:
             alpha = jnp.where(chosen[:, :, None, None], alpha, start)
         return combine(total, across(alpha, axis=0)), None
@@ -168,10 +204,7 @@ def _reduced_attention(ssm, rows, mask, reduction, fold, at_once):
     total, _ = jax.lax.scan(add, total, chunks)
     if whole < channels:
         total, _ = add(total, jax.tree.map(lambda x: x[whole:], parts))
-    if not mean:
-        return total
-    number = channels if mask is None else jnp.sum(mask[:, 0]).astype(total.dtype)
-    return total / number
+    return total / number if mean else total
 
 
 def _queries(rows, batch: int, length: int) -> Int[Array, "b q"] | None:
@@ -179,10 +212,3 @@ def _queries(rows, batch: int, length: int) -> Int[Array, "b q"] | None:
         return None
     chosen = choose_positions(rows, length, "rows")
     return jnp.broadcast_to(chosen[None], (batch, len(chosen)))
-
-
-def _with_channels(directions, channels):
-    return tuple(
-        one._replace(channels=own)
-        for one, own in zip(directions, channels, strict=True)
-    )

@@ -7,18 +7,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jmamba.attention.layer_maps import measure_layer
 from jmamba.attention.question import (
     Choice,
     Inputs,
     Model,
     Question,
     ask,
-    pick,
     scan_blocks,
 )
-from jmamba.attention.reduction import reduced_attention
-from jmamba.attention.rows import query_rows
+from jmamba.attention.scaling import min_max, roll_out
 from jmamba.attention.settings import AttentionSettings, choose_settings
+from jmamba.attention.weighting import block_gradients, token_weights, weigh
 
 Settings = str | AttentionSettings
 
@@ -40,7 +40,7 @@ def raw_attention(
       query: the token whose attention is asked for, one or one per sample; None for the
         class token of an image, the last token of a text, and the mean over all tokens
         of an image without class token.
-      settings: "paper", "official_2024" or `AttentionSettings`.
+      settings: a name in `PRESETS` or `AttentionSettings`.
 
     Returns:
       The relevance of every token of the residual stream, the class token included.
@@ -66,13 +66,8 @@ def raw_attention(
 @partial(jax.jit, static_argnames=("graphdef", "settings"))
 def _raw_attention(graphdef, state, inputs, query, settings):
     model = nnx.merge(graphdef, state)
-    x = model.embed(inputs)
-
-    def measure(out):
-        rows = query_rows(out.ssm, query, exact=settings.exact)
-        return jnp.mean(min_max(rows) if settings.channel_norm else rows, axis=1)
-
-    _, layers = scan_blocks(model, x, measure)
+    measure = _measure(query, settings, row=True, scale=True)
+    _, layers = scan_blocks(model, model.embed(inputs), measure)
     mean = jnp.mean(layers[_first(model, settings) :], axis=0)
     return jnp.maximum(mean, 0) if settings.clamp_result else mean
 
@@ -101,8 +96,17 @@ def attention_rollout(
       ValueError: inputs do not fit the model, query is out of range, or the settings
         are unknown.
 
+    Examples:
+      >>> import jmamba
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> tokens = jnp.array([list(b"hello")])
+      >>> attention_rollout(model, tokens, query=2)[0, 3:].tolist()  # ahead of it
+      [0.0, 0.0]
+
     References:
-      Ali, Zimerman & Wolf, ACL 2025, equations 21 and 22.
+      Ali, Zimerman & Wolf, ACL 2025, equations 21 and 22, table 5 for `channels` and
+      `discard`.
       Abnar & Zuidema, "Quantifying attention flow in transformers", arXiv 2005.00928.
     """
     question, chosen = _start(model, inputs, target, query, settings)
@@ -112,15 +116,8 @@ def attention_rollout(
 @partial(jax.jit, static_argnames=("graphdef", "settings"))
 def _attention_rollout(graphdef, state, inputs, query, settings):
     model = nnx.merge(graphdef, state)
-    x = model.embed(inputs)
-
-    def measure(out):
-        if settings.rows == "full":
-            return reduced_attention(out.ssm, "mean")
-        rows = query_rows(out.ssm, query, exact=settings.exact)
-        return jnp.mean(rows, axis=1)
-
-    _, layers = scan_blocks(model, x, measure)
+    measure = _measure(query, settings, row=settings.rows == "query")
+    _, layers = scan_blocks(model, model.embed(inputs), measure)
     return _finish(model, layers, query, settings)
 
 
@@ -168,95 +165,67 @@ def mamba_attribution(
     return _mamba_attribution(*question, settings=chosen)
 
 
+def unified_attribution(
+    model: Model,
+    inputs: Inputs,
+    *,
+    target: Choice = None,
+    query: Choice = None,
+    settings: Settings = "unified",
+) -> Float[Array, "b l"]:
+    """Return Mamba-Attribution of unified attention, with all of the mixer folded in.
+
+        beta = I + (E d logit / d y * E_d [gate (alpha + D) slope conv])^+
+
+    Args:
+      model, inputs, target, query: as in `mamba_attribution`.
+      settings: "unified" for the formula, "official_2025" for the code that was
+        released with the paper, or `AttentionSettings` with a choice of `fold`.
+
+    Returns:
+      The relevance of every token of the residual stream, the class token included.
+
+    Raises:
+      ValueError: as in `mamba_attribution`, or the settings fold nothing in.
+
+    Examples:
+      >>> import jmamba
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> without_gate = AttentionSettings(fold=("D", "silu", "conv"))
+      >>> tokens = jnp.array([list(b"hello")])
+      >>> unified_attribution(model, tokens, settings=without_gate).shape
+      (1, 5)
+
+    References:
+      Zimerman et al., "Explaining Modern Gated-Linear RNNs via a Unified Implicit
+      Attention Formulation", arXiv 2405.16504, section 3.
+    """
+    if not choose_settings(settings).fold:
+        raise ValueError(
+            f"settings={settings!r} fold nothing into attention: give fold=(...) with "
+            'some of "D", "silu", "conv", "gate", or use mamba_attribution.'
+        )
+    return mamba_attribution(
+        model, inputs, target=target, query=query, settings=settings
+    )
+
+
 @partial(jax.jit, static_argnames=("graphdef", "settings"))
 def _mamba_attribution(graphdef, state, inputs, target, query, settings):
     model = nnx.merge(graphdef, state)
-    x = model.embed(inputs)
+    row = settings.rows == "query"
     positive = settings.clamp == "factors"
-
-    def measure(out):
-        if settings.rows == "full":
-            reduction = "mean_positive" if positive else "mean"
-            return reduced_attention(out.ssm, reduction)
-        rows = query_rows(out.ssm, query, exact=settings.exact)
-        rows = jnp.maximum(rows, 0) if positive else rows
-        return jnp.mean(min_max(rows) if settings.channel_norm else rows, axis=1)
-
+    measure = _measure(query, settings, row=row, positive=positive, scale=True)
+    x = model.embed(inputs)
     gradients, layers = block_gradients(model, x, target, query, measure)
-    here = gradients[1:] if settings.gradient_at == "block_out" else gradients[:-1]
-    weights = _reduce_gradient(here, settings)  # s b l
-    if settings.rows == "full":
+    weights = token_weights(model, gradients, settings)  # s b l
+    if not row:
         on_source = settings.gradient_on == "source"
         weights = weights[:, :, None, :] if on_source else weights[..., None]
-    return _finish(model, _weigh(layers, weights, settings), query, settings)
-
-
-def block_gradients(model, x, target, query, measure=lambda out: None):
-    """Return d logit / d residual stream in front of, between and behind all blocks.
-
-    Args:
-      model: the model.
-      x: the residual stream before the first block.
-      target, query: of a `Question`.
-      measure: function of a block's output to record on the way.
-
-    Returns:
-      Gradients (s + 1, b, l, m) and the stacked measurements.
-    """
-    shifts = jnp.zeros((model.config.num_layers, *x.shape), x.dtype)
-
-    def total(x, shifts):
-        last, seen = scan_blocks(model, x, measure, shifts=shifts)
-        return jnp.sum(pick(model.read(last, query), target)), seen
-
-    both, seen = jax.grad(total, argnums=(0, 1), has_aux=True)(x, shifts)
-    return jnp.concatenate([both[0][None], both[1]]), seen
-
-
-def roll_out(
-    layers: Float[Array, "s b l l"] | Float[Array, "s b l"],
-    start: Float[Array, "b l"],
-    *,
-    row_normalise: bool,
-) -> Float[Array, "b l"]:
-    """Return start T[last] ... T[first], T = I + attention.
-
-    Args:
-      layers: matrices, or single rows a that stand for the matrix of equal rows 1 a^T.
-      start: weights of the rows that are asked for, one-hot for a single one.
-      row_normalise: whether each row of T is divided by its sum.
-
-    Examples:
-      >>> half = jnp.full((2, 1, 2, 2), 0.5)
-      >>> roll_out(half, jnp.array([[1.0, 0.0]]), row_normalise=True).tolist()
-      [[0.625, 0.375]]
-    """
-
-    def step(row, a):
-        if a.ndim == 3:
-            sums = 1 + jnp.sum(a, axis=-1)
-            row = row / sums if row_normalise else row
-            row = row + jnp.einsum("bi,bij->bj", row, a, precision="highest")
-        else:
-            row = row + jnp.sum(row, axis=1, keepdims=True) * a
-            sums = 1 + jnp.sum(a, axis=1, keepdims=True)
-            row = row / sums if row_normalise else row
-        return row, None
-
-    return jax.lax.scan(step, start, layers, reverse=True)[0]
-
-
-def min_max(x: Float[Array, "b *rest"]) -> Float[Array, "b *rest"]:
-    """Return each sample scaled to [0, 1]; a constant one becomes 0.
-
-    Examples:
-      >>> min_max(jnp.array([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0]])).tolist()
-      [[0.0, 1.0, 0.5], [0.0, 0.0, 0.0]]
-    """
-    axes = tuple(range(1, x.ndim))
-    low = jnp.min(x, axis=axes, keepdims=True)
-    extent = jnp.max(x, axis=axes, keepdims=True) - low
-    return (x - low) / jnp.where(extent > 0, extent, 1)
+    layers = weigh(layers, weights, settings)
+    layers = jax.vmap(min_max)(layers) if settings.row_norm else layers
+    return _finish(model, layers, query, settings)
 
 
 def _start(model, inputs, target, query, settings):
@@ -268,6 +237,18 @@ def _start(model, inputs, target, query, settings):
             "query=..., or settings with exact=True."
         )
     return question, chosen
+
+
+def _measure(query, settings, *, row, positive=False, scale=False):
+    """Return what `scan_blocks` is to record of each layer: one map of attention."""
+    return partial(
+        measure_layer,
+        query=query,
+        settings=settings,
+        row=row,
+        positive=positive,
+        scale=scale,
+    )
 
 
 def _first(model, settings):
@@ -284,19 +265,3 @@ def _finish(model, layers, query, settings):
     layers = layers[_first(model, settings) :]
     rho = roll_out(layers, start, row_normalise=settings.row_normalise)
     return jnp.maximum(rho, 0) if settings.clamp_result else rho
-
-
-def _reduce_gradient(gradient, settings):
-    if settings.gradient_reduce == "mean":
-        return jnp.mean(gradient, axis=-1)
-    positive = jnp.max(jnp.maximum(gradient, 0), axis=-1)
-    return jax.vmap(min_max)(positive)
-
-
-def _weigh(attention, gradient, settings):
-    if settings.clamp == "factors":  # attention is positive already
-        return attention * jnp.maximum(gradient, 0)
-    product = attention * gradient
-    if settings.clamp == "abs":
-        return jnp.abs(product)
-    return jnp.maximum(product, 0) if settings.clamp == "product" else product

@@ -1,28 +1,45 @@
 """The query's row of every channel: as defined, and as released."""
 
+from collections.abc import Collection
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jmamba.attention.channels import Direction, attend, open_directions
-from jmamba.types import BidirectionalInputs, SSMInputs
+from jmamba.attention.channels import (
+    Direction,
+    attend,
+    map_channels,
+    open_directions,
+)
+from jmamba.attention.factors import AnyInputs
+
+CHANNELS_AT_ONCE = 8
+"""Channels whose whole matrices are in memory together."""
 
 
 def query_rows(
-    ssm: SSMInputs | BidirectionalInputs,
+    ssm: AnyInputs,
     query: Int[Array, "b"] | None,
     *,
+    fold: Collection[str] = (),
     exact: bool = True,
 ) -> Float[Array, "b d l"]:
     """Return the query's row of every channel; the mean row if there is no query.
 
     Args:
-      ssm: selective parameters of a layer.
+      ssm: selective parameters of a layer, or its `factorise`.
       query: a token of each sample, counted from 0.
+      fold: what else is part of the matrices.
       exact: whether the row is the definition's, or that of `released_row`.
     """
-    directions = open_directions(ssm, ())
+    directions = open_directions(ssm, fold)
     if query is None:
-        return jnp.swapaxes(jnp.mean(attend(directions, None), axis=2), 0, 1)
+        mean = map_channels(
+            directions,
+            lambda one: jnp.mean(attend(one, None)[0], axis=1),
+            CHANNELS_AT_ONCE,
+        )
+        return jnp.swapaxes(mean, 0, 1)
     if exact:
         return jnp.swapaxes(attend(directions, query[:, None])[:, :, 0], 0, 1)
     return jnp.swapaxes(released_row(directions, query), 0, 1)

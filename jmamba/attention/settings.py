@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from jmamba.attention.factors import PARTS
+
 
 @dataclasses.dataclass(frozen=True)
 class AttentionSettings:
@@ -15,12 +17,21 @@ class AttentionSettings:
       row_normalise: whether rows of I + attention are divided by their sum.
       exact: whether the query's row is the definition's. The released code leaves the
         query's own decay and own weight out.
+      fold: what else of the mixer is part of its attention, some of "D", "silu",
+        "conv", "gate"; see `hidden_attention`.
+      channels: how attention of all channels becomes one: "mean", "max", "min" or
+        "product".
+      discard: part of each layer's weights to set to 0, the lowest of each sample's
+        reduced map; weights ahead of a text's queries do not count.
       channel_norm: whether a layer's row is scaled to [0, 1] over all its channels
         together, for raw attention and attribution.
+      row_norm: whether a layer's row is scaled to [0, 1] behind the gradient's weights,
+        for attribution.
       gradient_at: "block_out" for the residual stream behind a block, "block_in" for
-        that in front of it.
-      gradient_reduce: "mean" over the model's width; "max_positive" for the largest
-        positive one, scaled to [0, 1] over tokens.
+        that in front of it, "gated_y" for the mixer's gated output in front of its
+        projection.
+      gradient_reduce: "mean" over the width of what it is the gradient of;
+        "max_positive" for the largest positive one, scaled to [0, 1] over tokens.
       gradient_on: whether a gradient weighs the "source" of attention (columns) or its
         "query" (rows); the paper's equation leaves it open, its code has sources.
       clamp: what has its negative part cut off: the "product" of attention and
@@ -35,15 +46,20 @@ class AttentionSettings:
       'full'
 
     References:
-      Ali, Zimerman & Wolf, ACL 2025, section 3.3, tables 5 and 6.
+      Ali, Zimerman & Wolf, ACL 2025, section 3.3, tables 5, 6 and 9.
+      Zimerman et al., arXiv 2405.16504, section 3, for `fold`.
     """
 
     rows: Literal["full", "query"] = "full"
     skip: float = 0.0
     row_normalise: bool = False
     exact: bool = True
+    fold: tuple[str, ...] = ()
+    channels: Literal["mean", "max", "min", "product"] = "mean"
+    discard: float = 0.0
     channel_norm: bool = False
-    gradient_at: Literal["block_out", "block_in"] = "block_out"
+    row_norm: bool = False
+    gradient_at: Literal["block_out", "block_in", "gated_y"] = "block_out"
     gradient_reduce: Literal["mean", "max_positive"] = "mean"
     gradient_on: Literal["source", "query"] = "source"
     clamp: Literal["product", "factors", "none", "abs"] = "product"
@@ -56,43 +72,75 @@ class AttentionSettings:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r}: give one of {', '.join(known)}."
                 )
-        if not 0 <= self.skip < 1:
-            raise ValueError(f"skip={self.skip}: give a part of the layers in [0, 1).")
-        only_rows = self.channel_norm or not self.exact
-        if self.rows == "full" and only_rows:
+        for name in ("skip", "discard"):
+            part = getattr(self, name)
+            if not 0 <= part < 1:
+                of = "layers" if name == "skip" else "weights"
+                raise ValueError(f"{name}={part}: give a part of the {of} in [0, 1).")
+        if isinstance(self.fold, str) or set(self.fold) - set(PARTS):
             raise ValueError(
-                "channel_norm=True and exact=False are of single rows: give "
-                'rows="query", or leave them as they are.'
+                f"fold={self.fold!r}: give some of {', '.join(PARTS)}, as in "
+                'fold=("conv", "silu"), or () for the recurrence alone.'
             )
-        if self.rows == "query" and self.gradient_on == "query":
-            raise ValueError(
-                'With rows="query" all rows are one: give gradient_on="source", or '
-                'rows="full".'
-            )
+        object.__setattr__(self, "fold", tuple(self.fold))
+        for wrong, message in _contradictions(self):
+            if wrong:
+                raise ValueError(message)
+
+
+def _contradictions(settings: AttentionSettings):
+    """Yield whether choices contradict each other, and what to give instead."""
+    rows, exact = settings.rows, settings.exact
+    yield (
+        rows == "full" and (settings.channel_norm or settings.row_norm or not exact),
+        "channel_norm=True, row_norm=True and exact=False are of single rows: give "
+        'rows="query", or leave them as they are.',
+    )
+    yield (
+        rows == "query" and settings.gradient_on == "query",
+        'With rows="query" all rows are one: give gradient_on="source", or '
+        'rows="full".',
+    )
+    yield (
+        bool(settings.fold) and not exact,
+        "exact=False is the row that was released for the recurrence alone: give "
+        "fold=(), or exact=True.",
+    )
+    yield (
+        settings.channels == "product" and settings.clamp == "factors",
+        'A product of channels has no sign of its own: with channels="product" give '
+        'clamp="product", "none" or "abs".',
+    )
 
 
 _KNOWN = {
     "rows": ("full", "query"),
-    "gradient_at": ("block_out", "block_in"),
+    "channels": ("mean", "max", "min", "product"),
+    "gradient_at": ("block_out", "block_in", "gated_y"),
     "gradient_reduce": ("mean", "max_positive"),
     "gradient_on": ("source", "query"),
     "clamp": ("product", "factors", "none", "abs"),
 }
 
+_RELEASED = AttentionSettings(
+    rows="query",
+    skip=15 / 24,
+    row_normalise=True,
+    gradient_reduce="max_positive",
+    clamp="factors",
+    clamp_result=True,
+)
+
 PRESETS = {
     "paper": AttentionSettings(),
-    "official_2024": AttentionSettings(
-        rows="query",
-        skip=15 / 24,
-        row_normalise=True,
-        exact=False,
-        channel_norm=True,
-        gradient_reduce="max_positive",
-        clamp="factors",
-        clamp_result=True,
+    "official_2024": dataclasses.replace(_RELEASED, exact=False, channel_norm=True),
+    "unified": AttentionSettings(fold=PARTS),
+    "official_2025": dataclasses.replace(
+        _RELEASED, fold=("silu", "conv", "gate"), row_norm=True
     ),
 }
-"""Name -> settings: the paper's equations, and what its released code computes."""
+"""Name -> settings: the paper's equations and what its released code computes; unified
+attention in the same equations, and what its released code computes."""
 
 
 def choose_settings(settings: str | AttentionSettings) -> AttentionSettings:
@@ -109,7 +157,7 @@ def choose_settings(settings: str | AttentionSettings) -> AttentionSettings:
         return settings
     if settings not in PRESETS:
         raise ValueError(
-            f"Unknown settings {settings!r}: give {' or '.join(PRESETS)}, or "
+            f"Unknown settings {settings!r}: give {', '.join(PRESETS)} or "
             "AttentionSettings(...)."
         )
     return PRESETS[settings]

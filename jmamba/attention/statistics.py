@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float64, Int
 
-from jmamba.attention.channels import attend, open_directions
+from jmamba.attention.channels import attend, map_channels, open_directions
 from jmamba.attention.question import Choice, Inputs, Model, ask, scan_blocks
 from jmamba.attention.reduction import REDUCTIONS
 from jmamba_kernels import accumulation_dtype
@@ -164,27 +164,17 @@ def measure_layers(
 def _measure_layers(graphdef, state, inputs, query, reduction):
     model = nnx.merge(graphdef, state)
 
-    def measure(out):
-        rows = _rows(open_directions(out.ssm, ()), query)  # d b l
+    def measure(block, x, out):
+        rows = map_channels(
+            open_directions(out.ssm, ()),
+            lambda one: attend(one, query[:, None])[0, :, 0],
+            CHANNELS_AT_ONCE,
+        )  # d b l
         each, _, across, _, mean = REDUCTIONS[reduction]
         row = across(each(rows), axis=0) / (rows.shape[0] if mean else 1)
         return LayerMeasures(mean_distance(rows, query).T, mean_cosine(out.x), row)
 
     return scan_blocks(model, model.embed(inputs), measure)[1]
-
-
-def _rows(directions, query) -> Float[Array, "d b l"]:
-    """Return the query's row of every channel, worked out for a few at a time."""
-
-    def row(channels):
-        one = tuple(
-            shared._replace(channels=jax.tree.map(lambda x: x[None], own))
-            for shared, own in zip(directions, channels, strict=True)
-        )
-        return attend(one, query[:, None])[0, :, 0]
-
-    own = tuple(one.channels for one in directions)
-    return jax.lax.map(row, own, batch_size=CHANNELS_AT_ONCE)
 
 
 def average_layers(

@@ -1,5 +1,6 @@
 """What each token contributes to each output of a layer, as a vector."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +22,11 @@ class TokenVectors(NamedTuple):
 
     `bias` is what the biases contribute, of the convolution and, where there are any,
     of the projections.
+
+    Examples:
+      >>> one = TokenVectors(jnp.ones((1, 1, 1, 4)), jnp.zeros((1, 1, 4)))
+      >>> (jnp.sum(one.vectors, axis=2) + one.bias).shape  # the mixer's output
+      (1, 1, 4)
     """
 
     vectors: Float[Array, "b i j m"]
@@ -80,8 +86,9 @@ def token_vectors(
         raise ValueError(
             f"token_vectors would return {size / 2**30:.2f} GiB ({batch} x {length} x "
             f"{length} vectors of {width}), over the limit of "
-            f"{memory_limit / 2**30:.2f} GiB. Take fewer tokens or samples, one matrix "
-            "of reduced_attention(factorise(...), fold=...), or raise memory_limit."
+            f"{memory_limit / 2**30:.2f} GiB. Take fewer tokens or samples, "
+            "norm_matrix or alti_matrix, which hold no vectors, one matrix of "
+            "reduced_attention(factorise(...), fold=...), or raise memory_limit."
         )
     graphdef, state = nnx.split(block)
     return _token_vectors(graphdef, state, x)
@@ -89,16 +96,94 @@ def token_vectors(
 
 @partial(jax.jit, static_argnames="graphdef")
 def _token_vectors(graphdef, state, x):
-    block = nnx.merge(graphdef, state)
-    out, push = jax.linearize(lambda x: mixer_output(block, x, UNIFIED), x)
-
-    def column(j):
-        only = jnp.arange(x.shape[1]) == j
-        return push(jnp.where(only[None, :, None], x, 0))
-
-    vectors = jax.lax.map(column, jnp.arange(x.shape[1]), batch_size=8)
+    vectors, out = _each_token(nnx.merge(graphdef, state), x, lambda T, j, out: T)
     vectors = jnp.moveaxis(vectors, 0, 2)  # j b i m -> b i j m
     return TokenVectors(vectors, out - jnp.sum(vectors, axis=2))
+
+
+def _each_token(block: Block | VimBlock, x: Float[Array, "b l m"], measure: Callable):
+    """Return measure(T(x_j), j, mixer's output) for every token j, and the output."""
+    out, push = jax.linearize(lambda x: mixer_output(block, x, UNIFIED), x)
+
+    def one(j):
+        only = jnp.arange(x.shape[1]) == j
+        return measure(push(jnp.where(only[None, :, None], x, 0)), j, out)
+
+    return jax.lax.map(one, jnp.arange(x.shape[1]), batch_size=8), out
+
+
+def norm_matrix(
+    block: Block | VimBlock, x: Float[Array, "b l m"], p: float = 2.0
+) -> Float[Array, "b i j"]:
+    """Return `lp_contributions(token_vectors(block, x), p)` without holding vectors.
+
+    Args:
+      block: `model.layer(i)`.
+      x: the residual stream entering it, `trace(...).residual_in[s]`.
+      p: the norm.
+
+    Raises:
+      ValueError: p is less than 1.
+
+    Examples:
+      >>> import jmamba
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> block = jmamba.MambaLM(config, rngs=nnx.Rngs(0)).layer(0)
+      >>> norm_matrix(block, jnp.ones((1, 4, 16))).shape
+      (1, 4, 4)
+
+    References:
+      Pitorro & Treviso, "LaTIM", arXiv 2502.15612.
+    """
+    check_p(p)
+    return _norm_matrix(*nnx.split(block), x, p)
+
+
+@partial(jax.jit, static_argnames=("graphdef", "p"))
+def _norm_matrix(graphdef, state, x, p):
+    def size(T, j, out):
+        return jnp.linalg.norm(T, ord=p, axis=-1)
+
+    sizes, _ = _each_token(nnx.merge(graphdef, state), x, size)
+    return jnp.moveaxis(sizes, 0, 2)  # j b i -> b i j
+
+
+def alti_matrix(
+    block: Block | VimBlock, x: Float[Array, "b l m"]
+) -> Float[Array, "b i j"]:
+    """Return `alti_contributions(token_vectors(block, x), x)` without holding vectors.
+
+    Args:
+      block: `model.layer(i)`.
+      x: the residual stream entering it, `trace(...).residual_in[s]`.
+
+    Returns:
+      Rows that sum to 1; where no token is near its output, all are 0.
+
+    Examples:
+      >>> import jmamba
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> block = jmamba.MambaLM(config, rngs=nnx.Rngs(0)).layer(0)
+      >>> rows = jnp.sum(alti_matrix(block, jnp.ones((1, 4, 16))), axis=2)
+      >>> bool(jnp.allclose(rows, 1))
+      True
+
+    References:
+      Ferrando et al., "Measuring the mixing of contextual information in the
+      transformer" (ALTI), arXiv 2203.04212.
+    """
+    return _alti_matrix(*nnx.split(block), x)
+
+
+@partial(jax.jit, static_argnames="graphdef")
+def _alti_matrix(graphdef, state, x):
+    def distance(T, j, out):
+        own = (jnp.arange(x.shape[1]) == j)[None, :, None]
+        return jnp.sum(jnp.abs(out + x - T - jnp.where(own, x, 0)), axis=-1)
+
+    distances, out = _each_token(nnx.merge(graphdef, state), x, distance)
+    size = jnp.sum(jnp.abs(out + x), axis=-1)
+    return _nearness(size, jnp.moveaxis(distances, 0, 2))  # j b i -> b i j
 
 
 def lp_contributions(vectors: TokenVectors, p: float = 2.0) -> Float[Array, "b i j"]:
@@ -119,9 +204,18 @@ def lp_contributions(vectors: TokenVectors, p: float = 2.0) -> Float[Array, "b i
     References:
       Pitorro & Treviso, "LaTIM", arXiv 2502.15612.
     """
+    check_p(p)
+    return jnp.linalg.norm(vectors.vectors, ord=p, axis=-1)
+
+
+def check_p(p: float) -> None:
+    """Raise unless p is that of a norm.
+
+    Raises:
+      ValueError: it is less than 1.
+    """
     if not p >= 1:
         raise ValueError(f"p={p}: give at least 1.")
-    return jnp.linalg.norm(vectors.vectors, ord=p, axis=-1)
 
 
 def alti_contributions(
@@ -152,8 +246,12 @@ def alti_contributions(
     if x is not None:
         y = y + x
         T = T + jnp.eye(x.shape[1], dtype=x.dtype)[None, :, :, None] * x[:, None]
-    size = jnp.sum(jnp.abs(y), axis=-1)[:, :, None]
-    distance = jnp.sum(jnp.abs(y[:, :, None] - T), axis=-1)
-    near = jnp.maximum(size - distance, 0)
+    size = jnp.sum(jnp.abs(y), axis=-1)
+    return _nearness(size, jnp.sum(jnp.abs(y[:, :, None] - T), axis=-1))
+
+
+def _nearness(size, distance):
+    """Return max(0, size[i] - distance[i, j]), each row divided by its sum."""
+    near = jnp.maximum(size[:, :, None] - distance, 0)
     total = jnp.sum(near, axis=-1, keepdims=True)
     return near / jnp.where(total > 0, total, 1)

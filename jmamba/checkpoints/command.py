@@ -44,6 +44,10 @@ def convert_command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a checkpoint that is there.")
     ] = False,
+    free: Annotated[
+        bool,
+        typer.Option("--free", help="Write definite gates out as ordinary weights."),
+    ] = False,
 ) -> None:
     """Convert a Mamba checkpoint: PyTorch in, JAX out, or back to PyTorch."""
     with exit_codes(), byte_bars() as show:
@@ -55,6 +59,7 @@ def convert_command(
             revision=revision,
             verify=verify,
             overwrite=overwrite,
+            free=free,
             progress=show,
         )
     Console().print(summary_table(summary))

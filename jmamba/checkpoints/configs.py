@@ -45,7 +45,8 @@ _READ = frozenset(
     "model_type vocab_size hidden_size num_hidden_layers state_size conv_kernel"
     " intermediate_size time_step_rank use_bias use_conv_bias layer_norm_epsilon"
     " residual_in_fp32 tie_word_embeddings eos_token_id time_step_min time_step_max"
-    " time_step_floor mixer_rms_eps".split()
+    " time_step_floor mixer_rms_eps definite definite_threshold"
+    " equal_magnitudes".split()
 )
 _ORIGINAL = frozenset(
     "d_model n_layer vocab_size ssm_cfg residual_in_fp32 fused_add_norm"
@@ -152,6 +153,9 @@ def _from_hf(raw: dict) -> MambaConfig:
         dt_min=_number(raw, "time_step_min", 1e-3),
         dt_max=_number(raw, "time_step_max", 1e-1),
         dt_init_floor=_number(raw, "time_step_floor", 1e-4),
+        definite=raw.get("definite", "free"),
+        definite_threshold=_threshold(raw),
+        equal_magnitudes=bool(raw.get("equal_magnitudes", False)),
     )
 
 
@@ -229,6 +233,10 @@ def write_config(
     }
     if config.is_falcon:
         raw["mixer_rms_eps"] = config.mixer_rms_eps
+    if config.definite != "free":  # jmamba's own; transformers refuses the weights
+        raw["definite"] = config.definite
+        raw["definite_threshold"] = config.definite_threshold
+        raw["equal_magnitudes"] = config.equal_magnitudes
     return raw | (extra or {})
 
 
@@ -271,6 +279,11 @@ def _number(raw: dict, name: str, default: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise CheckpointError(f"{name} must be a number, but is {value!r}.")
     return float(value)
+
+
+def _threshold(raw: dict) -> float | None:
+    name = "definite_threshold"
+    return None if raw.get(name) is None else _number(raw, name, 0.0)
 
 
 def _token(value) -> int | None:

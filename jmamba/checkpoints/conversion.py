@@ -20,6 +20,7 @@ from jmamba.checkpoints.tokenizer import copy_tokenizer
 from jmamba.checkpoints.verification import Verification, verify
 from jmamba.checkpoints.vision import is_vision, locate_vim, read_vim
 from jmamba.models.language_model import MambaLM
+from jmamba.models.rebuilding import as_free
 from jmamba.models.vision import Vim
 
 Model = MambaLM | Vim
@@ -77,6 +78,7 @@ def convert(
     revision: str | None = None,
     verify: bool = False,
     overwrite: bool = False,
+    free: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
     """Convert a checkpoint of any layout that `load` or `load_vim` reads.
@@ -91,6 +93,8 @@ def convert(
       verify: whether to compare logits with those that transformers gets from the
         source; needs transformers and torch.
       overwrite: whether a checkpoint that is there already is replaced.
+      free: whether definite gates are written out as those of an ordinary model, which
+        transformers loads; see `dynamics.as_free`.
       progress: called as progress(what, done, total) with bytes.
 
     Raises:
@@ -108,6 +112,7 @@ def convert(
         _check_verifiable(place, layout)
     read = read_vim if is_vision(place) else load_folder
     model = read(place, dtype="auto" if dtype is None else dtype, progress=progress)
+    model = as_free(model) if free else model
     with new_folder(destination, overwrite=overwrite) as new:
         extra = _token_ids(raw)
         if not isinstance(model, Vim):
@@ -147,6 +152,11 @@ def _check_verifiable(place: Path, layout: str) -> None:
         raise CheckpointError(
             f"{place} is {kind}, which transformers cannot read, so there is nothing "
             "to verify against; leave verify out."
+        )
+    if read_config(place).config.definite != "free":
+        raise CheckpointError(
+            f"{place} holds definite gates, which transformers cannot read, so there "
+            "is nothing to verify against; leave verify out."
         )
 
 

@@ -46,6 +46,7 @@ _MIXER = {
     "conv1d.weight": ("conv1d.weight", DEPTHWISE),
     "conv1d.bias": ("conv1d.bias", SAME),
     "x_proj.weight": ("x_proj.kernel", TRANSPOSE),
+    **{f"gates.{name}": (f"gates.{name}", SAME) for name in ("P", "v", "S_B", "K")},
     "dt_proj.weight": ("dt_proj.kernel", TRANSPOSE),
     "dt_proj.bias": ("dt_bias", SAME),  # added inside the scan, hence not dt_proj's
     "A_log": ("A_log", SAME),
@@ -101,6 +102,10 @@ def _vision_table() -> tuple[Row, ...]:
         Row("patch_embed.proj.bias", ("patch_embed", "bias")),
         Row("layers.{}.norm.weight", ("layers", "norm", "scale")),
         *rows,
+        *(
+            Row(f"sorting.{side}", ("sorting", side))
+            for side in ("forward", "backward")
+        ),
         Row("norm_f.weight", ("norm_f", "scale")),
         Row("head.weight", ("head", "kernel"), TRANSPOSE),
         Row("head.bias", ("head", "bias")),
@@ -141,7 +146,7 @@ def slots(layout: str, shapes: Mapping[Path, tuple[int, ...]]) -> dict[str, Slot
     """
     found = {}
     for key, path, change in TABLES[layout]:
-        if path not in shapes:  # no bias, or a tied head
+        if path not in shapes:  # no bias, a tied head, free gates
             continue
         shape = shapes[path]
         if "{}" not in key:

@@ -11,7 +11,7 @@ from jmamba.checkpoints.keys import HEAD_KEY, TABLES, layout_of, slots
 from jmamba.checkpoints.orbax_files import is_orbax, read_orbax
 from jmamba.checkpoints.parameters import make_skeleton
 from jmamba.checkpoints.tensors import FLOATS
-from jmamba.checkpoints.validation import check_keys
+from jmamba.checkpoints.validation import check_keys, describe, explain_gates
 from jmamba.checkpoints.weight_files import find_weights, read_headers
 from jmamba.models.language_model import MambaLM
 
@@ -78,7 +78,14 @@ def _load_torch(
     embedding = TABLES[layout][0].key
     if stored.config.tie_embeddings and HEAD_KEY in found:
         needed[HEAD_KEY] = needed[embedding]  # stored a second time
-    check_keys(needed, {k: t.shape for k, t in found.items()}, str(folder))
+    check_keys(
+        needed,
+        {k: t.shape for k, t in found.items()},
+        str(folder),
+        explain=lambda found: (
+            explain_gates(found, stored.config.definite) or describe(found)
+        ),
+    )
     if stored.config.tie_embeddings and HEAD_KEY in found:
         check_tied_head(weights, embedding)
     return skeleton.build(fill(skeleton, table, weights, progress))

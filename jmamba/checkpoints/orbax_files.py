@@ -16,7 +16,7 @@ from jmamba.checkpoints.folders import new_folder
 from jmamba.checkpoints.parameters import flatten, make_skeleton, nest, parameters_of
 from jmamba.checkpoints.saving import check_tokenizer, write_config_file
 from jmamba.checkpoints.tokenizer import copy_tokenizer
-from jmamba.checkpoints.validation import check_keys
+from jmamba.checkpoints.validation import check_keys, describe, explain_gates
 from jmamba.checkpoints.vision_configs import MODEL_TYPE, read_vision_config
 from jmamba.models.config import MambaConfig
 from jmamba.models.language_model import MambaLM
@@ -129,6 +129,9 @@ def read_orbax(
             {".".join(path): shape for path, shape in skeleton.shapes.items()},
             {".".join(path): tuple(leaf.shape) for path, leaf in stored.items()},
             str(folder),
+            explain=lambda found: (
+                explain_gates(found, config.definite) or describe(found)
+            ),
         )
         default = jax.sharding.SingleDeviceSharding(jnp.zeros(()).device)  # type: ignore[arg-type]
         abstract = {

@@ -44,6 +44,33 @@ def check_keys(
         )
 
 
+def explain_gates(found: Mapping[str, tuple[int, ...]], definite: str) -> str | None:
+    """Say what to do if gates are definite in a model or its weights, but not in both.
+
+    Args:
+      found: name -> shape that is there.
+      definite: the configuration's.
+
+    Returns:
+      A sentence, or None if they agree.
+    """
+    there = any(".gates" in key for key in found)
+    if there == (definite != "free"):
+        return None
+    if there:
+        return (
+            "The weights are those of definite gates: config.json must say which "
+            'ones, "definite": "pos" or another mode.'
+        )
+    return (
+        f"The weights are those of free gates, and the configuration asks for "
+        f"{definite!r} ones, which most free weights are far from. Load the model "
+        "with free gates and give it to "
+        f"jmamba.dynamics.project_from_pretrained(model, {definite!r}), which makes an "
+        "approximation to train on."
+    )
+
+
 def describe(found: Mapping[str, tuple[int, ...]]) -> str:
     """Say which sizes the tensors themselves have, to be compared with config.json."""
     layers = {k.split("layers.")[1].split(".")[0] for k in found if "layers." in k}

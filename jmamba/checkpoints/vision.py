@@ -16,7 +16,7 @@ from jmamba.checkpoints.orbax_files import is_orbax, read_orbax
 from jmamba.checkpoints.parameters import make_skeleton
 from jmamba.checkpoints.tensors import FLOATS
 from jmamba.checkpoints.torch_files import read_training_checkpoint
-from jmamba.checkpoints.validation import check_keys
+from jmamba.checkpoints.validation import check_keys, explain_gates
 from jmamba.checkpoints.vision_configs import (
     MODEL_TYPE,
     infer_config,
@@ -115,9 +115,26 @@ def read_vim(
         shapes,
         str(place),
         says=f"a Vision Mamba of {config.num_layers} layers and width {config.d_model}",
-        explain=lambda _: "Only bidirectional models of version 2 are read.",
+        explain=lambda found: (
+            explain_gates(found, config.definite)
+            or _explain_sorting(found, config)
+            or "Only bidirectional models of version 2 are read."
+        ),
     )
     return skeleton.build(fill(skeleton, table, weights, progress))
+
+
+def _explain_sorting(found: Mapping[str, Any], config: VimConfig) -> str | None:
+    there = any(key.startswith("sorting.") for key in found)
+    wanted = config.reorder != "none" and config.reorder_by == "importance"
+    if there == wanted:
+        return None
+    if there:
+        return "The weights are of a model that sorts its tokens: give its reorder=..."
+    return (
+        "These weights were trained without importance, which is learned with all the "
+        "rest: train Vim(config, rngs=...), or load with reorder_by='random'."
+    )
 
 
 def is_vision(place: Path) -> bool:

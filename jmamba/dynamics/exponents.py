@@ -10,8 +10,15 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from jmamba.dynamics.jacobian import MEMORY_LIMIT, check_finite
 from jmamba.models.language_model import MambaLM
 from jmamba.types import SSMInputs
+
+KEPT_PER_DIRECTION = 4
+"""Arrays of the tokens' size kept per direction: before, after, and two by QR."""
+
+FLOWN_PER_DIRECTION = 16
+"""Such arrays that a direction needs on its way through a layer, about."""
 
 
 class LayerStack(NamedTuple):
@@ -108,6 +115,7 @@ def depth_exponents(
     *,
     token: int | None = None,
     key: Array | None = None,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> DepthExponents:
     """Return how fast small differences of tokens grow from layer to layer.
 
@@ -125,9 +133,12 @@ def depth_exponents(
       token: differences of all tokens for None; otherwise those of one token in its
         own later values, that is the diagonal blocks J[token, token].
       key: randomness of the first directions; None for a fixed one.
+      memory_limit: bytes that directions may take: those kept, and those in flight,
+        of which there are as many at a time as fit.
 
     Raises:
-      ValueError: count is not between 1 and the number of directions.
+      ValueError: count is not between 1 and the number of directions, so many
+        directions take more than the limit, or x or a weight is not finite.
 
     Examples:
       >>> stack = LayerStack(lambda a, x: a * x, jnp.array([2.0, 8.0]))
@@ -139,22 +150,35 @@ def depth_exponents(
       Benettin et al., "Lyapunov characteristic exponents for smooth dynamical
       systems", 1980.
     """
+    check_finite(stack.parameters, x)
     free = x.size if token is None else x.shape[1]
     if not 1 <= count <= free:
         raise ValueError(
             f"count={count}: there are {free} directions here; give 1 to {free}."
         )
+    size = KEPT_PER_DIRECTION * count * x.size * x.dtype.itemsize
+    if size > memory_limit:
+        raise ValueError(
+            f"depth_exponents would keep {size / 2**30:.2f} GiB ({count} directions of "
+            f"{x.size}, {KEPT_PER_DIRECTION} times), over the limit of "
+            f"{memory_limit / 2**30:.2f} GiB. Ask for fewer exponents, those of one "
+            "token by token=..., a shorter text, or raise memory_limit."
+        )
+    at_once = memory_limit // (FLOWN_PER_DIRECTION * x.size * x.dtype.itemsize)
+    at_once = int(max(1, min(at_once, count)))
     key = jax.random.key(0) if key is None else key
     mask = jnp.ones(len(x), x.dtype)
     if token is not None:
         mask = jnp.zeros(len(x), x.dtype).at[token].set(1)
     layer = stack.layer
     layer = layer if isinstance(layer, Partial) else Partial(layer)
-    return _depth_exponents(layer, stack.parameters, x, mask[:, None], key, count)
+    return _depth_exponents(
+        layer, stack.parameters, x, mask[:, None], key, count, at_once
+    )
 
 
-@partial(jax.jit, static_argnames="count")
-def _depth_exponents(layer, parameters, x, mask, key, count):
+@partial(jax.jit, static_argnames=("count", "at_once"))
+def _depth_exponents(layer, parameters, x, mask, key, count, at_once):
     def orthonormalise(V):
         Q, R = jnp.linalg.qr(V.reshape(count, -1).T)  # p (l m) -> (l m) p
         return Q.T.reshape(V.shape), jnp.log(jnp.abs(jnp.diagonal(R)))
@@ -165,7 +189,8 @@ def _depth_exponents(layer, parameters, x, mask, key, count):
     def step(carry, parameters):
         x, Q = carry
         x_next, push = jax.linearize(lambda x: layer(parameters, x), x)
-        Q, logs = orthonormalise(jax.vmap(push)(Q) * mask[None])
+        V = jax.lax.map(push, Q, batch_size=at_once)
+        Q, logs = orthonormalise(V * mask[None])
         return (x_next, Q), logs
 
     (x, Q), logs = jax.lax.scan(step, (x, Q), parameters)

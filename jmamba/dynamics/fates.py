@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float
 
@@ -55,6 +56,9 @@ def follow_fates(
       log_horizon: ln of the last time.
       max_steps: steps to try at most; a fate is then read off earlier.
 
+    Raises:
+      ValueError: a token is zero, which it stays, or not finite.
+
     Examples:
       >>> with jax.enable_x64(True):
       ...     eye = jnp.eye(2)
@@ -69,7 +73,23 @@ def follow_fates(
       there, with counterexamples such as the above, where M has a positive eigenvalue
       and the first token goes to zero.
     """
+    check_tokens(x)
     return _follow_each(system, x, jnp.asarray(log_horizon, x.dtype), max_steps)
+
+
+def check_tokens(x) -> None:
+    """Raise if a token is zero, so that it has no direction, or not finite."""
+    if isinstance(x, Tracer):
+        return
+    sizes = np.linalg.norm(np.asarray(x), axis=-1)
+    if not np.all(np.isfinite(sizes)):
+        raise ValueError(f"Tokens must be finite, but their sizes are {sizes}.")
+    if not np.all(sizes > 0):
+        zero = np.flatnonzero(sizes == 0).tolist()
+        raise ValueError(
+            f"Tokens {zero} are zero: they stay zero for ever and move no other, so "
+            "they have no fate to follow. Leave them out."
+        )
 
 
 @partial(jax.jit, static_argnames="max_steps")
@@ -91,7 +111,7 @@ def _follow(system, x, active, log_horizon, max_steps):
     # the horizon is met by the stop
     sigma = jnp.array([0.0, 1e9], x.dtype)
     flow = integrate(
-        Partial(_clocked_field, system, active),
+        Partial(clocked_field, system, active),
         start,
         sigma,
         stop=Partial(_is_over, system, active, log_horizon),
@@ -113,7 +133,10 @@ def _fastest(system, active, x):
     return F, jnp.max(jnp.linalg.norm(F, axis=1) / jnp.linalg.norm(x, axis=1))
 
 
-def _clocked_field(system, active, state):
+def clocked_field(
+    system: TokenSystem, active: Bool[Array, "l"], state: Float[Array, "s"]
+) -> Float[Array, "s"]:
+    """Return d(t, x)/d sigma of the active tokens, by the clock of `follow_fates`."""
     t, x = state[0], state[1:].reshape(-1, system.S_B.shape[1])
     F, fastest = _fastest(system, active, x)
     rate = (1 + t) / (1 + (1 + t) * fastest)

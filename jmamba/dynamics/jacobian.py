@@ -2,19 +2,26 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from jmamba.dynamics.layer_jacobian import READERS_AT_ONCE, squared_layer_norms
 from jmamba.models.language_model import MambaLM
+from jmamba.models.mixer import Block
 from jmamba.positions import choose_positions
+from jmamba_kernels import accumulation_dtype
 
 MEMORY_LIMIT = 2**30
 """Bytes that directions in flight may take."""
+
+DIRECTIONS_AT_ONCE = 128
+"""Of a single layer's Jacobian: more make its matrix products no faster."""
 
 TokenMap = Callable[[Float[Array, "l m"]], Float[Array, "l m"]]
 """A map of a sequence of token vectors to one of the same length."""
@@ -88,8 +95,9 @@ def token_jacobian(
       memory_limit: bytes the result may take.
 
     Raises:
-      ValueError: the mode is unknown, a token does not exist, or the blocks take more
-        than the limit; the message names the bytes and what to do.
+      ValueError: the mode is unknown, a token does not exist, x or a weight is not
+        finite, or the blocks take more than the limit; the message names the bytes and
+        what to do.
 
     Examples:
       >>> f = lambda x: jnp.cumsum(x, axis=0)
@@ -101,6 +109,7 @@ def token_jacobian(
       Vo et al., "Demystifying the Token Dynamics of Deep Selective State Space
       Models", ICLR 2025, section 3.
     """
+    check_finite(f, x)
     if mode not in ("forward", "reverse"):
         raise ValueError(f"Unknown mode {mode!r}; give 'forward' or 'reverse'.")
     outputs = choose_positions(rows, x.shape[0], "rows")
@@ -149,7 +158,9 @@ def jacobian_norms(
 ) -> Float[Array, "l l"]:
     """Return the Frobenius norm of every block d f(x)[i] / d x[j].
 
-    Directions are pushed forward a batch at a time; no Jacobian is ever stored.
+    Directions are pushed forward a batch at a time; no Jacobian is ever stored. For a
+    single layer, `layer_span(model, i, i + 1)`, exact norms come from its structure, at
+    a small part of the cost.
 
     Args:
       f: `layer_span(model, ...)` or any map of (l, m) to (l, m).
@@ -161,7 +172,7 @@ def jacobian_norms(
       memory_limit: bytes the directions in flight may take, roughly.
 
     Raises:
-      ValueError: probes is less than 1.
+      ValueError: probes is less than 1, or x or a weight is not finite.
 
     Examples:
       >>> f = lambda x: jnp.cumsum(x, axis=0)
@@ -173,6 +184,7 @@ def jacobian_norms(
       Models", ICLR 2025, section 3.
       Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1990.
     """
+    check_finite(f, x)
     length, width = x.shape
     if probes is None:
         vectors = jnp.eye(width, dtype=x.dtype)
@@ -181,11 +193,31 @@ def jacobian_norms(
     else:
         key = jax.random.key(0) if key is None else key
         vectors = jax.random.rademacher(key, (probes, width), x.dtype)
+    if probes is None and _is_layer(f):
+        return jnp.sqrt(_squared_layer_norms(f, x, memory_limit))
     # About 16 arrays of the residual stream's size live per direction in a block.
     per_direction = 16 * x.size * x.dtype.itemsize
     at_once = max(1, min(memory_limit // per_direction, length * len(vectors)))
     squares = _squared_norms(_as_partial(f), x, vectors, int(at_once))
     return jnp.sqrt(squares if probes is None else squares / probes)
+
+
+def _is_layer(f) -> bool:
+    """Return whether f is a span of one layer."""
+    if not (isinstance(f, Partial) and isinstance(f.func, _Span)):
+        return False
+    return jax.tree.leaves(f.args[0])[0].shape[0] == 1
+
+
+def _squared_layer_norms(f, x, memory_limit):
+    state = jax.tree.map(lambda v: v[0], f.args[0])
+    block: Block = nnx.merge(f.func.graphdef, state)
+    d, n = block.mixer.A_log.shape
+    # copies of the state, two of what the readers read, and their outputs
+    numbers = 8 * d * n + READERS_AT_ONCE * (2 * d + x.shape[1])
+    at_once = memory_limit // (numbers * accumulation_dtype(x.dtype).itemsize)
+    at_once = int(max(1, min(at_once, DIRECTIONS_AT_ONCE, x.shape[1])))
+    return squared_layer_norms(f.func.graphdef, state, x, at_once=at_once)
 
 
 @partial(jax.jit, static_argnames="at_once")
@@ -200,6 +232,29 @@ def _squared_norms(f, x, vectors, at_once):
 
     squares = jax.lax.map(push, jnp.arange(pairs), batch_size=at_once)
     return jnp.sum(squares.reshape(length, count, length), axis=1).T
+
+
+def check_finite(f: Any, x: Float[Array, "..."]) -> None:
+    """Raise if tokens, or the weights that a map holds, are not finite.
+
+    Args:
+      f: a map, whose weights are seen if it is a `jax.tree_util.Partial`, or any pytree
+        of weights.
+      x: the tokens.
+
+    Raises:
+      ValueError: something is not finite; nothing is checked while tracing.
+    """
+    weights = jax.tree.leaves(f) if not callable(f) or isinstance(f, Partial) else []
+    weights = [w for w in weights if isinstance(w, Array)]
+    if any(isinstance(v, Tracer) for v in (x, *weights)):
+        return
+    for name, values in {"The tokens": [x], "The model's weights": weights}.items():
+        if not all(bool(jnp.all(jnp.isfinite(v))) for v in values):
+            raise ValueError(
+                f"{name} hold values that are not finite: derivatives would mean "
+                "nothing. Check the checkpoint, and the dtype for overflow."
+            )
 
 
 def _as_partial(f):

@@ -8,11 +8,15 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Complex, Float
 
-from jmamba.dynamics.jacobian import TokenMap
+from jmamba.dynamics.jacobian import MEMORY_LIMIT, TokenMap, check_finite
 
 
 def diagonal_blocks(
-    f: TokenMap, x: Float[Array, "l m"], *, tokens_at_once: int = 4
+    f: TokenMap,
+    x: Float[Array, "l m"],
+    *,
+    tokens_at_once: int = 4,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> Float[Array, "l m m"]:
     """Return the blocks d f(x)[l] / d x[l] of every token.
 
@@ -20,6 +24,10 @@ def diagonal_blocks(
       f: `layer_span(model, ...)`, `path_map(model, i, ...)` or any map of tokens.
       x: where to differentiate.
       tokens_at_once: tokens whose m directions are in flight together.
+      memory_limit: bytes the result may take.
+
+    Raises:
+      ValueError: the blocks take more than the limit, or x or a weight is not finite.
 
     Examples:
       >>> f = lambda x: jnp.cumsum(2 * x, axis=0)
@@ -27,15 +35,27 @@ def diagonal_blocks(
       >>> blocks[1].tolist()
       [[2.0, 0.0], [0.0, 2.0]]
     """
+    check_finite(f, x)
+    length, width = x.shape
+    size = x.size * width * x.dtype.itemsize
+    if size > memory_limit:
+        raise ValueError(
+            f"diagonal_blocks would return {size / 2**30:.2f} GiB ({length} blocks of "
+            f"{width} x {width}), over the limit of {memory_limit / 2**30:.2f} GiB. "
+            "Take log_norms(f, x), which keeps one block at a time, token_jacobian("
+            "f, x, rows=[i], columns=[i]) for single tokens, or raise memory_limit."
+        )
     return _diagonal_blocks(_as_partial(f), x, tokens_at_once)
 
 
 @partial(jax.jit, static_argnames="tokens_at_once")
 def _diagonal_blocks(f, x, tokens_at_once):
-    def block(index):
-        return jax.jacfwd(lambda token: f(x.at[index].set(token))[index])(x[index])
-
+    block = partial(_diagonal_block, f, x)
     return jax.lax.map(block, jnp.arange(len(x)), batch_size=tokens_at_once)
+
+
+def _diagonal_block(f, x, index):
+    return jax.jacfwd(lambda token: f(x.at[index].set(token))[index])(x[index])
 
 
 def block_eigenvalues(
@@ -65,11 +85,14 @@ def log_norms(f: TokenMap, x: Float[Array, "l m"]) -> Float[Array, "l"]:
         mu_2 = largest eigenvalue of the symmetric part of (J[l, l] - 1)
 
     Below zero a block contracts the token, whatever the direction; above zero it may
-    expand it in some.
+    expand it in some. For all layers of a model, `contraction_map` is far cheaper.
 
     Args:
       f: one block, or several.
       x: where to differentiate.
+
+    Raises:
+      ValueError: x or a weight is not finite.
 
     Examples:
       >>> log_norms(lambda x: 0.5 * x, jnp.ones((2, 3))).tolist()
@@ -78,9 +101,17 @@ def log_norms(f: TokenMap, x: Float[Array, "l m"]) -> Float[Array, "l"]:
     References:
       Söderlind, "The logarithmic norm", BIT 2006.
     """
-    blocks = diagonal_blocks(f, x)
-    symmetric = (blocks + jnp.swapaxes(blocks, 1, 2)) / 2
-    return jnp.linalg.eigvalsh(symmetric)[:, -1] - 1
+    check_finite(f, x)
+    return _log_norms(_as_partial(f), x)
+
+
+@jax.jit
+def _log_norms(f, x):
+    def largest(index):
+        block = _diagonal_block(f, x, index)
+        return jnp.linalg.eigvalsh((block + block.T) / 2)[-1] - 1
+
+    return jax.lax.map(largest, jnp.arange(len(x)))
 
 
 def singular_values(
@@ -90,6 +121,7 @@ def singular_values(
     *,
     steps: int | None = None,
     key: Array | None = None,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> Float[Array, "k"]:
     """Return the largest singular values of the whole token Jacobian, descending.
 
@@ -103,9 +135,11 @@ def singular_values(
       steps: products of each kind; None for 4 count + 24. With l m of them the values
         are exact.
       key: randomness of the start; None for a fixed one.
+      memory_limit: bytes the two bases of `steps` vectors may take.
 
     Raises:
-      ValueError: count is not between 1 and l m, or there are fewer steps than values.
+      ValueError: count is not between 1 and l m, there are fewer steps than values, the
+        bases take more than the limit, or x or a weight is not finite.
 
     Examples:
       >>> f = lambda x: jnp.array([[3.0], [4.0]]) * x
@@ -117,11 +151,20 @@ def singular_values(
       Golub & Kahan, "Calculating the singular values and pseudo-inverse of a matrix",
       1965.
     """
+    check_finite(f, x)
     steps = min(4 * count + 24 if steps is None else steps, x.size)
     if not 1 <= count <= steps:
         raise ValueError(
             f"singular_values(count={count}, steps={steps}): give 1 <= count <= steps "
             f"<= {x.size}, the size l m of the Jacobian."
+        )
+    size = 2 * steps * x.size * x.dtype.itemsize
+    if size > memory_limit:
+        raise ValueError(
+            f"singular_values would keep {size / 2**30:.2f} GiB (two bases of {steps} "
+            f"vectors of {x.size}), over the limit of {memory_limit / 2**30:.2f} GiB. "
+            "Ask for fewer values or steps=..., take a shorter text, or raise "
+            "memory_limit."
         )
     key = jax.random.key(0) if key is None else key
     start = jax.random.normal(key, x.shape, x.dtype)

@@ -1,13 +1,24 @@
 """Sorting tokens by importance, so that the most important come last."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
+import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float
 
 from jmamba.dynamics.system import TokenSystem, vector_field
+from jmamba.models.reordering import (
+    AUTOREGRESSIVE,
+    normalise_scores,
+    remaining_variance,
+)
+from jmamba.models.sorting import class_place
+from jmamba.models.trace import trace
+from jmamba.models.vision import Vim
+from jmamba.types import Images
 
 
 def importance_scores(
@@ -42,91 +53,7 @@ def importance_scores(
     """
     pre = jnp.einsum("ld,ed->le", u, system.S_delta)
     scores = jnp.mean(pre, axis=1) if weights is None else pre @ weights
-    if not is_normalised:
-        return scores
-    centred = scores - jnp.mean(scores)
-    tiny = jnp.finfo(scores.dtype).tiny
-    return centred / jnp.maximum(jnp.sqrt(jnp.mean(centred**2)), tiny)
-
-
-def soft_sort(
-    scores: Float[Array, "l"],
-    *,
-    tau: float | Float[Array, ""] = 1.0,
-    power: float = 1.0,
-    is_hard: bool = False,
-) -> Float[Array, "l l"]:
-    """Return a matrix whose row k picks the token with the k-th smallest score.
-
-        P[k, j] = softmax_j(-|sorted[k] - s[j]|^power / tau)
-
-    Rows add up to 1. P tends to a permutation as tau goes to 0; hard, it is that
-    permutation (ties keep their order), with the soft matrix's derivative.
-
-    Args:
-      scores: importance of each token.
-      tau: temperature.
-      power: of the distance.
-      is_hard: whether to use the permutation itself.
-
-    Raises:
-      ValueError: tau is not positive.
-
-    Examples:
-      >>> P = soft_sort(jnp.array([0.1, 0.5, -0.3]), is_hard=True)
-      >>> jnp.argmax(P, axis=1).tolist()
-      [2, 0, 1]
-
-    References:
-      Prillo & Eisenschlos, "SoftSort", ICML 2020; Vo et al., arXiv 2410.03292,
-      section 5.2: in order of increasing importance.
-    """
-    if not isinstance(tau, Tracer) and not float(tau) > 0:
-        raise ValueError(f"tau={float(tau)}: give a positive one, or is_hard=True.")
-    order = jnp.argsort(scores, stable=True)
-    distance = jnp.abs(scores[order][:, None] - scores[None, :])
-    if power != 1.0:
-        distance = distance**power
-    soft = jax.nn.softmax(-distance / tau, axis=1)
-    if not is_hard:
-        return soft
-    hard = jax.nn.one_hot(order, len(scores), dtype=scores.dtype)
-    return jax.lax.stop_gradient(hard - soft) + soft
-
-
-def anneal_tau(
-    step: Float[Array, ""], steps: int, *, start: float = 1.0, end: float = 0.01
-) -> Float[Array, ""]:
-    """Return a temperature that falls geometrically from start to end.
-
-    Examples:
-      >>> round(float(anneal_tau(jnp.array(50.0), 100)), 4)
-      0.1
-    """
-    share = jnp.clip(step / steps, 0.0, 1.0)
-    return start * (end / start) ** share
-
-
-def remaining_variance(
-    P: Float[Array, "l l"], x: Float[Array, "l d"]
-) -> Float[Array, ""]:
-    """Return the variance of reordered tokens over that of the tokens.
-
-    1 for a permutation; near 0 where P is flat and all tokens became their mean, as
-    with tau = 1 and the small scores of a fresh model.
-
-    Examples:
-      >>> x = jnp.array([[1.0], [2.0], [6.0]])
-      >>> float(remaining_variance(jnp.eye(3)[::-1], x))
-      1.0
-      >>> float(remaining_variance(jnp.full((3, 3), 1 / 3), x)) < 1e-12
-      True
-    """
-
-    def scatter(x):
-        return jnp.sum((x - jnp.mean(x, axis=0, keepdims=True)) ** 2)
-
-    return scatter(P @ x) / scatter(x)
+    return normalise_scores(scores) if is_normalised else scores
 
 
 class Reordered(NamedTuple):
@@ -179,11 +106,7 @@ def reordered_scan(
       Vo et al., arXiv 2410.03292, section 5.2, and its official code.
     """
     if is_autoregressive:
-        raise ValueError(
-            "Reordering needs all tokens at once: in an autoregressive model it would "
-            "let later tokens change earlier outputs. Use it in an encoder, with "
-            "is_autoregressive=False, or take importance_scores(...) for analysis."
-        )
+        raise ValueError(AUTOREGRESSIVE)
     x = P @ u
     y = vector_field(system, x)
     if D is not None:
@@ -191,3 +114,61 @@ def reordered_scan(
     if restores_order:
         y = P.T @ y
     return Reordered(y * jax.nn.silu(z), P)
+
+
+def sorting_variances(model: Vim, images: Images) -> Float[Array, "s side b"]:
+    """Return `remaining_variance` of the patches of each layer that sorts its tokens.
+
+    Near 1 where sorting permutes, near 0 where all patches became their mean: with the
+    official settings a fresh model's do.
+
+    Args:
+      model: a model with `reorder`.
+      images: normalised colours.
+
+    Returns:
+      One number per sorting layer, direction (forward, backward) and image.
+
+    Raises:
+      ValueError: no layer sorts, or the images do not fit the model.
+
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> config = jmamba.VimConfig(
+      ...     d_model=16, num_layers=2, num_classes=5, image_size=32, patch_size=8,
+      ...     reorder="official", reorder_layers=(1,),
+      ... )
+      >>> model = jmamba.Vim(config, rngs=nnx.Rngs(0))
+      >>> images = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
+      >>> bool((sorting_variances(model, images) < 0.01).all())
+      True
+    """
+    layers = model.config.sorted_layers
+    if not layers:
+        raise ValueError(
+            "No layer of this model sorts its tokens: make one with "
+            'VimConfig(..., reorder="corrected").'
+        )
+    t = trace(model, images, layers=layers)
+    graphdef, state = nnx.split(model)
+    return _sorting_variances(graphdef, state, t.residual_in, t.ssm.orders)
+
+
+@partial(jax.jit, static_argnames="graphdef")
+def _sorting_variances(graphdef, state, residual_in, orders):
+    model = nnx.merge(graphdef, state)
+    length = residual_in.shape[2]
+    measure, found = jax.vmap(remaining_variance), []
+    for number, layer in enumerate(model.config.sorted_layers):
+        block = model.layer(layer)
+        x, _ = jnp.split(block.mixer.in_proj(block.norm(residual_in[number])), 2, -1)
+        sides = (block.mixer.forward, x), (block.mixer.backward, jnp.flip(x, axis=1))
+        pair = []
+        for (side, x), order, back in zip(sides, orders, (False, True), strict=True):
+            place = class_place(model.config, length, is_backward=back)
+            kept = np.array([i for i in range(length) if i != place])
+            P = order[number][:, kept][:, :, kept]
+            pair.append(measure(P, side.activate(x)[0][:, kept].astype(P.dtype)))
+        found.append(jnp.stack(pair))
+    return jnp.stack(found)

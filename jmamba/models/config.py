@@ -3,6 +3,9 @@
 import dataclasses
 import math
 
+from jmamba.models.definite import check_definite
+from jmamba.models.reordering import AUTOREGRESSIVE
+
 
 @dataclasses.dataclass(frozen=True)
 class MambaConfig:
@@ -25,9 +28,17 @@ class MambaConfig:
       tie_embeddings: whether the output projection is the embedding table.
       eos_token_id: id that ends a text; None if there is none.
       dt_min, dt_max, dt_init_floor: range of the step sizes at initialisation.
+      definite: signs of the eigenvalues of S_C^T S_B, which decide whether tokens
+        converge: "free" for an ordinary model, "pos", "neg" or "mixed" for the
+        symmetric form of `dynamics.definite_gates`, "psd_general" or "nsd_general" for
+        the general one of `dynamics.semidefinite_gate`.
+      definite_threshold: least magnitude of the n eigenvalues' scales, or the general
+        forms' epsilon; None for the official 0.7 (none for "mixed") or for 1e-3.
+      equal_magnitudes: whether "mixed" has the threshold of "pos" and "neg".
+      reorder: "none"; a language model cannot sort its tokens by importance.
 
     Raises:
-      ValueError: a size is not positive.
+      ValueError: a size is not positive, or a choice is unknown or cannot be.
 
     Examples:
       >>> config = MambaConfig(vocab_size=256, d_model=64, num_layers=2)
@@ -39,6 +50,7 @@ class MambaConfig:
     References:
       Gu & Dao, "Mamba", arXiv 2312.00752, sections 3.4 and 3.6.
       Zuo et al., "Falcon Mamba", arXiv 2410.05355, section 3.
+      Vo et al., arXiv 2410.03292, section 5.1, for definite gates.
     """
 
     vocab_size: int
@@ -58,9 +70,15 @@ class MambaConfig:
     dt_min: float = 1e-3
     dt_max: float = 1e-1
     dt_init_floor: float = 1e-4
+    definite: str = "free"
+    definite_threshold: float | None = None
+    equal_magnitudes: bool = False
+    reorder: dataclasses.InitVar[str] = "none"
 
-    def __post_init__(self):
+    def __post_init__(self, reorder: str):
         """Fill in the derived sizes and check all of them."""
+        if reorder != "none":
+            raise ValueError(AUTOREGRESSIVE)
         if self.d_inner == 0:
             object.__setattr__(self, "d_inner", 2 * self.d_model)
         if self.dt_rank == 0:
@@ -70,6 +88,7 @@ class MambaConfig:
         wrong = {k: getattr(self, k) for k in sizes if not getattr(self, k) >= 1}
         if wrong:
             raise ValueError(f"MambaConfig: sizes must be at least 1, but got {wrong}.")
+        check_definite(self)
 
     @property
     def is_falcon(self) -> bool:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jmamba.models.gamma_rule import Gammas
+
 stop_gradient = jax.lax.stop_gradient
 
 
@@ -24,6 +26,7 @@ class Frozen:
       gate: "no" for the product y silu(z) as it is, "whole" for a constant silu(z),
         "half" for half of the derivative to either factor (p/2 + constant p/2).
       norm: 1/rms of the norms.
+      gammas: how much more agreeing contributions count in linear maps.
 
     Examples:
       >>> import jax
@@ -43,6 +46,7 @@ class Frozen:
     activation: bool = False
     gate: Literal["no", "whole", "half"] = "no"
     norm: bool = False
+    gammas: Gammas = Gammas()
 
 
 NOTHING = Frozen()

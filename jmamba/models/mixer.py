@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.models.config import MambaConfig
 from jmamba.models.freezing import NOTHING, Frozen
+from jmamba.models.gamma_rule import call_linear
 from jmamba.models.norm import Precision, RMSNorm
 from jmamba.models.selection import MixerConfig, Selection, make_linear, run_ssm
 from jmamba.types import LayerCache, SSMInputs
@@ -57,7 +58,8 @@ class Mixer(Selection):
         Returns:
           All operands of `selective_scan`; delta is positive and float32.
         """
-        x, z = jnp.split(self.in_proj(x), 2, axis=-1)
+        x = call_linear(self.in_proj, x, frozen.gammas.in_proj)
+        x, z = jnp.split(x, 2, axis=-1)
         return self.select(
             x,
             z,
@@ -83,7 +85,7 @@ class Mixer(Selection):
         y, last_state = run_ssm(
             ssm, ssm_state=ssm_state, segment_ids=segment_ids, frozen=frozen
         )
-        return self.out_proj(y), last_state
+        return call_linear(self.out_proj, y, frozen.gammas.out_proj), last_state
 
 
 def make_in_proj(config: MixerConfig, *, precision: Precision, rngs: nnx.Rngs):

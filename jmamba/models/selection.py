@@ -1,5 +1,6 @@
 """Where selective parameters are made, and the recurrence that they steer."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ from jaxtyping import Array, Float, Int
 from jmamba.models import freezing
 from jmamba.models.config import MambaConfig
 from jmamba.models.freezing import NOTHING, Frozen, stop_gradient
+from jmamba.models.gamma_rule import gamma_rule
+from jmamba.models.gates import make_gates
 from jmamba.models.norm import Precision, rms_norm
 from jmamba.models.vision_config import VimConfig
 from jmamba.ops import causal_conv1d, selective_scan, selective_state_update
@@ -19,6 +22,9 @@ from jmamba.types import SSMInputs
 
 MixerConfig = MambaConfig | VimConfig
 """What a mixer reads its sizes from."""
+
+Sort = Callable[[Float[Array, "b l d"]], Float[Array, "b l d"]]
+"""Puts tokens in another order."""
 
 torch_uniform = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the initialisation of the released models."""
@@ -62,13 +68,16 @@ class Selection(nnx.Module):
     """What one direction of a mixer has between its projections.
 
     A `Mixer` has one, a `BidirectionalMixer` two. `select` is the only place that makes
-    selective parameters.
+    selective parameters. If the configuration constrains the signs of S_C^T S_B, W_x
+    has rows for dt alone, and `gates` make the others.
     """
 
     def __init__(self, config: MixerConfig, *, precision: Precision, rngs: nnx.Rngs):
         d, n, r = config.d_inner, config.d_state, config.dt_rank
         self.conv1d = Conv1D(config, precision=precision, rngs=rngs)
-        self.x_proj = make_linear(d, r + 2 * n, precision=precision, rngs=rngs)
+        self.gates = make_gates(config, precision=precision, rngs=rngs)
+        rows = r if self.gates is not None else r + 2 * n
+        self.x_proj = make_linear(d, rows, precision=precision, rngs=rngs)
         self.dt_proj = make_linear(r, d, precision=precision, rngs=rngs)
         self.dt_bias = nnx.Param(_dt_bias(config, rngs).astype(precision.sensitive))
         A_log = jnp.log(jnp.arange(1, n + 1, dtype=precision.sensitive))
@@ -77,12 +86,84 @@ class Selection(nnx.Module):
         self.config = config
 
     def convolve(
-        self, x: Float[Array, "b l d"], *, activation: str | None = None, **options
+        self,
+        x: Float[Array, "b l d"],
+        *,
+        activation: str | None = None,
+        gamma: float = 0.0,
+        initial_state: Float[Array, "b d _"] | None = None,
+        **options,
     ):
-        """Run the convolution; `options` are those of `causal_conv1d`."""
+        """Run the convolution; the rest of the options are those of `causal_conv1d`.
+
+        Args:
+          x: what it reads.
+          activation: None or "silu"; None if there is a gamma.
+          gamma: of `gamma_rule`.
+          initial_state: the inputs before the first token.
+          **options: of `causal_conv1d`.
+        """
         weight, bias = self.conv1d.weight[...], self.conv1d.bias
-        bias = None if bias is None else bias[...]
-        return causal_conv1d(x, weight, bias, activation=activation, **options)
+        operands = x, weight, None if bias is None else bias[...], initial_state
+
+        def run(operands, activation=None):
+            x, weight, bias, state = operands
+            return causal_conv1d(
+                x, weight, bias, activation=activation, initial_state=state, **options
+            )
+
+        out = run(operands, activation)
+        if gamma == 0:
+            return out
+        assert activation is None
+        magnitudes = run(jax.tree.map(jnp.abs, operands))
+        return out._replace(y=gamma_rule(out.y, magnitudes.y, gamma))
+
+    def W_x(self) -> Float[Array, "d _"]:
+        """Return the projection of u to dt, B and C, (d, r + 2 n)."""
+        kernel = self.x_proj.kernel[...]
+        if self.gates is None:
+            return kernel
+        S_B, S_C = (S.T.astype(kernel.dtype) for S in self.gates())
+        return jnp.concatenate([kernel, S_B, S_C], axis=1)
+
+    def scores(
+        self, u: Float[Array, "b l d"], K: Float[Array, "d"]
+    ) -> Float[Array, "b l"]:
+        """Return K . (S_delta u[l]) of each token, in the dtype of the step sizes."""
+        wide = self.dt_bias[...].dtype
+        dt = self.W_x()[:, : self.config.dt_rank].astype(wide)
+        weights = dt @ (self.dt_proj.kernel[...].astype(wide) @ K.astype(wide))
+        return jnp.einsum("bld,d->bl", u.astype(wide), weights, precision="highest")
+
+    def activate(
+        self,
+        x: Float[Array, "b l d"],
+        *,
+        conv_state: Float[Array, "b d _"] | None = None,
+        lengths: Int[Array, "b"] | None = None,
+        segment_ids: Int[Array, "b l"] | None = None,
+        frozen: Frozen = NOTHING,
+    ) -> tuple[Float[Array, "b l d"], Float[Array, "b d _"]]:
+        """Return u = silu(conv(x)) and the last inputs of the convolution.
+
+        Args:
+          x, conv_state, lengths, segment_ids, frozen: as in `select`.
+        """
+        options: dict[str, Any] = {
+            "initial_state": conv_state,
+            "segment_ids": segment_ids,
+        }
+        gamma = frozen.gammas.conv
+        if frozen.activation or gamma:
+            a, last = self.convolve(x, gamma=gamma, **options)
+            u = freezing.silu(a, frozen)
+        else:
+            u, last = self.convolve(x, activation="silu", **options)
+        if lengths is not None:
+            window = self.config.d_conv
+            last = _last_inputs(x, conv_state, lengths, segment_ids, window)
+        return u, last
 
     def select(
         self,
@@ -110,20 +191,39 @@ class Selection(nnx.Module):
           segment_ids: packed sequences, see `causal_conv1d`.
           frozen: what derivatives take for constants.
         """
+        u, last = self.activate(
+            x,
+            conv_state=conv_state,
+            lengths=lengths,
+            segment_ids=segment_ids,
+            frozen=frozen,
+        )
+        return self.parametrise(u, z, last, lengths=lengths, frozen=frozen)
+
+    def parametrise(
+        self,
+        u: Float[Array, "b l d"],
+        z: Float[Array, "b l d"],
+        conv_state: Float[Array, "b d _"],
+        *,
+        lengths: Int[Array, "b"] | None = None,
+        frozen: Frozen = NOTHING,
+    ) -> SSMInputs:
+        """Make the selective parameters of what the convolution put out.
+
+        Args:
+          u: what the recurrence is to read.
+          z: the gate's argument.
+          conv_state: the last inputs of the convolution, to be handed on.
+          lengths, frozen: as in `select`.
+        """
         config = self.config
         r, n = config.dt_rank, config.d_state
-        options: dict[str, Any] = {
-            "initial_state": conv_state,
-            "segment_ids": segment_ids,
-        }
-        if frozen.activation:
-            a, last = self.convolve(x, **options)
-            u = freezing.silu(a, frozen)
+        if self.gates is None:
+            projected = self.x_proj(u)
         else:
-            u, last = self.convolve(x, activation="silu", **options)
-        if lengths is not None:
-            last = _last_inputs(x, conv_state, lengths, segment_ids, config.d_conv)
-        dt, B, C = jnp.split(self.x_proj(u), [r, r + n], axis=-1)
+            projected = jnp.matmul(u, self.W_x().astype(u.dtype))
+        dt, B, C = jnp.split(projected, [r, r + n], axis=-1)
         if config.mixer_rms_eps is not None:
             dt, B, C = (
                 rms_norm(v, config.mixer_rms_eps).astype(u.dtype) for v in (dt, B, C)
@@ -131,13 +231,13 @@ class Selection(nnx.Module):
         dt_bias = self.dt_bias[...][None, None]
         delta = jax.nn.softplus(self.dt_proj(dt).astype(dt_bias.dtype) + dt_bias)
         if lengths is not None:
-            places = jnp.arange(x.shape[1], dtype=lengths.dtype)
+            places = jnp.arange(u.shape[1], dtype=lengths.dtype)
             valid = places[None, :] < lengths[:, None]
             delta = jnp.where(valid[:, :, None], delta, 0)
         if frozen.selection:
             delta, B, C = stop_gradient((delta, B, C))
         A = -jnp.exp(self.A_log[...])
-        return SSMInputs(u, delta, A, B, C, self.D[...], z, last)
+        return SSMInputs(u, delta, A, B, C, self.D[...], z, conv_state)
 
 
 def run_ssm(
@@ -146,16 +246,25 @@ def run_ssm(
     ssm_state: Float[Array, "b d n"] | None = None,
     segment_ids: Int[Array, "b l"] | None = None,
     frozen: Frozen = NOTHING,
+    restore: Sort | None = None,
 ) -> tuple[Float[Array, "b l d"], Float[Array, "b d n"]]:
     """Run the recurrence and the gate on selective parameters.
+
+    Args:
+      ssm: what `Selection.select` made.
+      ssm_state: the state before the first token.
+      segment_ids: packed sequences.
+      frozen: what derivatives take for constants.
+      restore: puts tokens back in their order before the gate.
 
     Returns:
       What the output projection reads, and the state after the last token.
     """
-    if frozen.activation or frozen.gate != "no":
+    if restore is not None or frozen.activation or frozen.gate != "no":
         y, last_state = selective_scan(
             *ssm[:6], initial_state=ssm_state, segment_ids=segment_ids
         )
+        y = y if restore is None else restore(y)
         return freezing.gate(y, ssm.z, frozen), last_state
     if ssm.u.shape[1] == 1 and ssm_state is not None and segment_ids is None:
         u, delta, A, B, C, D, z, _ = ssm

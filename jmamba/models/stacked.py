@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.models.stack import pick_layer, scan_layers
+from jmamba.models.stack import Run, pick_layer, scan_layers
 
 Kind = TypeVar("Kind", bound="StackedModel")
 
@@ -99,7 +99,16 @@ class StackedModel(nnx.Module):
         Raises:
           IndexError: there is no such layer; negative indices count from the end.
         """
-        return pick_layer(self.layers, self.config.num_layers, index)
+        count = self.config.num_layers
+        for part, blocks in self.runs():
+            if part.start <= index % count < part.stop and -count <= index < count:
+                size = part.stop - part.start
+                return pick_layer(blocks, size, index % count - part.start)
+        return pick_layer(self.layers, count, index)
+
+    def runs(self) -> list[Run]:
+        """Return the layers as runs of one kind; see `scan_layers`."""
+        return [Run(slice(0, self.config.num_layers), self.layers)]
 
     def run_layers(
         self,
@@ -117,12 +126,12 @@ class StackedModel(nnx.Module):
             block, to record what an analysis needs; a pair (visit, initial carry), or
             None.
           cache: what a call on earlier tokens returned; None for images.
-          **options: keywords of the blocks: `frozen`, and of a language model `lengths`
-            and `segment_ids`.
+          **options: keywords of the blocks: `frozen`, of a language model `lengths` and
+            `segment_ids`, of a Vision Mamba `tau`.
 
         Returns:
           The residual stream after the last block, the new cache and visit's carry.
         """
         return scan_layers(
-            self.layers, x, visit, cache=cache, remat=self.remat, **options
+            self.runs(), x, visit, cache=cache, remat=self.remat, **options
         )

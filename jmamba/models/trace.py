@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.models.language_model import MambaLM
 from jmamba.models.vision import Vim
-from jmamba.types import BidirectionalInputs, Images, SSMInputs, Tokens
+from jmamba.types import BidirectionalInputs, Images, Orders, SSMInputs, Tokens
 
 
 class Trace(NamedTuple):
@@ -46,7 +46,8 @@ class VisionTrace(NamedTuple):
 
     Attributes:
       layers: which layers these are, in ascending order.
-      ssm: the selective parameters of both directions of each.
+      ssm: the selective parameters of both directions of each; with the orders of
+        their tokens, the identity for layers that do not sort, if any layer does.
       residual_in: the residual stream entering each layer, class token included.
       residual_out: the residual stream leaving each layer.
       logits: logits of the classes.
@@ -65,6 +66,16 @@ class VisionTrace(NamedTuple):
           ValueError: the layer was not traced.
         """
         return _pick(self, index)
+
+
+def _with_orders(model: MambaLM | Vim, ssm: Any) -> Any:
+    """Give all layers of a model that sorts an order, so that they can be stacked."""
+    if isinstance(model, MambaLM) or model.sorting is None or ssm.orders is not None:
+        return ssm
+    batch, length, _ = ssm.forward.u.shape
+    dtype = ssm.forward.delta.dtype
+    same = jnp.broadcast_to(jnp.eye(length, dtype=dtype), (batch, length, length))
+    return ssm._replace(orders=Orders(same, same))
 
 
 def _pick(trace: Trace | VisionTrace, index: int) -> Any:
@@ -142,7 +153,7 @@ def _trace(graphdef, state, inputs, layers):
     x = model.embed(inputs)
 
     def record(x, out):
-        return out.ssm, x, out.x
+        return _with_orders(model, out.ssm), x, out.x
 
     # One slot per chosen layer and one that all the others overwrite.
     slots = np.full(model.config.num_layers, len(layers))

@@ -12,9 +12,11 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.models.bidirectional import VimBlock
 from jmamba.models.freezing import NOTHING, Frozen
+from jmamba.models.gamma_rule import call_linear
 from jmamba.models.interpolation import bicubic_matrix
 from jmamba.models.norm import Precision, RMSNorm
-from jmamba.models.stack import stack_layers
+from jmamba.models.sorting import Sorting, Tau, split_runs
+from jmamba.models.stack import Run, stack_layers
 from jmamba.models.stacked import StackedModel
 from jmamba.models.vision_config import VimConfig
 from jmamba.positions import take_token
@@ -90,16 +92,22 @@ class Vim(StackedModel):
             else None
         )
         self.layers = stack_layers(block, config.num_layers, rngs)
+        count = len(config.sorted_layers)
+        self.sorting = (
+            Sorting(config, count, precision=precision, rngs=rngs) if count else None
+        )
         self.norm_f = RMSNorm(m, eps=config.norm_eps, precision=precision)
         self.head = nnx.Linear(
             m, config.num_classes, kernel_init=small_normal, **options, rngs=rngs
         )
 
-    def __call__(self, images: Images) -> Float[Array, "b v"]:
+    def __call__(self, images: Images, *, tau: Tau = None) -> Float[Array, "b v"]:
         """Return the logits of all classes in float32.
 
         Args:
           images: normalised colours, channels last; see `models.images.preprocess`.
+          tau: temperature of the layers that sort their tokens, in place of the
+            configuration's, such as one that `dynamics.anneal_tau` lowers.
 
         Raises:
           ValueError: images are not (b, height, width, colours) floats that hold at
@@ -107,7 +115,7 @@ class Vim(StackedModel):
         """
         self.check_inputs(images)
         graphdef, state = nnx.split(self)
-        return _forward(graphdef, state, jnp.asarray(images))
+        return _forward(graphdef, state, jnp.asarray(images), tau)
 
     def check_inputs(self, images: Images) -> None:
         """Raise unless the images fit the model.
@@ -135,13 +143,25 @@ class Vim(StackedModel):
                 f"{c.patch_size}; give larger ones."
             )
 
-    def embed(self, images: Images) -> Float[Array, "b l m"]:
+    def runs(self) -> list[Run]:
+        """Return the layers as runs of one kind: those that sort, those that do not."""
+        c = self.config
+        return split_runs(self.layers, c.num_layers, self.sorting, c.sorted_layers)
+
+    def embed(
+        self, images: Images, *, frozen: Frozen = NOTHING
+    ) -> Float[Array, "b l m"]:
         """Return the residual stream before the first block.
+
+        Args:
+          images: normalised colours, channels last.
+          frozen: how derivatives with respect to pixels are made.
 
         Raises:
           ValueError: the class token has no place among so few patches.
         """
-        x = self.patch_embed(images.astype(self.dtype))
+        images = images.astype(self.dtype)
+        x = call_linear(self.patch_embed, images, frozen.gammas.patch)
         batch, rows, columns, m = x.shape
         x = x.reshape(batch, rows * columns, m)
         if self.class_token is not None:
@@ -223,7 +243,7 @@ def count_parameters(model: nnx.Module) -> int:
 
 
 @partial(jax.jit, static_argnames="graphdef")
-def _forward(graphdef, state, images):
+def _forward(graphdef, state, images, tau):
     model = nnx.merge(graphdef, state)
-    x, _, _ = model.run_layers(model.embed(images))
+    x, _, _ = model.run_layers(model.embed(images), tau=tau)
     return model.unembed(x)

@@ -2,7 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
+
+from jmamba.models.definite import check_definite
+from jmamba.models.reordering import check_reorder
 
 CLASS_TOKENS = ("first", "middle", "last", "none")
 """Names of places of the class token; a number is its place among the patches."""
@@ -39,10 +43,23 @@ class VimConfig:
       dt_min, dt_max, dt_init_floor: range of the step sizes at initialisation.
       class_names: what the classes are called, in their order; () where that is not
         known.
+      definite, definite_threshold, equal_magnitudes: signs of the eigenvalues of
+        S_C^T S_B in both directions, as in `MambaConfig`.
+      reorder: "none"; "official" to run recurrences on tokens sorted by importance,
+        the most important last, and leave their outputs in that order; "corrected" to
+        put outputs back where their tokens are. See `models.sorting.Sorting`.
+      reorder_layers: which layers sort; None for all.
+      reorder_by: "importance" for learned scores, or "random" for a permutation that
+        is fixed by `reorder_seed` and the number of tokens, as a control.
+      reorder_tau: temperature of `dynamics.soft_sort`.
+      reorder_hard: whether it is a permutation, with the soft one's derivative.
+      reorder_normalise: whether scores get mean 0 and deviation 1. Without it, and
+        with tau = 1, a fresh layer makes all tokens their mean.
+      reorder_seed: of the random permutation.
 
     Raises:
-      ValueError: a size is not positive, the class token has no such place, or there
-        are not as many names as classes.
+      ValueError: a size is not positive, the class token has no such place, there
+        are not as many names as classes, or a choice is unknown or does nothing.
 
     Examples:
       >>> config = VimConfig.named("vim-tiny")
@@ -51,6 +68,7 @@ class VimConfig:
 
     References:
       Zhu et al., "Vision Mamba", arXiv 2401.09417, section 3 and table 1.
+      Vo et al., arXiv 2410.03292, section 5, for definite gates and reordering.
     """
 
     d_model: int
@@ -73,6 +91,16 @@ class VimConfig:
     dt_min: float = 1e-3
     dt_max: float = 1e-1
     dt_init_floor: float = 1e-4
+    definite: str = "free"
+    definite_threshold: float | None = None
+    equal_magnitudes: bool = False
+    reorder: str = "none"
+    reorder_layers: Sequence[int] | None = None
+    reorder_by: str = "importance"
+    reorder_tau: float = 1.0
+    reorder_hard: bool = False
+    reorder_normalise: bool = False
+    reorder_seed: int = 0
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -102,6 +130,24 @@ class VimConfig:
                 f"VimConfig: {len(self.class_names)} class_names for "
                 f"{self.num_classes} classes; give one for each, or none."
             )
+        check_definite(self)
+        if self.reorder_layers is not None:  # a list has no hash
+            object.__setattr__(self, "reorder_layers", tuple(self.reorder_layers))
+        check_reorder(self)
+
+    @property
+    def sorted_layers(self) -> tuple[int, ...]:
+        """The layers that sort their tokens, in ascending order.
+
+        Examples:
+          >>> VimConfig(d_model=8, num_layers=3, reorder="corrected").sorted_layers
+          (0, 1, 2)
+        """
+        if self.reorder == "none":
+            return ()
+        if self.reorder_layers is None:
+            return tuple(range(self.num_layers))
+        return tuple(sorted(self.reorder_layers))
 
     @property
     def mixer_rms_eps(self) -> None:

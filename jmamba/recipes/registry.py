@@ -25,6 +25,12 @@ class Recipe(NamedTuple):
 
 RECIPES: dict[str, str] = {
     "vision": "perturbation and segmentation of what explains a Vim, beside a ViT",
+    "text": "faithfulness of what explains a sentiment, and agreement with lexicons",
+    "attention-figures": "attention maps through depth, channels, class tokens",
+    "language": "gates that exclude the convergent scenario, on text",
+    "reordering": "tokens sorted by importance in a Vision Mamba",
+    "count-in-row": "a trained channel counts runs of ones, attention does not",
+    "dynamics-figures": "the three scenarios of token dynamics in seven figures",
 }
 """Name -> what it shows, in one line. The module has the name with underscores."""
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
 from flax import nnx
 
 from jmamba.models.images import normalise
@@ -55,7 +56,7 @@ class VisionConfig:
     weight_decay: float = 0.05
     seeds: tuple = (0,)
     measured: int = 1000
-    explained: int = 240
+    explained: int = 128
 
 
 class Pictures:
@@ -80,7 +81,7 @@ class Pictures:
             )
             self.new = lambda count: compose(new, count, side=config.side, key=(2, 0))
         elif config.pictures == "fashion":
-            self.names = NAMES
+            self.names, self.new = NAMES, None
             parts = {k: [bench.data(f) for f in FILES[k]] for k in FILES}
             self.parts = {k: read_fashion(*paths) for k, paths in parts.items()}
         else:
@@ -104,14 +105,32 @@ class Pictures:
 
 
 def _pick(part: Composites, count: int, key) -> Composites:
-    import numpy as np
-
     chosen = np.random.default_rng(list(key)).integers(len(part.labels), size=count)
     return Composites(*(array[chosen] for array in part))
 
 
+def vim_config(config: VisionConfig, pictures: Pictures, **fields) -> VimConfig:
+    """Return the configuration of a recipe's Vim, with further fields."""
+    return VimConfig(
+        d_model=config.d_model,
+        num_layers=config.num_layers,
+        d_state=config.d_state,
+        num_classes=len(pictures.names),
+        image_size=config.side,
+        patch_size=config.patch_size,
+        class_names=pictures.names,
+        **fields,
+    )
+
+
 def train_vim(
-    config: VisionConfig, pictures: Pictures, bench: Workbench, seed: int, **fields
+    config: VisionConfig,
+    pictures: Pictures,
+    bench: Workbench,
+    seed: int,
+    *,
+    key: str | None = None,
+    **fields,
 ) -> Vim:
     """Train a Vim, or read the one that was trained before.
 
@@ -119,19 +138,11 @@ def train_vim(
       config, pictures: what to train on.
       bench: keeps the run.
       seed: of weights and pictures.
+      key: name of the run; None for vim-seed.
       **fields: further fields of `VimConfig`.
     """
-    vim_config = VimConfig(
-        d_model=config.d_model,
-        num_layers=config.num_layers,
-        d_state=config.d_state,
-        num_classes=len(pictures.names),
-        image_size=config.side,
-        patch_size=config.patch_size,
-        **fields,
-    )
-    model = Vim(vim_config, rngs=nnx.Rngs(seed))
-    return _train(f"vim-{seed}", model, config, pictures, bench, seed)
+    model = Vim(vim_config(config, pictures, **fields), rngs=nnx.Rngs(seed))
+    return _train(key or f"vim-{seed}", model, config, pictures, bench, seed)
 
 
 def train_vit(

@@ -60,13 +60,18 @@ class ViTBlock(nnx.Module):
         )
 
     def __call__(
-        self, x: Float[Array, "b l m"], shift: Float[Array, "b h l l"] | None = None
+        self,
+        x: Float[Array, "b l m"],
+        shift: Float[Array, "b h l l"] | None = None,
+        *,
+        causal: bool = False,
     ):
         """Return the block's output and its attention (b, h, l, l).
 
         Args:
           x: the residual stream.
           shift: added to the attention, to differentiate there.
+          causal: whether tokens attend to none after them.
         """
         batch, length, _ = x.shape
         qkv = self.qkv(self.norm_1(x)).reshape(batch, length, 3, self.num_heads, -1)
@@ -74,7 +79,8 @@ class ViTBlock(nnx.Module):
         scores = jnp.einsum("bihc,bjhc->bhij", q, k) / jnp.sqrt(q.shape[-1]).astype(
             q.dtype
         )
-        attention = jax.nn.softmax(scores, axis=-1)
+        seen = jnp.tri(length, dtype=bool)[None, None] if causal else None
+        attention = jax.nn.softmax(scores, axis=-1, where=seen)
         attention = attention if shift is None else attention + shift
         mixed = jnp.einsum("bhij,bjhc->bihc", attention, v).reshape(x.shape)
         x = x + self.proj(mixed)

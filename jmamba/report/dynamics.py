@@ -11,8 +11,10 @@ from jaxtyping import Bool, Float, Int
 
 from jmamba.checkpoints.tokenizer import Tokenizer
 from jmamba.dynamics import (
+    ContractionMap,
     DepthExponents,
     RegimeReport,
+    contraction_map,
     depth_exponents,
     layer_stack,
     map_regimes,
@@ -26,7 +28,7 @@ from jmamba.report.environment import environment
 from jmamba.report.explain import encode
 from jmamba.report.labels import Piece, split_pieces, token_label, token_labels
 
-STAGES = ("trajectories", "regimes", "exponents")
+STAGES = ("trajectories", "regimes", "contraction", "exponents")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,8 @@ class DynamicsReport:
       expands: whether the mean of C[i].B[j] over j <= i is positive: the layer then
         moves token i along with the tokens it remembers, else against them.
       fast: fraction of channels whose step size is past the softplus's bend.
+      log_norms: whether a layer can take two values of a token apart (above zero) or
+        brings any two closer (below), see `contraction_map`.
       regimes: what the theory asks of a layer, one number per layer.
       exponents: of small differences over depth, largest first.
       exponents_per_layer: what each layer adds to them.
@@ -64,6 +68,7 @@ class DynamicsReport:
     cosine: Float[np.ndarray, "s l"]
     expands: Bool[np.ndarray, "s l"]
     fast: Float[np.ndarray, "s l"]
+    log_norms: Float[np.ndarray, "s l"]
     regimes: RegimeReport
     exponents: Float[np.ndarray, "p"]
     exponents_per_layer: Float[np.ndarray, "s p"]
@@ -89,6 +94,7 @@ class DynamicsReport:
             "cosine": self.cosine,
             "expands": self.expands,
             "fast": self.fast,
+            "log_norms": self.log_norms,
             "depth_exponents": self.exponents,
             "depth_exponents_per_layer": self.exponents_per_layer,
             **regimes,
@@ -151,8 +157,13 @@ def measure_dynamics(
         lambda: (report_regimes(model, tokens), jax.lax.map(map_regimes, inside.ssm)),
     )
     x = inside.residual_in[0, 0]
+    steps = min(32, model.config.d_model)
+    contraction: ContractionMap = timed(
+        STAGES[2],
+        lambda: contraction_map(model, inside.residual_in[:, 0], steps=steps),
+    )
     growing: DepthExponents = timed(
-        STAGES[2], lambda: depth_exponents(layer_stack(model), x, exponents)
+        STAGES[3], lambda: depth_exponents(layer_stack(model), x, exponents)
     )
     pieces = split_pieces(ids, tokenizer.decode)
     return DynamicsReport(
@@ -166,6 +177,7 @@ def measure_dynamics(
         cosine=np.asarray(moved.cosine[:, 0], np.float32),
         expands=np.asarray(labels.expands[:, 0]),
         fast=np.asarray(jnp.mean(labels.fast[:, 0], axis=-1), np.float32),
+        log_norms=np.asarray(contraction.log_norms, np.float32),
         regimes=regimes,
         exponents=np.asarray(growing.exponents, np.float32),
         exponents_per_layer=np.asarray(growing.per_layer, np.float32),

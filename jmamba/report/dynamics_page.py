@@ -72,6 +72,7 @@ def dynamics_page(report: DynamicsReport, figures: dict[str, bytes]) -> str:
 <section>
 <h2>Layers</h2>
 {_layer_table(report)}
+{_token_table(report)}
 </section>
 <section>
 <h2>Figures</h2>
@@ -97,6 +98,28 @@ def dynamics_summary(report: DynamicsReport, files: list[str]) -> dict:
         "arrays": describe_arrays(report),
         "files": files,
     }
+
+
+def _token_table(report: DynamicsReport) -> str:
+    """Return the regime of every token in every layer as a table to unfold."""
+    heads = "".join(f"<th><code>{escape(label)}</code></th>" for label in report.labels)
+    rows = []
+    for i, layer in enumerate(report.growth):
+        cells = "".join(
+            f"<td>{'+' if expands else '−'}{' fast' if fast > 0.5 else ''} {grown:.2f}"
+            "</td>"
+            for expands, fast, grown in zip(
+                report.expands[i], report.fast[i], layer, strict=True
+            )
+        )
+        rows.append(f"<tr><td>{i}</td>{cells}</tr>")
+    return f"""<details><summary>Every token in every layer</summary>
+<p>+ if the layer moves the token along with the tokens it remembers, − if against them;
+"fast" if more than half of the channels are; then ln(‖h out‖ / ‖h in‖).</p>
+<div style="overflow-x: auto"><table>
+<thead><tr><th>layer</th>{heads}</tr></thead>
+<tbody>{"".join(rows)}</tbody>
+</table></div></details>"""
 
 
 def _layer_table(report: DynamicsReport) -> str:

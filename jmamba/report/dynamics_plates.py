@@ -39,6 +39,16 @@ DYNAMICS_PLATES = (
         dynamics_figures.regimes,
     ),
     Plate(
+        "contraction",
+        "Which tokens a layer contracts",
+        "Purple: whatever two values a token may have, the layer brings them closer. "
+        "Orange: in some direction it takes them apart, by this much to first order. "
+        "Only the token itself is varied; what the layer remembers is held still.",
+        "largest eigenvalue of (J + Jᵀ)/2 − 1, J = ∂ h out[l] / ∂ h in[l]",
+        ("log_norms",),
+        dynamics_figures.contraction,
+    ),
+    Plate(
         "exponents",
         "How fast small differences grow over depth",
         "Above zero a small difference between two runs grows from layer to layer, "

@@ -18,8 +18,10 @@ from jmamba.report.explanation import Explanation
 from jmamba.report.image_plates import IMAGE_PLATES
 from jmamba.report.page import page
 from jmamba.report.plates import PLATES, Plate, plates_of
+from jmamba.report.portrait_plates import PORTRAIT_PLATES
 
 MADE_BY, MADE_BY_DYNAMICS = "jmamba explain", "jmamba dynamics"
+MADE_BY_PORTRAITS = "jmamba reproduce dynamics-figures"
 PAGE, ARRAYS, SUMMARY = "index.html", "arrays.npz", "summary.json"
 
 
@@ -161,7 +163,8 @@ def _files_of_report(directory: Path) -> list[str]:
     """Return the files that an earlier report made, none if there was none."""
     try:
         made = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
-        files = made["files"] if made["made_by"] in (MADE_BY, MADE_BY_DYNAMICS) else []
+        makers = (MADE_BY, MADE_BY_DYNAMICS, MADE_BY_PORTRAITS)
+        files = made["files"] if made["made_by"] in makers else []
         return [name for name in files if isinstance(name, str)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
@@ -187,7 +190,7 @@ def _beside(directory: Path):
 
 def _move(new: Path, directory: Path) -> None:
     """Move a complete report into place, the summary last."""
-    plates = (*PLATES, *IMAGE_PLATES, *DYNAMICS_PLATES)
+    plates = (*PLATES, *IMAGE_PLATES, *DYNAMICS_PLATES, *PORTRAIT_PLATES)
     known = {PAGE, ARRAYS, SUMMARY, *(f"{plate.name}.png" for plate in plates)}
     stale = known & set(_files_of_report(directory))
     directory.mkdir(exist_ok=True)

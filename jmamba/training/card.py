@@ -33,6 +33,7 @@ def make_card(config: MambaConfig, result: Result) -> str:
       True
     """
     settings = result.settings
+    gates = "" if config.definite == "free" else f", gates {config.definite}"
     trained = settings.steps * settings.batch * settings.length
     return f"""# A byte-level Mamba
 
@@ -41,7 +42,7 @@ A Mamba-1 language model whose tokens are the bytes of UTF-8 text.
 | | |
 |---|---|
 | result | **{result.bits_per_byte:.3f} bits per byte** on the last {result.sizes[1]:,} bytes of {result.data} |
-| layers, width | {config.num_layers} blocks, d_model {config.d_model}, d_inner {config.d_inner}, d_state {config.d_state} |
+| layers, width | {config.num_layers} blocks, d_model {config.d_model}, d_inner {config.d_inner}, d_state {config.d_state}{gates} |
 | trained on | {trained:,} bytes drawn from the first {result.sizes[0]:,} bytes of {result.data} |
 | steps | {settings.steps:,} of {settings.batch} sequences of {settings.length} bytes |
 | optimizer | AdamW, cosine from {settings.learning_rate:g} after {settings.warmup} warmup steps, weight decay {settings.weight_decay:g} on projections |

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,17 @@ SMOOTHING = 0.98
 """Weight of the past in the running mean of the loss that the bar shows."""
 
 
+class Definite(StrEnum):
+    """What `--definite` may be: the choices of `models.definite`."""
+
+    free = "free"
+    pos = "pos"
+    neg = "neg"
+    mixed = "mixed"
+    psd_general = "psd_general"
+    nsd_general = "nsd_general"
+
+
 def train_command(
     data: Annotated[Path, typer.Argument(help="Text file, plain or .gz: enwik8.gz.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and the model.")],
@@ -36,6 +48,19 @@ def train_command(
     seed: Annotated[int, typer.Option(help="Of weights and data order.")] = 0,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
     dtype: Annotated[str, typer.Option(help="Of the stored weights.")] = "bfloat16",
+    definite: Annotated[
+        Definite, typer.Option(help="Signs of the eigenvalues of S_C^T S_B.")
+    ] = Definite.free,
+    definite_threshold: Annotated[
+        float | None,
+        typer.Option(help="Least magnitude; the official one if left out."),
+    ] = None,
+    equal_magnitudes: Annotated[
+        bool,
+        typer.Option(
+            "--equal-magnitudes", help="Give mixed signs the threshold of the others."
+        ),
+    ] = False,
 ) -> None:
     """Train a byte-level model on a text file and measure it on the file's end.
 
@@ -46,7 +71,13 @@ def train_command(
         steps, batch, length, learning_rate, warmup, weight_decay, seed, save_every
     )
     config = MambaConfig(
-        vocab_size=256, d_model=d_model, num_layers=num_layers, d_state=d_state
+        vocab_size=256,
+        d_model=d_model,
+        num_layers=num_layers,
+        d_state=d_state,
+        definite=definite.value,
+        definite_threshold=definite_threshold,
+        equal_magnitudes=equal_magnitudes,
     )
     if (out / "model").exists():
         raise ValueError(f"{out / 'model'} is there already; give another --out.")
@@ -54,7 +85,8 @@ def train_command(
         f"jmamba train {data.name} --out {out.name} --d-model {d_model} --num-layers "
         f"{num_layers} --d-state {d_state} --steps {steps} --batch {batch} --length "
         f"{length} --learning-rate {learning_rate} --warmup {warmup} --weight-decay "
-        f"{weight_decay} --seed {seed} --dtype {dtype}".split()
+        f"{weight_decay} --seed {seed} --dtype {dtype} "
+        f"{_definite_options(config)}".split()
     )
     splits = split_bytes(read_bytes(data))
     with _bars() as bars:
@@ -77,6 +109,18 @@ def train_command(
         f"{bits:.3f} bits per byte on the last {size[1]:,} bytes of {data.name}. "
         f"Try: jmamba explain 'some text' --model {out / 'model'}"
     )
+
+
+def _definite_options(config: MambaConfig) -> str:
+    """Return what to type for the gates of a configuration, nothing for free ones."""
+    options = []
+    if config.definite != "free":
+        options.append(f"--definite {config.definite}")
+    if config.definite_threshold is not None:
+        options.append(f"--definite-threshold {config.definite_threshold}")
+    if config.equal_magnitudes:
+        options.append("--equal-magnitudes")
+    return " ".join(options)
 
 
 def _bars() -> Progress:

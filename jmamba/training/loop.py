@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -118,7 +119,8 @@ def fit(
       model: where to start from.
       loss: function of a model and a batch to a scalar. It is compiled once per
         function: give a named one, not a new lambda each time.
-      draw: function of a step to its batch, the same one whenever it is asked.
+      draw: function of a step to its batch, the same one whenever it is asked. It
+        runs in another thread, one step ahead.
       config: settings of the run.
       directory: where to keep checkpoints of the whole state; a run that finds one
         there goes on from it, and one that was finished is read. None keeps none.
@@ -138,9 +140,9 @@ def fit(
     state = TrainState(parameters, optimizer.init(parameters), jnp.zeros((), jnp.int32))
     saver = _Saver(directory, config.save_every)
     state = saver.restore(state)
-    for step in range(int(state.step), config.steps):
+    for step, batch in _draw_ahead(draw, int(state.step), config.steps):
         state, value = train_step(
-            state, draw(step), graphdef=graphdef, optimizer=optimizer, loss=loss
+            state, batch, graphdef=graphdef, optimizer=optimizer, loss=loss
         )
         value = float(value)
         if not math.isfinite(value):
@@ -183,6 +185,17 @@ def train(
         return jnp.asarray(windows)
 
     return fit(model, next_token_loss, draw, config, directory=directory, report=report)
+
+
+def _draw_ahead(draw, start: int, stop: int) -> Iterator[tuple[int, Any]]:
+    """Yield steps and their batches, each drawn while the one before is trained on."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(draw, start) if start < stop else None
+        for step in range(start, stop):
+            assert following is not None
+            batch = following.result()
+            following = pool.submit(draw, step + 1) if step + 1 < stop else None
+            yield step, batch
 
 
 class _Saver:

@@ -21,11 +21,15 @@ def decay_mask(parameters):
     """Return True for projection matrices, which alone are decayed.
 
     A_log, D, step-size biases, norms, convolutions and the embedding are not: decay
-    would pull the recurrence's time scales towards those of A = -1.
+    would pull the recurrence's time scales towards those of A = -1. Of definite gates
+    the matrices P and S_B are, v and K are not, which set scales; nor are the weights
+    of importance, for small scores make all tokens their mean.
     """
 
     def is_projection(path, _):
-        return any(getattr(key, "key", None) == "kernel" for key in path)
+        names = [getattr(key, "key", None) for key in path]
+        is_gate = "gates" in names and ("P" in names or "S_B" in names)
+        return "kernel" in names or is_gate
 
     return jax.tree_util.tree_map_with_path(is_projection, parameters)
 

@@ -92,6 +92,44 @@ def transformers_model(config):
     return transformers.MambaForCausalLM(hf).eval()
 
 
+def transformers_layer(block):
+    """Return transformers' MambaBlock with the weights of our block, or None."""
+    if not installed("torch", "transformers"):
+        return None
+    import logging
+
+    import torch
+    import transformers
+    from transformers.models.mamba.modeling_mamba import MambaBlock
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    mixer, config = block.mixer, block.mixer.config
+    hf = transformers.MambaConfig(
+        hidden_size=config.d_model,
+        state_size=config.d_state,
+        num_hidden_layers=1,
+        conv_kernel=config.d_conv,
+        expand=config.d_inner // config.d_model,
+        time_step_rank=config.dt_rank,
+        layer_norm_epsilon=config.norm_eps,
+    )
+    weights = {
+        "norm.weight": block.norm.scale[...],
+        "mixer.A_log": mixer.A_log[...],
+        "mixer.D": mixer.D[...],
+        "mixer.conv1d.weight": mixer.conv1d.weight[...][:, None],
+        "mixer.conv1d.bias": mixer.conv1d.bias[...],
+        "mixer.in_proj.weight": mixer.in_proj.kernel[...].T,
+        "mixer.x_proj.weight": mixer.x_proj.kernel[...].T,
+        "mixer.dt_proj.weight": mixer.dt_proj.kernel[...].T,
+        "mixer.dt_proj.bias": mixer.dt_bias[...],
+        "mixer.out_proj.weight": mixer.out_proj.kernel[...].T,
+    }
+    layer = MambaBlock(hf, 0)
+    layer.load_state_dict({k: torch.tensor(np.asarray(v)) for k, v in weights.items()})
+    return layer.eval()
+
+
 def mambapy_model(config):
     """Return mambapy's Mamba of the same shape with a tied head, or None."""
     if not installed("torch", "mambapy"):

@@ -172,7 +172,7 @@ def test_inner_attention_adds_up_to_hidden_attention():
 
 @pytest.mark.parametrize(
     ("reduction", "top"),
-    [("mean", None), ("mean_abs", 3), ("product", 3)],
+    [("mean", None), ("mean", 3), ("mean_abs", 3), ("product", 3)],
 )
 def test_reductions_of_folded_attention(reduction, top):
     factors = image_factors()
@@ -236,6 +236,8 @@ def test_folding_messages():
         top_channels(ssm, 0)
     with pytest.raises(ValueError, match="inner_attention would return .* 3 states"):
         inner_attention(ssm, memory_limit=10)
+    with pytest.raises(TypeError, match="one direction, but got Bidirectional.*ssm.fo"):
+        inner_attention(BidirectionalInputs(ssm, ssm))  # type: ignore[arg-type]
 
 
 def test_images_are_traced_for_attention():

@@ -181,6 +181,41 @@ def test_reduced_attention_holds_no_matrix_per_channel():
     assert memory.temp_size_in_bytes < channels * length * length * 4 / 4
 
 
+@pytest.mark.parametrize("length", [1, 8, 9, 23])
+def test_mean_of_whole_matrices_equals_its_rows(length):
+    """Products of whole matrices, at lengths around their blocks, any step sizes."""
+    ssm = draw_ssm(length, length=length)
+    scale = 10 ** jnp.linspace(-3, 1.5, 5)
+    ssm = ssm._replace(delta=ssm.delta * scale[None, None])
+    expected = attention_loop(ssm).mean(1)
+    assert_close(reduced_attention(ssm, "mean"), expected, 2e-6)
+    odd = reduced_attention(ssm, "mean", channels_at_once=3)
+    assert_close(odd, expected, 2e-6)
+
+
+def test_mean_of_whole_matrices_keeps_precision_in_long_texts():
+    ssm = draw_ssm(batch=1, length=700, channels=2)
+    ssm = ssm._replace(A=jnp.array([[-16.0, -1.0, -1e-4]] * 2))
+    expected = attention_products(ssm).mean(1)
+    assert_close(reduced_attention(ssm, "mean"), expected, 3e-6)
+
+
+def test_gradients_of_the_mean_are_those_of_the_matrices():
+    """T14, through products of whole matrices: against autodiff of single channels."""
+    ssm = draw_ssm(length=10)
+
+    def through(attention):
+        def total(parts):
+            alpha = attention(ssm._replace(delta=parts[0], A=parts[1], B=parts[2]))
+            return jnp.sum(jnp.sin(3 * alpha))
+
+        return jax.jit(jax.grad(total))((ssm.delta, ssm.A, ssm.B))
+
+    found = through(lambda ssm: reduced_attention(ssm, "mean", channels_at_once=3))
+    expected = through(lambda ssm: jnp.mean(hidden_attention(ssm), axis=1))
+    assert_close(found, expected, 1e-5)
+
+
 def test_hidden_attention_is_differentiable():
     ssm = draw_ssm(batch=1, length=6)
 
@@ -234,3 +269,5 @@ def test_hidden_attention_messages():
         reduced_attention(ssm, "median")
     with pytest.raises(ValueError, match=r"rows=\[-12\]"):
         reduced_attention(ssm, rows=[-12])
+    with pytest.raises(ValueError, match="2 texts x 11 rows x 11 tokens.*rows="):
+        reduced_attention(ssm, memory_limit=100)

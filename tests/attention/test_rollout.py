@@ -1,15 +1,26 @@
 """Raw attention, rollout and Mamba-Attribution, against loops in float64."""
 
-from functools import cache
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attention_definition import (
+    CLASS,
+    FIRST,
+    LAYERS,
+    closed_form,
+    gradients,
+    inputs_of,
+    matrices,
+    model_of,
+    product,
+    query_of,
+    scaled,
+    traced,
+)
 from flax import nnx
 from helpers import assert_close, quick_jit
-from random_models import random_text_model, random_tokens
+from random_models import random_tokens
 from vision_definition import draw_images, tiny_vim
 
 import jmamba
@@ -22,74 +33,11 @@ from jmamba.attention import (
     min_max,
     raw_attention,
     roll_out,
+    unified_attribution,
 )
 from jmamba.types import BidirectionalInputs
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
-
-LAYERS = 3
-FIRST = 1  # 15/24 of three layers
-CLASS = 4  # of 10 tokens: not the centre
-
-
-@cache
-def model_of(kind):
-    if kind == "text":
-        return random_text_model(layers=LAYERS)
-    return tiny_vim(layers=LAYERS)
-
-
-def inputs_of(kind):
-    return random_tokens() if kind == "text" else jnp.asarray(draw_images())
-
-
-def query_of(kind):
-    return 6 if kind == "text" else CLASS
-
-
-@cache
-def traced(kind) -> Any:
-    return jmamba.trace(model_of(kind), inputs_of(kind))
-
-
-@cache
-def matrices(kind) -> np.ndarray:
-    """All matrices of all channels, (s, b, d, l, l), in float64."""
-    t = traced(kind)
-    return np.stack([np.asarray(hidden_attention(t.layer(i)), np.float64)
-                     for i in range(LAYERS)])  # fmt: skip
-
-
-@cache
-def gradients(kind, target) -> np.ndarray:
-    """d logit / d output of every block (s, b, l, m), block after block."""
-    model, t = model_of(kind), traced(kind)
-    found = []
-    for i in range(LAYERS):
-
-        def logit(x, i=i):
-            for j in range(i + 1, LAYERS):
-                x = model.layer(j)(x).x
-            logits = model.unembed(x)
-            logits = logits[:, query_of(kind)] if kind == "text" else logits
-            return jnp.sum(logits[:, target])
-
-        found.append(quick_jit(jax.grad(logit))(t.residual_out[i]))
-    return np.stack([np.asarray(x, np.float64) for x in found])
-
-
-def product(layers, normalise):
-    """T[last] ... T[first] of I + attention, for every sample."""
-    out = []
-    for b in range(layers.shape[1]):
-        J = np.eye(layers.shape[-1])
-        for a in layers[:, b]:
-            T = np.eye(J.shape[0]) + a
-            if normalise:
-                T = T / T.sum(1, keepdims=True)
-            J = T @ J
-        out.append(J)
-    return np.stack(out)
 
 
 def released_row(ssm, i) -> np.ndarray:
@@ -115,17 +63,6 @@ def released_rows(kind) -> np.ndarray:
         else:
             rows.append(released_row(ssm, i))
     return np.stack(rows)[FIRST:]
-
-
-def scaled(x, axes):
-    low, high = x.min(axes, keepdims=True), x.max(axes, keepdims=True)
-    return (x - low) / (high - low)
-
-
-def closed_form(a):
-    """sum_l a_l / prod_{m <= l} s_m, s = 1 + sum a, plus the query's own share."""
-    sums = np.cumprod(1 + a.sum(-1, keepdims=True), axis=0)
-    return (a / sums).sum(0), 1 / sums[-1]
 
 
 KINDS = pytest.mark.parametrize("kind", ["text", "image"])
@@ -333,7 +270,7 @@ def test_explanations_are_differentiable_through_attention():
 
 def test_rollout_messages():
     model, tokens = model_of("text"), random_tokens()
-    with pytest.raises(ValueError, match="Unknown settings 'new': give paper or offic"):
+    with pytest.raises(ValueError, match="Unknown settings 'new': give paper, offic"):
         attention_rollout(model, tokens, settings="new")
     with pytest.raises(ValueError, match="query=7 is out of range: give -7 to 6"):
         raw_attention(model, tokens, query=7)
@@ -351,3 +288,13 @@ def test_rollout_messages():
         AttentionSettings(clamp="max")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="skip=1: give a part of the layers"):
         AttentionSettings(skip=1)
+    with pytest.raises(ValueError, match="discard=-0.1: give a part of the weights"):
+        AttentionSettings(discard=-0.1)
+    with pytest.raises(ValueError, match=r"fold='conv': give some of D, silu, conv"):
+        AttentionSettings(fold="conv")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"released for the recurrence alone"):
+        AttentionSettings(rows="query", exact=False, fold=("gate",))
+    with pytest.raises(ValueError, match="product of channels has no sign of its own"):
+        AttentionSettings(channels="product", clamp="factors")
+    with pytest.raises(ValueError, match="'paper' fold nothing into attention: give"):
+        unified_attribution(model, tokens, settings="paper")

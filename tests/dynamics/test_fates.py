@@ -61,3 +61,11 @@ def test_drawn_matrices_have_the_eigenvalues():
     eigenvalues = jnp.linalg.eigvalsh(systems.M)
     expected = np.tile([-2.0, 0.5, 1.0], (5, 1))
     np.testing.assert_allclose(eigenvalues, expected, atol=1e-13)
+
+
+def test_fate_messages():
+    system = plane_system([1.0, -0.5], [0.0, 0.0])
+    with pytest.raises(ValueError, match=r"Tokens \[1\] are zero: .* Leave them out"):
+        follow_fates(system, jnp.array([[0.5, 1.2], [0.0, 0.0]]))
+    with pytest.raises(ValueError, match=r"must be finite, but their sizes are .nan"):
+        follow_fates(system, jnp.array([[0.5, jnp.nan]]))

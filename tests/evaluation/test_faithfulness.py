@@ -1,4 +1,5 @@
 from functools import partial
+from itertools import product
 
 import hypothesis
 import jax.numpy as jnp
@@ -6,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from random_models import random_text_model, random_tokens
+from vision_definition import tiny_vim
 
-from jmamba.attention import explain
+from jmamba.attention import patch_grid
 from jmamba.evaluation import (
     activation_scores,
     flipping_scores,
@@ -105,6 +107,9 @@ def test_texts_of_different_lengths_share_a_batch():
     masks = removal_masks(relevance, present=present, fractions=SINGLE)
     counts = np.stack([mask.sum(axis=1) for mask in masks])
     assert counts.tolist() == [[0, 0], [0, 1], [1, 2], [2, 3], [3, 4]]
+    for order, start in product(("morf", "lerf"), ("whole", "empty")):
+        for gone in removal_masks(relevance, order=order, start=start, present=present):
+            assert not (gone & ~present).any()
     for measure in (flipping_scores, insertion_scores):
         both = measure(
             predict, TOKENS, relevance, REMOVE, present=present, target=[1, 2]
@@ -114,6 +119,14 @@ def test_texts_of_different_lengths_share_a_batch():
             alone = measure(predict, TOKENS[one], relevance[one], REMOVE,
                             present=present[one], target=target)  # fmt: skip
             np.testing.assert_allclose(both.delta[one], alone.delta)
+
+
+def test_every_step_takes_whole_features():
+    for count in (29, 49, 57):  # k / n * n is below some k
+        masks = removal_masks(
+            np.ones((1, count)), fractions=np.arange(count + 1) / count
+        )
+        assert [int(gone.sum()) for gone in masks] == list(range(count + 1))
 
 
 def test_words_go_as_one():
@@ -143,6 +156,21 @@ def test_patches_become_black_or_the_mean():
     for changed in (black, mean):
         changed[0, 2:, 2:4] = images[0, 2:, 2:4]
         np.testing.assert_array_equal(changed, images)
+
+
+def test_patches_are_counted_as_a_model_reads_them():
+    """Without patch f only the token changes that patch_grid puts into place f."""
+    model, image = tiny_vim(class_token=3), np.ones((1, 12, 12, 3), np.float32)
+    images = np.concatenate([image, replace_nine(image)])
+    tokens = np.asarray(model.embed(jnp.asarray(images)))
+    changed = np.abs(tokens[1:] - tokens[:1]).max(axis=2)
+    grid = patch_grid(model, jnp.asarray(changed), 12, 12)
+    assert (np.asarray(grid).reshape(9, 9) > 0).tolist() == np.eye(9).tolist()
+
+
+def replace_nine(image):
+    """Return nine images, each without another patch."""
+    return replace_patches(image.repeat(9, axis=0), np.eye(9, dtype=bool), patch=4)
 
 
 def test_activation_is_the_probability_of_the_class():
@@ -177,12 +205,12 @@ def test_an_informed_order_beats_a_random_one():
 
 
 def test_models_are_scored_as_they_are():
-    model, tokens = random_text_model(), random_tokens()
+    model, tokens = random_text_model(layers=1), random_tokens()
 
     def predict(tokens):
         return model(jnp.asarray(tokens)).logits[:, -1]
 
-    relevance = explain(model, tokens, "gradient_x_input")
+    relevance = np.random.default_rng(0).standard_normal(tokens.shape)
     scores = flipping_scores(predict, tokens, relevance, REMOVE)
     logits = np.asarray(predict(tokens))
     np.testing.assert_array_equal(scores.morf.scores[0], logits.max(axis=1))

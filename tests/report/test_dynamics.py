@@ -58,7 +58,8 @@ def test_page_escapes_the_text_and_shows_every_layer():
     figures = {plate.name: b"png" for plate in DYNAMICS_PLATES}
     text = dynamics_page(report(), figures)
     assert "&lt;b&gt;" in text and "<b>" not in text
-    assert text.count("<tr><th>") == 1 + 2  # the head and two layers
+    assert text.count("<tr><th>") == 2 + 2  # two heads and two layers
+    assert text.count("<tr><td>") == 2  # the tokens' regimes, layer by layer
     assert all(name.replace("_", " ") in text for name in COLUMNS)
     assert "http" not in text.replace("http-equiv", "")
 

@@ -5,17 +5,58 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool, Float
-
-from jmamba.dynamics.system import TokenSystem
-from jmamba.models.language_model import MambaLM
 
 MODES = ("pos", "neg", "mixed")
 """Signs of the non-zero eigenvalues of M: all positive, all negative, half of each."""
 
 THRESHOLD = 0.7
 """Least magnitude of d in the official "pos" and "neg"; its "mixed" has none."""
+
+SEMIDEFINITE = {"psd_general": 1, "nsd_general": -1}
+"""Modes of `semidefinite_gate`, which need not be symmetric, and their sign."""
+
+EPSILON = 1e-3
+"""What keeps the symmetric part of their K away from zero."""
+
+CHOICES = ("free", *MODES, *SEMIDEFINITE)
+"""What a configuration may say; "free" for gates without constraint."""
+
+
+def check_definite(config) -> None:
+    """Raise unless the fields of a configuration that choose gates make sense.
+
+    Args:
+      config: a `MambaConfig` or `VimConfig`.
+
+    Raises:
+      ValueError: the mode is unknown, the threshold negative or not a number, there
+        are more states than channels, or a setting does nothing in that mode.
+    """
+    mode, threshold = config.definite, config.definite_threshold
+    if mode not in CHOICES:
+        raise ValueError(f"definite={mode!r}: give one of {', '.join(CHOICES)}.")
+    if mode == "free" and (threshold is not None or config.equal_magnitudes):
+        raise ValueError(
+            "definite_threshold and equal_magnitudes do nothing to free gates: leave "
+            f"them out, or give definite= one of {', '.join(CHOICES[1:])}."
+        )
+    if config.equal_magnitudes and mode not in MODES:
+        raise ValueError(
+            f"equal_magnitudes makes {', '.join(MODES)} differ in sign alone and does "
+            f"nothing to {mode!r}: leave it out."
+        )
+    if threshold is not None and not 0 <= threshold < float("inf"):
+        raise ValueError(f"definite_threshold={threshold}: give 0 or more.")
+    if mode in MODES and config.d_state > config.d_inner:
+        raise ValueError(_too_many(config.d_state, config.d_inner))
+
+
+def _too_many(states: int, channels: int) -> str:
+    return (
+        f"{states} states and {channels} channels: U has a unit diagonal, so give "
+        "channels >= states."
+    )
 
 
 class DefiniteGates(NamedTuple):
@@ -51,10 +92,7 @@ def draw_gates(
       ((2, 3, 8), (2, 3))
     """
     if states > channels:
-        raise ValueError(
-            f"{states} states and {channels} channels: U has a unit diagonal, so give "
-            "channels >= states."
-        )
+        raise ValueError(_too_many(states, channels))
     first, second = jax.random.split(key)
     bound = channels**-0.5
     P = jax.random.uniform(first, (layers, states, channels), dtype, -bound, bound)
@@ -182,7 +220,7 @@ def semidefinite_gate(
     T: Float[Array, "n n"],
     *,
     sign: int = 1,
-    epsilon: float = 1e-3,
+    epsilon: float = EPSILON,
 ) -> Float[Array, "n d"]:
     """Return S_C = +-K S_B, which makes the symmetric part of M semidefinite.
 
@@ -217,114 +255,30 @@ def semidefinite_gate(
     return sign * (K @ S_B)
 
 
-class Projection(NamedTuple):
-    """Gates near given ones, and how near.
-
-    Attributes:
-      gates: free parameters.
-      error: |M' - M| / |M|, for what the parameters make of M.
-    """
-
-    gates: DefiniteGates
-    error: float
-
-
-def project_gates(
-    system: TokenSystem, mode: str, *, threshold: float = THRESHOLD
-) -> Projection:
-    """Return definite gates near those of a trained layer: a start, no more.
-
-    S_C = L R is factored without pivoting, so that M = U^T E with U unit upper and
-    E = D L^T S_B; each row of E is replaced by the nearest multiple of the same row of
-    U, and multiples of the wrong sign by the least of the right one. What is lost is
-    in `error`, and it is most of M for weights that were trained without constraints.
-
-    Args:
-      system: `layer_system(model, i)`.
-      mode: a name of `MODES`.
-      threshold: least magnitude of d, for all modes.
-
-    Raises:
-      ValueError: the mode is unknown, or S_C cannot be factored.
+def pack_live(P: Float[Array, "*s n d"]) -> Float[Array, "*s p"]:
+    """Return the entries of P above the diagonal, row by row: those that are read.
 
     Examples:
-      >>> gates = draw_gates(1, 2, 4, key=jax.random.key(0))
-      >>> S_B, S_C = definite_gates(gates, "pos")
-      >>> system = TokenSystem(S_B[0], S_C[0], jnp.eye(4), -jnp.ones((4, 2)), S_B[0, 0])
-      >>> project_gates(system, "pos").error < 1e-5
-      True
+      >>> pack_live(jnp.arange(6.0).reshape(2, 3)).tolist()
+      [1.0, 2.0, 5.0]
     """
-    S_B, S_C = (np.asarray(x, np.float64) for x in (system.S_B, system.S_C))
-    states = len(S_C)
-    lower, R = np.eye(states), S_C.copy()
-    for i in range(states):
-        if abs(R[i, i]) < 1e-12 * np.abs(R).max():
-            raise ValueError(
-                f"S_C cannot be factored: pivot {i} is zero. Its first {states} "
-                "columns must have non-singular leading blocks; start from "
-                "draw_gates(...)."
-            )
-        lower[i + 1 :, i] = R[i + 1 :, i] / R[i, i]
-        R[i + 1 :] -= np.outer(lower[i + 1 :, i], R[i])
-    pivots = np.diag(R).copy()
-    U = R / pivots[:, None]
-    E = pivots[:, None] * (lower.T @ S_B)
-    wanted = np.sum(E * U, axis=1) / np.sum(U * U, axis=1)
-    signs = np.sign(np.asarray(signed_scales(jnp.ones(states), mode)))
-    rest = np.maximum(signs * wanted - threshold, 1e-4)
-    v = rest + np.log(-np.expm1(-rest))  # the inverse of softplus
-    dtype = system.S_B.dtype
-    gates = DefiniteGates(jnp.asarray(U, dtype), jnp.asarray(v, dtype))
-    ours = U.T @ ((signs * (rest + threshold))[:, None] * U)
-    M = S_C.T @ S_B
-    return Projection(gates, float(np.linalg.norm(ours - M) / np.linalg.norm(M)))
+    rows = (P[..., i, i + 1 :] for i in range(P.shape[-2]))
+    return jnp.concatenate(list(rows), axis=-1)
 
 
-def with_gates(
-    model: MambaLM,
-    S_B: Float[Array, "s n d"],
-    S_C: Float[Array, "s n d"],
-) -> MambaLM:
-    """Return a model with given gates in all layers; it is not changed.
-
-    Differentiable: `grad` of a loss of with_gates(model, *definite_gates(gates, mode))
-    trains the gates. What comes out is an ordinary model, which saves and loads as
-    any other, its gates being what they are.
-
-    Args:
-      model: the model.
-      S_B: weights of the input gates of every layer.
-      S_C: weights of the output gates.
-
-    Raises:
-      ValueError: shapes do not fit the model.
+def unpack_live(
+    packed: Float[Array, "*s p"], states: int, channels: int
+) -> Float[Array, "*s n d"]:
+    """Return P from its entries above the diagonal, all others zero.
 
     Examples:
-      >>> import jmamba
-      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
-      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
-      >>> gates = draw_gates(2, 16, 32, key=jax.random.key(0))
-      >>> positive = with_gates(model, *definite_gates(gates, "pos"))
-      >>> from jmamba.dynamics import count_inertia, layer_system
-      >>> count_inertia(layer_system(positive, 0), tolerance=1e-4)
-      Inertia(positive=16, negative=0, zero=16)
-
-    References:
-      Vo et al., arXiv 2410.03292, section 5.1: the constraint is on W_x's last 2n rows.
+      >>> unpack_live(jnp.array([1.0, 2.0, 5.0]), 2, 3).tolist()
+      [[0.0, 1.0, 2.0], [0.0, 0.0, 5.0]]
     """
-    c = model.config
-    shape = (c.num_layers, c.d_state, c.d_inner)
-    if S_B.shape != shape or S_C.shape != shape:
-        raise ValueError(
-            f"S_B {S_B.shape} and S_C {S_C.shape} do not fit the model: both must be "
-            f"{shape}, (layers, states, channels)."
-        )
-    graphdef, state = nnx.split(model)
-    made = nnx.merge(graphdef, jax.tree.map(lambda x: x, state))
-    kernel = made.layers.mixer.x_proj.kernel[...]  # s d r+2n
-    rows = jnp.concatenate([S_B, S_C], axis=1).astype(kernel.dtype)
-    rows = jnp.swapaxes(rows, 1, 2)  # s 2n d -> s d 2n
-    made.layers.mixer.x_proj.kernel[...] = jnp.concatenate(
-        [kernel[..., : c.dt_rank], rows], axis=-1
-    )
-    return made
+    rows, start = [], 0
+    before = [(0, 0)] * (packed.ndim - 1)
+    for i in range(states):  # slices and padding: a scatter would be slower
+        row = packed[..., start : start + channels - 1 - i]
+        rows.append(jnp.pad(row, [*before, (i + 1, 0)]))
+        start += channels - 1 - i
+    return jnp.stack(rows, axis=-2)

@@ -1,0 +1,76 @@
+"""Maps of relevance: scaled to [0, 1], the lowest discarded, rolled out over layers."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def min_max(x: Float[Array, "b *rest"]) -> Float[Array, "b *rest"]:
+    """Return each sample scaled to [0, 1]; a constant one becomes 0.
+
+    Args:
+      x: a map of each sample.
+
+    Examples:
+      >>> min_max(jnp.array([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0]])).tolist()
+      [[0.0, 1.0, 0.5], [0.0, 0.0, 0.0]]
+    """
+    axes = tuple(range(1, x.ndim))
+    low = jnp.min(x, axis=axes, keepdims=True)
+    extent = jnp.max(x, axis=axes, keepdims=True) - low
+    return (x - low) / jnp.where(extent > 0, extent, 1)
+
+
+def discard_lowest(
+    x: Float[Array, "b *rest"], part: float, counted: Bool[Array, "b *rest"]
+) -> Float[Array, "b *rest"]:
+    """Return each sample with its lowest weights set to 0.
+
+    Args:
+      x: a map of each sample.
+      part: how many of the weights that count, as a part of them, rounded down.
+      counted: which weights count; the others are left as they are.
+
+    Examples:
+      >>> x = jnp.array([[3.0, -1.0, 2.0, 9.0]])
+      >>> discard_lowest(x, 0.5, jnp.ones((1, 4), bool)).tolist()
+      [[3.0, 0.0, 0.0, 9.0]]
+    """
+    flat = jnp.where(counted, x, jnp.inf).reshape(x.shape[0], -1)
+    rank = jnp.argsort(jnp.argsort(flat, axis=1), axis=1)
+    number = jnp.sum(counted.reshape(flat.shape), axis=1, keepdims=True)
+    gone = jnp.floor(number.astype(jnp.float32) * part + 1e-4)  # 0.6 x 5 is 3
+    return jnp.where((rank < gone.astype(rank.dtype)).reshape(x.shape), 0, x)
+
+
+def roll_out(
+    layers: Float[Array, "s b l l"] | Float[Array, "s b l"],
+    start: Float[Array, "b l"],
+    *,
+    row_normalise: bool,
+) -> Float[Array, "b l"]:
+    """Return start T[last] ... T[first], T = I + attention.
+
+    Args:
+      layers: matrices, or single rows a that stand for the matrix of equal rows 1 a^T.
+      start: weights of the rows that are asked for, one-hot for a single one.
+      row_normalise: whether each row of T is divided by its sum.
+
+    Examples:
+      >>> half = jnp.full((2, 1, 2, 2), 0.5)
+      >>> roll_out(half, jnp.array([[1.0, 0.0]]), row_normalise=True).tolist()
+      [[0.625, 0.375]]
+    """
+
+    def step(row, a):
+        if a.ndim == 3:
+            sums = 1 + jnp.sum(a, axis=-1)
+            row = row / sums if row_normalise else row
+            row = row + jnp.einsum("bi,bij->bj", row, a, precision="highest")
+        else:
+            row = row + jnp.sum(row, axis=1, keepdims=True) * a
+            sums = 1 + jnp.sum(a, axis=1, keepdims=True)
+            row = row / sums if row_normalise else row
+        return row, None
+
+    return jax.lax.scan(step, start, layers, reverse=True)[0]

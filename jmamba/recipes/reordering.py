@@ -1,0 +1,169 @@
+"""Does reordering tokens by importance help a Vision Mamba?"""
+
+import time
+from functools import partial
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jmamba.models.images import normalise
+from jmamba.models.vision import Vim, count_parameters
+from jmamba.recipes.curves import Curve, draw_curves, smooth
+from jmamba.recipes.seeds import paired_interval, say_mean
+from jmamba.recipes.vision_models import Pictures, VisionConfig, train_vim, vim_config
+from jmamba.recipes.workbench import Workbench
+from jmamba.training.classification import (
+    Labelled,
+    classification_loss,
+    is_right,
+)
+
+SIZES = {
+    "quick": VisionConfig(
+        pictures="fashion", side=28, patch_size=7, d_model=16, num_layers=2, d_state=4,
+        steps=30, measured=100, seeds=(0, 1),
+    ),
+    "cpu": VisionConfig(
+        pictures="fashion", side=28, patch_size=4, d_model=32, num_layers=4, d_state=8,
+        steps=500, learning_rate=3e-3, measured=5000, seeds=(0, 1, 2),
+    ),
+    "large": VisionConfig(
+        side=64, d_model=192, num_layers=12, d_state=16, steps=40_000, batch=128,
+        measured=5000, seeds=(0, 1, 2),
+    ),
+}  # fmt: skip
+
+_CORRECTED = {"reorder": "corrected", "reorder_normalise": True}
+VARIANTS: dict[str, dict] = {
+    "not reordered": {},
+    "official": {"reorder": "official"},
+    "corrected": _CORRECTED,
+    "corrected, hard": {**_CORRECTED, "reorder_hard": True},
+    "shuffled": {"reorder": "corrected", "reorder_by": "random"},
+}
+"""Name -> fields of `VimConfig`. The official mode has tau = 1, scores as they come,
+and leaves tokens where they were sorted to; the corrected one scales scores and puts
+tokens back; the control takes one random order in place of scores."""
+
+
+def run(config: VisionConfig, bench: Workbench) -> None:
+    """Train all variants from all seeds and compare them."""
+    pictures = Pictures(config, bench)
+    test = pictures.test(config.measured)
+    batch = Labelled(normalise(test.images), test.labels)
+    accuracy = {}
+    for name, fields in VARIANTS.items():
+        found = []
+        for seed in config.seeds:
+            key = f"{_key(name)}-{seed}"
+            model = train_vim(
+                config, pictures, bench, seed, key=key, **_of(config, fields)
+            )
+            right = partial(_accuracy, model, batch)
+            found.append(bench.once(f"accuracy {key}", right))
+        accuracy[name] = np.array(found)
+    costs = bench.once("costs", partial(_measure_costs, config, pictures))
+    _write_tables(config, accuracy, costs, bench)
+    curves = [
+        Curve(name, [np.array(bench.losses(f"{_key(name)}-{s}")) for s in config.seeds])
+        for name in VARIANTS
+    ]
+    bench.write_figure(
+        "learning",
+        draw_curves(
+            [smooth(curve, config.steps // 20) for curve in curves],
+            x="step", y="training loss, nats",
+        ),
+        "Training loss, running mean; the band holds all seeds",
+    )  # fmt: skip
+
+
+def _key(name: str) -> str:
+    return name.replace(", ", "-").replace(" ", "-")
+
+
+def _of(config: VisionConfig, fields: dict) -> dict:
+    """Reorder two layers, the first and the middle one, where the official code does.
+
+    It sorts in the first block of each of its two last stages.
+    """
+    if not fields:
+        return {}
+    return {**fields, "reorder_layers": (0, config.num_layers // 2)}
+
+
+def _accuracy(model: Vim, batch: Labelled) -> float:
+    return float(is_right(model, batch).mean())
+
+
+def _measure_costs(config: VisionConfig, pictures: Pictures) -> dict:
+    """Return milliseconds and bytes of a training step of each variant, in turn."""
+    batch = pictures.draw(0, 0)
+    steps = {}
+    for name, fields in VARIANTS.items():
+        model = Vim(
+            vim_config(config, pictures, **_of(config, fields)), rngs=nnx.Rngs(0)
+        )
+        steps[name] = (count_parameters(model), *_compile(model, batch))
+    times = {name: [] for name in VARIANTS}
+    for _ in range(9):
+        for name, (_, step, _, state) in steps.items():
+            start = time.perf_counter()
+            jax.block_until_ready(step(state))
+            times[name].append(time.perf_counter() - start)
+    return {
+        name: {
+            "parameters": steps[name][0],
+            "milliseconds": 1e3 * float(np.median(times[name])),
+            "bytes": steps[name][2],
+        }
+        for name in VARIANTS
+    }
+
+
+def _compile(model: Vim, batch: Labelled):
+    """Return a compiled loss with its gradient, its temporary bytes, its argument."""
+    graphdef, state = nnx.split(model)
+
+    def loss(state):
+        return classification_loss(nnx.merge(graphdef, state), batch)
+
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(state).compile()
+    jax.block_until_ready(compiled(state))
+    memory = compiled.memory_analysis()
+    return compiled, int(memory.temp_size_in_bytes), state
+
+
+def _write_tables(config, accuracy, costs, bench: Workbench) -> None:
+    plain = next(iter(VARIANTS))
+    early = slice(config.steps // 4, config.steps // 2)
+    rows = []
+    for name in VARIANTS:
+        losses = [bench.losses(f"{_key(name)}-{s}") for s in config.seeds]
+        middle = np.array([np.mean(run[early]) for run in losses])
+        cost, base = costs[name], costs[plain]
+        rows.append([
+            name, say_mean(accuracy[name], scale=100), say_mean(middle),
+            f"{cost['parameters']:,}",
+            f"{cost['milliseconds'] / base['milliseconds']:.2f}x",
+            f"{cost['bytes'] / base['bytes']:.2f}x",
+        ])  # fmt: skip
+    columns = ["tokens", "accuracy, %", "loss in the second quarter", "parameters",
+               "time of a step", "temporary memory"]  # fmt: skip
+    bench.write_table("Reordering tokens by importance", columns, rows)
+    rows = [
+        [first, second,
+         *paired_interval(accuracy[second] - accuracy[first], scale=100)]
+        for first, second in (
+            (plain, "official"), (plain, "corrected"), (plain, "corrected, hard"),
+            (plain, "shuffled"), ("shuffled", "corrected, hard"),
+        )
+    ]  # fmt: skip
+    columns = ["first", "second", "points that the second has more", "so"]
+    bench.write_table("Paired differences", columns, rows)
+    bench.write_text(
+        "Mean over seeds, in brackets each seed; differences are paired by seed, with "
+        "a 95 % interval of Student's t. Time and memory are of loss and gradient, "
+        "relative to the model that does not reorder, in one run. Two layers reorder."
+    )
