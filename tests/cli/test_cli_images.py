@@ -34,7 +34,8 @@ def embedded(monkeypatch, tmp_path):
 
 
 def test_explain_prints_and_writes(tmp_path):
-    result = run("explain", "a picture.PNG", "--method", "mamba_lrp", "--target", 3)
+    result = run("explain", "a picture.PNG", "--method", "mamba_lrp", "--target", 3,
+                 "--no-compare")  # fmt: skip
     assert result.exit_code == 0, result.output
     out = tmp_path / "jmamba-out"
     assert result.stdout.splitlines()[-1] == str(out / "index.html")
