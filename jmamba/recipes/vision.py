@@ -63,6 +63,7 @@ def run(config: VisionConfig, bench: Workbench) -> None:
     bench.write_text(_LEGEND)
     write_findings(found, bench)
     few = Composites(*(array[:SHOWN] for array in test))
+    maps = {**_maps("Vim", vims[0], few), **_maps("ViT", vits[0], few)}
     bench.write_figure(
         "maps",
         draw_maps(
