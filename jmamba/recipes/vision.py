@@ -66,11 +66,7 @@ def run(config: VisionConfig, bench: Workbench) -> None:
     maps = {**_maps("Vim", vims[0], few), **_maps("ViT", vits[0], few)}
     bench.write_figure(
         "maps",
-        draw_maps(
-            few.images,
-            few.masks,
-            {**_maps("Vim", vims[0], few), **_maps("ViT", vits[0], few)},
-        ),
+        draw_maps(few.images, few.masks, maps),
         "Pictures, the masks of their objects, and what explains the predicted class",
     )
 
