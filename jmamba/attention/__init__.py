@@ -4,10 +4,23 @@ from jmamba.attention.channels import channel_attention as channel_attention
 from jmamba.attention.contributions import alti as alti
 from jmamba.attention.contributions import alti_logit as alti_logit
 from jmamba.attention.contributions import token_norms as token_norms
+from jmamba.attention.decimation import DecimatedOutput as DecimatedOutput
+from jmamba.attention.decimation import Decimation as Decimation
+from jmamba.attention.decimation import decimated_lengths as decimated_lengths
+from jmamba.attention.decimation import prefill_decimated as prefill_decimated
+from jmamba.attention.decimation import (
+    score_decimating_layers as score_decimating_layers,
+)
 from jmamba.attention.explain import METHODS as METHODS
 from jmamba.attention.explain import explain as explain
 from jmamba.attention.explain import heat_map as heat_map
 from jmamba.attention.explain import patch_grid as patch_grid
+from jmamba.attention.expressivity import counting_channel as counting_channel
+from jmamba.attention.expressivity import linear_attention as linear_attention
+from jmamba.attention.expressivity import run_lengths as run_lengths
+from jmamba.attention.expressivity import softmax_head as softmax_head
+from jmamba.attention.expressivity import softmax_head_error as softmax_head_error
+from jmamba.attention.expressivity import without_decay as without_decay
 from jmamba.attention.factors import PARTS as PARTS
 from jmamba.attention.factors import BidirectionalFactors as BidirectionalFactors
 from jmamba.attention.factors import Factors as Factors

@@ -58,7 +58,10 @@ def measure_layer(
     seen = jnp.ones(found.shape, bool)
     if len(directions_of(ssm)) == 1:  # a text's queries see nothing ahead
         keys = jnp.arange(found.shape[-1])
-        last = query[:, None] if row else keys[None, :, None]
+        last = keys[None, :, None]
+        if row:
+            assert query is not None  # `ask` gives texts one
+            last = query[:, None]
         seen = jnp.broadcast_to(keys[(None,) * (found.ndim - 1)] <= last, found.shape)
     return discard_lowest(found, settings.discard, seen)
 

@@ -8,9 +8,13 @@ from jaxtyping import Array, Complex, Float
 
 from jmamba.dynamics.system import TokenSystem
 from jmamba.models.language_model import MambaLM
+from jmamba.models.selection import Selection
+from jmamba.models.vision import Vim
 
 
-def layer_system(model: MambaLM, index: int) -> TokenSystem:
+def layer_system(
+    model: MambaLM | Vim, index: int, *, direction: str = "forward"
+) -> TokenSystem:
     """Return S_B, S_C, S_delta, A and the step-size bias of a layer.
 
         B[j] = S_B u[j],  C[i] = S_C u[i],  delta[j] = softplus(S_delta u[j] + bias)
@@ -24,10 +28,11 @@ def layer_system(model: MambaLM, index: int) -> TokenSystem:
     Args:
       model: the model.
       index: which layer, negative ones from the end.
+      direction: of Vim, whose layers have two: "forward" or "backward".
 
     Raises:
       IndexError: there is no such layer.
-      ValueError: a weight is not finite.
+      ValueError: a weight is not finite, or there is no such direction.
 
     Examples:
       >>> import jmamba
@@ -41,7 +46,7 @@ def layer_system(model: MambaLM, index: int) -> TokenSystem:
     References:
       Vo et al., arXiv 2410.03292, section 3; Gu & Dao, arXiv 2312.00752, section 3.2.
     """
-    mixer = model.layer(index).mixer
+    mixer = _pick_selection(model, index, direction)
     r, n = mixer.config.dt_rank, mixer.config.d_state
     dtype = mixer.A_log[...].dtype
     W_x = mixer.W_x().astype(dtype)  # d r+2n
@@ -58,6 +63,19 @@ def layer_system(model: MambaLM, index: int) -> TokenSystem:
             "spectra would mean nothing. Check the checkpoint."
         )
     return system
+
+
+def _pick_selection(model, index, direction) -> Selection:
+    mixer = model.layer(index).mixer
+    directions = ("forward", "backward")
+    if isinstance(mixer, Selection):
+        directions = ("forward",)
+    if direction not in directions:
+        raise ValueError(
+            f"direction={direction!r}: a layer of this model has "
+            f"{' and '.join(directions)}."
+        )
+    return mixer if isinstance(mixer, Selection) else getattr(mixer, direction)
 
 
 class GateSpectrum(NamedTuple):
@@ -145,7 +163,9 @@ def count_inertia(system: TokenSystem, *, tolerance: float = 1e-10) -> Inertia:
     return Inertia(positive, negative, system.S_B.shape[-1] - positive - negative)
 
 
-def residual_matrix(model: MambaLM, index: int) -> Float[Array, "m m"]:
+def residual_matrix(
+    model: MambaLM | Vim, index: int, *, direction: str = "forward"
+) -> Float[Array, "m m"]:
     """Return M as it acts on the residual stream: W^T M W with W of the input.
 
     The convolution, its activation and the norm are left out: this is a linearisation,
@@ -154,6 +174,7 @@ def residual_matrix(model: MambaLM, index: int) -> Float[Array, "m m"]:
     Args:
       model: the model.
       index: which layer, negative ones from the end.
+      direction: of Vim, whose layers have two: "forward" or "backward".
 
     Examples:
       >>> import jmamba
@@ -166,7 +187,8 @@ def residual_matrix(model: MambaLM, index: int) -> Float[Array, "m m"]:
     References:
       Vo et al., arXiv 2410.03292, section 3, tokens being the residual stream.
     """
-    system, mixer = layer_system(model, index), model.layer(index).mixer
+    system = layer_system(model, index, direction=direction)
+    mixer = model.layer(index).mixer
     W = mixer.in_proj.kernel[...][:, : mixer.config.d_inner].astype(system.S_B.dtype)
     S_B, S_C = (
         jnp.einsum("nd,md->nm", S, W, precision="highest")

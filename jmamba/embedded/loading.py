@@ -48,6 +48,11 @@ def load_embedded_vim(*, dtype=None) -> EmbeddedVim:
 
     Args:
       dtype: compute and storage dtype; None for float32.
+
+    Examples:
+      >>> model, class_names, preprocessing = load_embedded_vim()
+      >>> model.config.image_size, class_names[:3], preprocessing["crop"]
+      (64, ('face', 'person', 'mammal'), 64)
     """
     model = Vim.from_pretrained(VIM_FOLDER, dtype=dtype)
     config = model.config

@@ -29,20 +29,30 @@ def smooth(curve: Curve, window: int) -> Curve:
 
 
 def draw_curves(curves: Sequence[Curve], *, x: str, y: str) -> Figure:
-    """Draw the mean of each variant's runs, and a band that holds them all."""
-    figure = new_figure(6.4, 3.8)
-    ax = figure.subplots()
-    for curve in curves:
-        runs = np.stack(curve.runs)
-        steps = np.arange(runs.shape[1])
-        (line,) = ax.plot(steps, runs.mean(0), label=curve.name, lw=1.4)
-        ax.fill_between(
-            steps, runs.min(0), runs.max(0), color=line.get_color(), alpha=0.15, lw=0
-        )
-    last = np.concatenate([np.ravel(curve.runs) for curve in curves])
-    ax.set_ylim(last.min() * 0.98, np.quantile(last, 0.97))
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
-    ax.legend(frameon=False, fontsize=8)
-    ax.spines[["top", "right"]].set_visible(False)
+    """Draw the mean of each variant's runs, and a band that holds them all.
+
+    Below, each run minus the first variant's run of the same seed.
+    """
+    figure = new_figure(6.4, 5.6)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    first = curves[0]
+    for number, curve in enumerate(curves):
+        colour = f"C{number}"
+        _draw_band(above, np.stack(curve.runs), colour, label=curve.name)
+        runs = [a - b for a, b in zip(curve.runs, first.runs, strict=True)]
+        _draw_band(below, np.stack(runs), colour)
+    every = np.concatenate([np.ravel(curve.runs) for curve in curves])
+    above.set_ylim(every.min() * 0.98, np.quantile(every, 0.97))
+    above.set_ylabel(y)
+    above.legend(frameon=False, fontsize=8)
+    below.set_ylabel(f"minus {first.name}", fontsize=8)
+    below.set_xlabel(x)
+    for ax in (above, below):
+        ax.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _draw_band(ax, runs, colour: str, label: str | None = None) -> None:
+    steps = np.arange(runs.shape[1])
+    ax.plot(steps, runs.mean(0), color=colour, label=label, lw=1.4)
+    ax.fill_between(steps, runs.min(0), runs.max(0), color=colour, alpha=0.15, lw=0)

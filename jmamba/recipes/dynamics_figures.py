@@ -45,8 +45,9 @@ def run(config: PortraitConfig, bench: Workbench) -> None:
         for (s, x), run in zip(BLOW_UPS, portraits.blow_ups, strict=True)
     ]
     bench.write_table("Blow-ups", ["s", "tokens", "T", "first token"], rows)
-    for plate in PORTRAIT_PLATES:
-        bench.write_text(f"## {plate.title}\n\n{plate.caption}\n\n`{plate.formula}`")
-        bench.write_figure(plate.name, plate.draw(portraits), plate.title)
     page = write_portraits(portraits, bench.directory / "page", progress=bench.show)
+    for plate in PORTRAIT_PLATES:
+        picture = f"![{plate.title}](page/{plate.name}.png)"
+        text = f"## {plate.title}\n\n{picture}\n\n{plate.caption}"
+        bench.write_text(f"{text}\n\n`{plate.formula}`")
     bench.write_text(f"The same as one page: [{page.name}](page/{page.name})")

@@ -29,6 +29,7 @@ RECIPES: dict[str, str] = {
     "attention-figures": "attention maps through depth, channels, class tokens",
     "language": "gates that exclude the convergent scenario, on text",
     "reordering": "tokens sorted by importance in a Vision Mamba",
+    "count-in-row": "a trained channel counts runs of ones, attention does not",
     "dynamics-figures": "the three scenarios of token dynamics in seven figures",
 }
 """Name -> what it shows, in one line. The module has the name with underscores."""

@@ -56,7 +56,7 @@ class VisionConfig:
     weight_decay: float = 0.05
     seeds: tuple = (0,)
     measured: int = 1000
-    explained: int = 240
+    explained: int = 128
 
 
 class Pictures:

@@ -169,7 +169,9 @@ class Workbench:
 
     def finish(self) -> Path:
         """Write all tables and figures on one page of Markdown, and return its path."""
-        facts = ", ".join(f"{k} {v}" for k, v in environment().items())
+        found = environment()
+        facts = {**found.pop("versions"), **found}
+        facts = ", ".join(f"{key} {value}" for key, value in facts.items())
         head = f"# {self.name}\n\n`{self.command}`\n\n{facts}\n"
         path = self.directory / RESULTS
         write_text(path, "\n".join([head, *self.sections]))

@@ -15,7 +15,7 @@ from jmamba.report.command_options import (
     load_image_model,
     load_text_model,
 )
-from jmamba.report.explain_image import DEFAULT_METHOD
+from jmamba.report.explain_image import DEFAULT_METHOD, check_question
 from jmamba.report.reading import find_picture, parse_layers, read_text
 from jmamba.report.stages import stages
 
@@ -152,7 +152,9 @@ def _explain_image(path: Path, source, options, *, out: Path, overwrite: bool) -
         from jmamba.report.terminal import render_image
 
         check_directory(out, overwrite=overwrite)
-        open_image(path)  # before the model: downloading takes long
+        # before the model, as downloading takes long
+        check_question(options["method"], options["settings"], options.get("top", 5))
+        open_image(path)
         vim, name = load_image_model(*source)
         found = report.explain_image(vim, path, name=name, progress=show, **options)
         page = report.write_image(found, out, overwrite=overwrite, progress=show)

@@ -95,7 +95,7 @@ def explain_image(
     References:
       Ali, Zimerman & Wolf, "The Hidden Attention of Mamba Models", arXiv 2403.01590.
     """
-    chosen = _check(model.config, method, settings, top)
+    chosen = check_question(method, settings, top)
     wanted = None if target is None else choose_class(model.config, target)
     large = choose_layers(layers, model.config.num_layers)
     picture = open_image(image)
@@ -202,8 +202,13 @@ def label_of(config: VimConfig, number: int) -> str:
     return config.class_names[number] if config.class_names else f"class {number}"
 
 
-def _check(config: VimConfig, method: str, settings: str | None, top: int) -> str:
-    """Return the settings of methods by attention."""
+def check_question(method: str, settings: str | None = None, top: int = 5) -> str:
+    """Return the settings of methods by attention, "paper" if none are given.
+
+    Raises:
+      ValueError: the method or the settings are unknown or do not go together, or `top`
+        is less than 1.
+    """
     if method not in METHODS:
         raise ValueError(
             f"Unknown method {method!r}: give one of {', '.join(METHODS)}."

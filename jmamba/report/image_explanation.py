@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jmamba.report.explanation import Predictions
+from jmamba.report.labels import visible
 
 
 class Square(NamedTuple):
@@ -70,6 +71,11 @@ class ImageExplanation:
     timings: dict[str, float]
 
     @property
+    def shown_name(self) -> str:
+        """The picture's name, with nothing invisible but its blanks."""
+        return "".join(c if c == " " else visible(c) for c in self.name)
+
+    @property
     def square(self) -> UInt8[np.ndarray, "side side 3"]:
         """The part of the picture that the model saw."""
         top, left, side = self.seen
@@ -98,7 +104,7 @@ class ImageExplanation:
     def agreement(self) -> dict[str, float]:
         """Return the rank correlation of each other method's patches with the chosen's.
 
-        Spearman's, ties by their order; NaN for a map without differences.
+        Spearman's; NaN for a map without differences.
         """
         chosen = _ranks(self.relevance[self.method])
         return {
@@ -126,11 +132,16 @@ class ImageExplanation:
 
 
 def _ranks(grid: np.ndarray) -> np.ndarray | None:
-    """Return the place of each value in ascending order, None if all are equal."""
+    """Return each value's place in ascending order, None if all are equal.
+
+    Equal values share the mean of their places.
+    """
     values = grid.ravel()
     if np.ptp(values) == 0:
         return None
-    return np.argsort(np.argsort(values, kind="stable"), kind="stable")
+    ordered = np.sort(values)
+    first = np.searchsorted(ordered, values, "left")
+    return (first + np.searchsorted(ordered, values, "right")) / 2
 
 
 def _correlate(first: np.ndarray | None, second: np.ndarray | None) -> float:

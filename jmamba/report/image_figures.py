@@ -29,6 +29,9 @@ HEAT = colormaps["inferno"]
 SIGNED = LinearSegmentedColormap.from_list("signed", [AGAINST, "#f7f7f7", TOWARD])
 """Blue against, orange for."""
 
+WITHOUT_CLASS = ("raw_attention", "attention_rollout")
+"""Methods that are the same for every class."""
+
 MOST_PIXELS = 640
 """Side of the picture as it is drawn; finer ones are thinned out."""
 
@@ -48,10 +51,13 @@ def heat_map(explanation: ImageExplanation) -> Figure:
     for ax, name in zip(axes, names, strict=True):
         _bare(ax, name)
     label = "relevance"
-    if grid.min() < 0 < grid.max():
-        label += ": orange for, blue against"
-    color_bar(figure, shown, axes[2], label, shrink=0.85, pad=0.03)
-    title = f"{_title(explanation.method)} for {explanation.label}"
+    if colors is SIGNED:
+        label += ": orange above zero, blue below"
+    bar = color_bar(figure, shown, axes[2], label, shrink=0.85, pad=0.03)
+    bar.ax.yaxis.get_offset_text().set_fontsize(7)
+    title = _title(explanation.method)
+    if explanation.method not in WITHOUT_CLASS:
+        title += f" for {explanation.label}"
     plain_text(figure.suptitle(title), mono=False, fontsize=10, color=INK)
     return figure
 

@@ -8,7 +8,6 @@ from jmamba.report.depth import Progress, ignore
 from jmamba.report.folder import MADE_BY, describe_arrays, write_folder
 from jmamba.report.image_explanation import ImageExplanation
 from jmamba.report.image_plates import image_plates_of
-from jmamba.report.labels import visible
 from jmamba.report.page import colophon, document, figure_section, prediction_rows
 from jmamba.report.plates import ALPHA
 
@@ -64,10 +63,10 @@ def image_page(explanation: ImageExplanation, figures: dict[str, bytes]) -> str:
         # The table of the page says the same as the picture of the predictions.
         if plate.name in figures and plate.name != "predictions"
     ]
-    title = f"{visible(Path(explanation.name).name)} → {best.labels[0]}"
+    title = f"{Path(explanation.shown_name).name} → {best.labels[0]}"
     body = f"""<header>
 <p class="kicker">jmamba explain · {escape(explanation.model)} ·
-{escape(visible(explanation.name))}</p>
+{escape(explanation.shown_name)}</p>
 <h1>In this picture the model sees <q class="best">{escape(best.labels[0])}</q>
 <small>{100 * best.probabilities[0]:.1f} % sure</small></h1>
 {_other_target(explanation)}
@@ -139,13 +138,14 @@ gives {percent:.2f} %.</p>"""
 
 def _tables(explanation: ImageExplanation) -> str:
     agreement = "".join(
-        f"<tr><td><code>{escape(name)}</code></td>"
+        f"<tr><td>{name.replace('_', ' ')}</td>"
         f"<td class=number>{'–' if value != value else f'{value:+.2f}'}</td></tr>"
         for name, value in explanation.agreement().items()
     )
     others = f"""<section><h2>Do other methods agree?</h2>
 <table><thead><tr><th>method</th>
-<th class=number>rank correlation with {escape(explanation.method)}, patch by patch</th>
+<th class=number>rank correlation with {explanation.method.replace("_", " ")}, patch by
+patch</th>
 </tr></thead><tbody>{agreement}</tbody></table></section>"""
     return f"""<div class="columns">
 <section><h2>Likeliest classes</h2>

@@ -32,7 +32,8 @@ IMAGE_PLATES = (
         "The same by every method",
         "Each on its own scale; the dot marks the one drawn above. Where methods that "
         "reason differently light up the same patches, trust them more. Rollout and "
-        "raw attention do not ask for a class: they show what was read, whatever for.",
+        "raw attention do not ask for a class: they show what was read, whatever for, "
+        "and blue is where the sum over channels is negative.",
         "raw: mean α;  rollout: Π (I + E α);  attribution: Π (I + (E ∂logit · E α)⁺);  "
         "the rest: input × a gradient",
         tuple(f"patches_{name}" for name in METHODS),
@@ -64,9 +65,8 @@ IMAGE_PLATES = (
         "attention_maps",
         "Hidden attention between all patches",
         "Each row is a token that reads, each column a token that is read; bright "
-        "means more. Patches are counted row by row, hence the stripes a row of "
-        "patches apart. Two recurrences read the image, one from each end, so that "
-        "both triangles are filled.",
+        "means more. Patches are counted row by row from the top left. Two recurrences "
+        "read the image, one from each end, so that both triangles are filled.",
         f"{ALPHA}, both directions added; |α| averaged over channels",
         ("attention", "chosen_layers"),
         image_figures.attention_maps,

@@ -57,15 +57,21 @@ def find_picture(argument: str | None, image: Path | None) -> Path | None:
         return image
     if argument is None or not argument.lower().endswith(PICTURES):
         return None
-    path = Path(argument).expanduser()
-    if "\n" not in argument and path.is_file():
-        return path
+    if _is_file(argument):
+        return Path(argument)
     if len(argument.split()) > 1:
         return None
     raise ValueError(
         f"There is no picture {argument}; check the name. If it is a text to explain, "
         f"give it as standard input: echo {argument} | jmamba explain -"
     )
+
+
+def _is_file(argument: str) -> bool:
+    try:
+        return Path(argument).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # no text need be a possible path
+        return False
 
 
 def parse_layers(layers: str | None) -> list[int] | None:

@@ -49,7 +49,7 @@ def shaded_text(explanation: Explanation) -> Text:
 def render_image(explanation: ImageExplanation) -> Group:
     """Return what the terminal shows of an image's explanation."""
     height, width = explanation.picture.shape[:2]
-    about = Text(f"{explanation.name}, {width} x {height} pixels")
+    about = Text(f"{explanation.shown_name}, {width} x {height} pixels")
     method = explanation.method.replace("_", " ")
     explained = Text(f"Explained by {method}: {explanation.label}")
     return Group(

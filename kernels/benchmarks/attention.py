@@ -104,7 +104,8 @@ def torch_program(one_direction, directions):
 
 def ours(directions, reduction):
     """Return our program: compiled, and waited for."""
-    inputs = BidirectionalInputs(*map(parameters, directions))
+    forward, backward = map(parameters, directions)
+    inputs = BidirectionalInputs(forward, backward)
     run = jax.jit(partial(reduced_attention, reduction=reduction))
     compiled = run.lower(inputs).compile()
     return lambda: jax.block_until_ready(compiled(inputs))
@@ -141,6 +142,11 @@ def measure_layer(runs: int, channels: int, length: int) -> dict:
     }
 
 
+def temp_bytes(compiled) -> int:
+    """Return what a compiled program holds beside its operands and results."""
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
 def peak_bytes() -> int:
     """Return the most memory that this process has held so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -163,7 +169,7 @@ def measure_stack(layers: int, channels: int, length: int) -> dict:
         "row": f"{layers} layers, d {channels}, l {length}",
         "seconds": {"run": end - ready, "draw and compile": ready - start},
         "peak_growth_bytes": peak_bytes() - before,
-        "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "temp_bytes": temp_bytes(compiled),
     }
 
 
@@ -180,7 +186,7 @@ def measure_rows(lengths: list[int], channels: int, runs: int) -> list[dict]:
         results.append({
             "row": f"last token, d {channels}, l {length}",
             "seconds": interleave(program, runs)["row"]._asdict(),
-            "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
+            "temp_bytes": temp_bytes(compiled),
         })  # fmt: skip
     return results
 
@@ -214,7 +220,7 @@ def show_rest(stack: dict | None, rows: list[dict], console: Console) -> None:
 
 def main():
     """Parse options, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "what", nargs="?", default="all", choices=["all", "layer", "stack", "row"]
     )

@@ -1,6 +1,7 @@
 """Explanations by token vectors against products over layers, in float64."""
 
 from functools import cache
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +45,8 @@ def mixing(kind) -> np.ndarray:
 
 def read_out(kind):
     """The logit as a linear map of the query's last vector: slope (b, m), constant."""
-    model, i = model_of(kind), query_of(kind)
+    i = query_of(kind)
+    model: Any = model_of(kind)
     last = np.asarray(traced(kind).residual_out[-1], np.float64)[:, i]
     scale = np.asarray(model.norm_f.scale[...], np.float64)
     if kind == "image":
@@ -99,7 +101,8 @@ def test_alti_logit_is_its_sum_over_layers(kind):
         expected += np.einsum("bj,bjk->bk", shares, below)
         biases += (np.asarray(vectors.bias, np.float64)[:, i] * slope).sum(-1)
         below = c @ below
-    model, inputs = model_of(kind), inputs_of(kind)
+    model: Any = model_of(kind)
+    inputs = inputs_of(kind)
     found = alti_logit(model, inputs, target=TARGET)
     assert_close(found, expected, 1e-5)
     logits = model(inputs) if kind == "image" else model(inputs).logits[:, -1]

@@ -105,6 +105,7 @@ def test_linear_layers_keep_their_values_under_the_rule(make):
     else:
         layer = nnx.Conv(3, 4, (2, 2), strides=2, padding="VALID", rngs=rngs)
     graphdef, state = nnx.split(layer)
+    state: Any = state
     state["bias"] = state["bias"].replace(jnp.array([0.3, -0.2, 0.1, 0.0]))
 
     def through(x, state, gamma=0.25):

@@ -6,6 +6,7 @@ from exact_models import exact_model, exact_trace
 from flax import nnx
 from helpers import assert_close
 
+import jmamba
 from jmamba.dynamics import (
     TokenSystem,
     count_inertia,
@@ -149,5 +150,24 @@ def test_spectra_messages():
     broken = nnx.merge(graphdef, jax.tree.map(lambda x: x * jnp.nan, state))
     with pytest.raises(ValueError, match="Layer 0: S_B, S_C, .*not finite"):
         layer_system(broken, 0)
+    with pytest.raises(ValueError, match="direction='backward': a layer of this model"):
+        layer_system(exact_model(), 0, direction="backward")
     with pytest.raises(ValueError, match="norms at 3 depths or more, but got 2"):
         fit_growth(jnp.ones((2, 1)))
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_layer_system_makes_the_gates_of_either_direction_of_vim(direction):
+    config = jmamba.VimConfig(
+        d_model=6, num_layers=2, image_size=4, patch_size=2, num_classes=3, d_state=3
+    )
+    model = jmamba.Vim(config, rngs=nnx.Rngs(0))
+    block = model.layer(1)
+    x = jax.random.normal(jax.random.key(0), (1, 5, 6), jnp.float32)
+    ssm = getattr(block.mixer.ssm_inputs(block.norm(x)), direction)
+    system = layer_system(model, 1, direction=direction)
+    by_matrix = jnp.einsum("bid,de,bje->bij", ssm.u, system.M, ssm.u)
+    assert_close(jnp.einsum("bin,bjn->bij", ssm.C, ssm.B), by_matrix, 1e-5)
+    pre = jnp.einsum("bld,ed->ble", ssm.u, system.S_delta) + system.bias[None, None]
+    assert_close(jax.nn.softplus(pre), ssm.delta, 1e-5)
+    assert residual_matrix(model, 1, direction=direction).shape == (6, 6)

@@ -3,7 +3,14 @@ import pytest
 from helpers import assert_close
 from PIL import Image
 
-from jmamba.models.images import normalise, preprocess, resize_and_crop
+from jmamba.models.images import (
+    normalise,
+    open_image,
+    preprocess,
+    preprocessing_of,
+    resize_and_crop,
+)
+from jmamba.models.vision_config import VimConfig
 
 
 def draw_picture(height, width, seed=0):
@@ -40,8 +47,6 @@ def test_preprocess_reads_files_and_any_mode(tmp_path):
     np.testing.assert_array_equal(
         preprocess(np.asarray(grey), crop=8), preprocess(grey, crop=8)
     )
-    assert preprocess(picture.convert("RGBA"), crop=8).shape == (1, 8, 8, 3)
-    assert preprocess(picture.convert("P"), crop=8).shape == (1, 8, 8, 3)
 
 
 def test_normalise_keeps_leading_axes():
@@ -69,3 +74,74 @@ def test_bad_pictures_are_said(tmp_path):
         preprocess(draw_picture(8, 8), crop=8, resize=4)
     with pytest.raises(ValueError, match="resample='cubic': give one of bicubic"):
         preprocess(draw_picture(8, 8), resample="cubic")
+
+
+def sixteen_bits():
+    ramp = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
+    return Image.fromarray(ramp), np.stack([ramp // 257] * 3, axis=-1)
+
+
+def half_transparent():
+    levels = np.full((8, 8, 4), 100, np.uint8)
+    levels[:4, :, 3], levels[4:, :, 3] = 0, 255
+    expected = np.full((8, 8, 3), 100)
+    expected[:4] = 255  # white, whatever colour hides there
+    return Image.fromarray(levels), expected
+
+
+def palette():
+    picture = Image.new("P", (8, 8), 1)
+    picture.putpalette([0, 0, 0, 10, 200, 30])
+    return picture, np.broadcast_to([10, 200, 30], (8, 8, 3))
+
+
+def transparent_palette():
+    picture, _ = palette()
+    picture.info["transparency"] = 1
+    return picture, np.full((8, 8, 3), 255)
+
+
+def cmyk():
+    return Image.new("CMYK", (8, 8), (255, 0, 0, 0)), np.full((8, 8, 3), (0, 255, 255))
+
+
+def turned():
+    levels = np.zeros((8, 8, 3), np.uint8)
+    levels[:, :4] = 255  # white on the left, which belongs on top
+    picture = Image.fromarray(levels)
+    picture.getexif()[0x0112] = 6
+    return picture, np.rot90(levels, -1)
+
+
+@pytest.mark.parametrize(
+    "make", [sixteen_bits, half_transparent, palette, transparent_palette, cmyk, turned]
+)
+def test_modes_are_seen_as_they_look(make, tmp_path):
+    picture, expected = make()
+    np.testing.assert_array_equal(np.asarray(open_image(picture)), expected)
+    kind = "tiff" if make is cmyk else "png"
+    options = {"exif": picture.getexif()} if make is turned else {}
+    picture.save(tmp_path / f"file.{kind}", **options)
+    found = np.asarray(open_image(tmp_path / f"file.{kind}"))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("limit", [30, 60])  # Pillow stops, or only warns
+def test_huge_pictures_are_not_opened(limit, tmp_path, monkeypatch):
+    Image.fromarray(draw_picture(8, 8)).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(ValueError, match=f"huge.png has more than {limit} pixels"):
+        preprocess(tmp_path / "huge.png")
+
+
+def test_long_pictures_are_refused_before_they_are_resized():
+    with pytest.raises(ValueError, match="would be resized to 25600000 x 256 before"):
+        preprocess(draw_picture(1, 100_000))
+
+
+def test_preprocessing_keeps_the_shorter_side():
+    options = preprocessing_of(VimConfig(d_model=8, image_size=6, patch_size=2))
+    picture = draw_picture(6, 10)
+    found = preprocess(picture, **options)
+    expected = normalise(picture[None, :, 2:8].astype(np.float32) / 255)
+    assert_close(found, expected, 1e-6)

@@ -1,5 +1,4 @@
 import json
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +137,7 @@ def test_jacobian_is_exact_with_enough_probes(found):
 
 
 def test_layers_are_traced_in_groups(found, monkeypatch):
-    monkeypatch.setattr(sys.modules["jmamba.report.explain"], "TRACE_BYTES", 1)
+    monkeypatch.setattr("jmamba.report.depth.TRACE_BYTES", 1)
     again = explain(MODEL, BYTES, TEXT, jacobian=False)
     assert again.attention is not None
     np.testing.assert_allclose(again.attention, found.attention, rtol=1e-6)

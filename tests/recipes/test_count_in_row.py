@@ -1,0 +1,70 @@
+import dataclasses
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import assert_close
+
+from jmamba.attention import run_lengths
+from jmamba.recipes import count_in_row
+from jmamba.recipes.counters import KINDS, Counter, count
+from jmamba.recipes.workbench import Workbench
+
+
+@pytest.mark.parametrize("length", [1, 4, 8])
+def test_no_guess_without_order_is_better(length):
+    """The best answer to (bit, place, ones before), each by trial of all answers."""
+    bits = np.array(list(itertools.product((0, 1), repeat=length)))
+    runs, before = run_lengths(bits), np.cumsum(bits, axis=1) - bits
+    guess = count_in_row.best_without_order(bits)
+    for place, bit in itertools.product(range(length), (0, 1)):
+        for ones in range(place + 1):
+            same = (bits[:, place] == bit) & (before[:, place] == ones)
+            true, guessed = runs[same, place], guess[same, place]
+            assert len({*guessed.tolist()}) == 1
+            assert (true == guessed).sum() == np.bincount(true).max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_counters_are_causal_and_sums_over_tokens(kind):
+    model = Counter(kind, 8, 3, rngs=nnx.Rngs(0))
+    bits = count_in_row.draw_strings(3, 9, seed=(0,))
+    whole = count(model, bits, batch=2)
+    assert_close(count(model, bits[:, :5]), whole[:, :5], 1e-5)
+    found = model.attend(jnp.asarray(bits))
+    if kind == "softmax attention":
+        assert_close(jnp.sum(found, axis=-1), np.ones((3, 9)), 1e-6)
+        return
+    x = jnp.take(model.embedding[...], jnp.asarray(bits), axis=0)
+    ssm = model.ssm_inputs(x)
+    rest = x + model.layer.mixer.mix(ssm._replace(B=0 * ssm.B))[0]
+    assert_close(jnp.sum(found, axis=-1) + model.head(rest)[..., 0], whole, 1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_counters_without_decay_see_no_order(kind):
+    model = Counter(kind, 8, 3, rngs=nnx.Rngs(0))
+    last = count(model, np.array([[0, 1, 1, 0, 1], [1, 0, 0, 1, 1]], np.int32))[:, -1]
+    assert abs(last[0] - last[1]) < 1e-5 * abs(last[0])
+    other = count(model, np.array([[0, 1, 1, 1, 1]], np.int32))[0, -1]
+    assert abs(other - last[0]) > 1e-3 * abs(last[0])
+
+
+def test_recipe_runs_to_its_table_and_goes_on(tmp_path):
+    config = dataclasses.replace(
+        count_in_row.SIZES["quick"], d_model=8, d_state=2, steps=3, batch=2, length=8,
+        tested=(8, 24), strings=12, seeds=(0, 1),
+    )  # fmt: skip
+
+    def make():
+        bench = Workbench(tmp_path / "out", name="count-in-row", config=config)
+        count_in_row.run(config, bench)
+        return bench.finish().read_text()
+
+    text = make()
+    for part in ("| construction |  | 100.0 | 100.0 | 100.0 |", "| softmax attention |",
+                 "24 bits", "runs above 8", "maps.png"):  # fmt: skip
+        assert part in text
+    assert make() == text

@@ -1,0 +1,92 @@
+import io
+import json
+
+import numpy as np
+import pytest
+from images import made_up_image
+from matplotlib.image import imread
+from reports import made_up
+from test_page import Reader
+
+from jmamba.report import write, write_image
+from jmamba.report.folder import draw_png
+from jmamba.report.image_figures import attention_maps, heat_scale, methods
+from jmamba.report.image_page import image_page, image_summary
+from jmamba.report.image_plates import IMAGE_PLATES, image_plates_of
+
+WHOLE = made_up_image()
+ONE = made_up_image(side=1, layers=1, methods=("mamba_lrp",), attention=None)
+CASES = {"whole": WHOLE, "one patch": ONE, "many layers": made_up_image(layers=20)}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("plate", IMAGE_PLATES, ids=lambda plate: plate.name)
+def test_plate_is_drawn_whole(plate, case):
+    if getattr(CASES[case], plate.needs) is None:
+        assert plate.name not in [p.name for p in image_plates_of(CASES[case])]
+        return
+    png = draw_png(plate.draw(CASES[case]))
+    image = imread(io.BytesIO(png))[..., :3]
+    assert image.std() > 0.02  # not blank
+    edges = [image[:4], image[-4:], image[:, :4], image[:, -4:]]
+    assert all((edge == 1).all() for edge in edges)  # nothing is cut off
+
+
+def test_figures_say_what_they_need():
+    with pytest.raises(ValueError, match="holds one method; make it with"):
+        methods(ONE)
+    with pytest.raises(ValueError, match="holds no attention matrices; make it"):
+        attention_maps(ONE)
+
+
+def test_colours_part_at_zero_only_if_there_are_both_signs():
+    _, scale = heat_scale(np.array([[-1.0, 3.0]]))
+    assert (scale.vmin, scale.vmax) == (-3, 3)
+    _, scale = heat_scale(np.array([[1.0, 3.0]]))
+    assert (scale.vmin, scale.vmax) == (1, 3)
+    _, scale = heat_scale(np.zeros((1, 2)))
+    assert float(scale(0.0)) == 0
+
+
+def test_page_holds_every_figure_and_escapes():
+    figures = {plate.name: b"\x89PNG" for plate in IMAGE_PLATES}
+    html = image_page(WHOLE, figures)
+    read = Reader(html)
+    shown = [a["id"] for a in read.all("figure")]
+    assert shown[0] == "heat_map" and set(shown) == set(figures) - {"predictions"}
+    assert "<b>bird" not in html and "<cat>" not in html
+    assert "<b>bird</b>" in read.text and "<cat> & $dog$.png" in read.text
+    assert not read.all("script") and not read.all("link")
+    assert all(src.startswith("data:") for a in read.all("img") for src in [a["src"]])
+    assert "patches_mamba_lrp" in read.text and "Explained is another" not in read.text
+    other = made_up_image(target=4, label="eel", probability=0.01)
+    assert "Explained is another class, eel" in " ".join(
+        Reader(image_page(other, figures)).text.split()
+    )
+
+
+def test_page_of_one_method_has_no_comparison():
+    figures = {plate.name: b"\x89PNG" for plate in image_plates_of(ONE)}
+    read = Reader(image_page(ONE, figures))
+    assert "Do other methods agree" not in read.text
+    assert "methods" not in [a["id"] for a in read.all("figure")]
+
+
+def test_summary_is_strict_json():
+    flat = dict(WHOLE.relevance) | {"mamba_lrp": np.zeros((4, 4), np.float32)}
+    found = image_summary(made_up_image(relevance=flat), ["a"])
+    back = json.loads(json.dumps(found, allow_nan=False))
+    assert back["agreement"]["mamba_lrp"] is None
+    assert back["target"] == {"id": 2, "label": "<b>bird</b>", "probability": 0.8}
+    assert back["seen"] == {"top": 0, "left": 5, "side": 20}
+
+
+def test_reports_of_images_and_texts_replace_each_other(tmp_path, monkeypatch):
+    few = [plate for plate in IMAGE_PLATES if plate.name in ("predictions", "heat_map")]
+    monkeypatch.setattr("jmamba.report.image_page.image_plates_of", lambda _: few)
+    monkeypatch.setattr("jmamba.report.folder.plates_of", lambda _: few[:1])
+    write_image(WHOLE, tmp_path)
+    assert (tmp_path / "heat_map.png").exists()
+    write(made_up("ab", 1), tmp_path)
+    assert not (tmp_path / "heat_map.png").exists()
+    assert "jmamba explain" in (tmp_path / "index.html").read_text()
