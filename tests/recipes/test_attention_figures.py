@@ -4,9 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from random_models import random_text_model
 
 from jmamba import Vim, VimConfig, trace
 from jmamba.attention import hidden_attention
+from jmamba.embedded import EmbeddedVim
 from jmamba.models.images import normalise
 from jmamba.recipes import attention_figures
 from jmamba.recipes.byte_attention import (
@@ -23,19 +25,19 @@ from jmamba.recipes.byte_transformer import (
     TransformerConfig,
     byte_loss,
     look,
+    rotate,
 )
 from jmamba.recipes.class_token_bias import measure_bias
 from jmamba.recipes.emoji import Composites
 from jmamba.recipes.workbench import Workbench
 from jmamba.training.classification import Labelled
-from random_models import random_text_model
 
 TEXTS = np.random.default_rng(0).integers(0, 24, (2, 12), dtype=np.int32)
 
 
 @pytest.fixture(scope="module")
 def transformer():
-    return ByteTransformer(TransformerConfig(8, 2, 2, 12), rngs=nnx.Rngs(0))
+    return ByteTransformer(TransformerConfig(8, 2, 2), rngs=nnx.Rngs(0))
 
 
 def test_transformer_reads_nothing_ahead(transformer):
@@ -49,9 +51,15 @@ def test_transformer_reads_nothing_ahead(transformer):
     np.testing.assert_allclose(attention.sum(-1), 1, rtol=1e-5)
 
 
-def test_transformer_has_so_many_positions(transformer):
-    with pytest.raises(ValueError, match="13 bytes, but this Transformer has 12"):
-        transformer(jnp.zeros((1, 13), jnp.int32))
+def test_rotated_products_depend_on_distance():
+    rng = np.random.default_rng(0)
+    q, k = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in "qk")
+    q, k = (rotate(jnp.tile(x, (1, 1, 9, 1))) for x in (q, k))
+    products = np.asarray(q[0, 0] @ k[0, 0].T)
+    for apart in (0, 1, 4):
+        diagonal = np.diagonal(products, -apart)
+        np.testing.assert_allclose(diagonal, diagonal[0], rtol=1e-4, atol=1e-5)
+    assert np.ptp(products[:, 0]) > 0.1
 
 
 def test_transformer_loss_is_the_cross_entropy(transformer):
@@ -117,7 +125,9 @@ def test_class_bias_is_the_mean_row(monkeypatch):
     ssm = trace(model, jnp.asarray(normalise(images))).layer(1)
     row = np.abs(np.asarray(hidden_attention(ssm, rows=[0])))[:, :, 0].mean(axis=(0, 1))
     np.testing.assert_allclose(bias.grid[1].ravel(), row[1:], rtol=1e-4)
-    np.testing.assert_allclose(bias.near[1], row[1:5].mean() / row[1:].mean(), rtol=1e-4)
+    np.testing.assert_allclose(
+        bias.near[1], row[1:5].mean() / row[1:].mean(), rtol=1e-4
+    )
 
 
 def test_class_bias_needs_a_class_token():
@@ -138,7 +148,9 @@ class FewPictures:
     def test(self, count):
         rng = np.random.default_rng(0)
         images = rng.random((count, 8, 8, 3), np.float32)
-        return Composites(images, np.zeros(count, np.int32), np.ones((count, 8, 8), bool))
+        return Composites(
+            images, np.zeros(count, np.int32), np.ones((count, 8, 8), bool)
+        )
 
     def draw(self, seed, step):
         return Labelled(normalise(self.test(2).images), np.array([0, 1], np.int32))
@@ -152,11 +164,12 @@ def test_recipe_draws_all_figures_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(attention_figures, "MAP_SIDE", 8)
     monkeypatch.setattr(attention_figures, "Pictures", FewPictures)
     monkeypatch.setattr(attention_figures, "load_embedded", lambda: (model, None))
-    small_vim("middle").save_pretrained(tmp_path / "vim")
+    vim = EmbeddedVim(small_vim("middle"), (), {})
+    monkeypatch.setattr(attention_figures, "load_embedded_vim", lambda: vim)
     config = dataclasses.replace(
         attention_figures.SIZES["quick"], d_model=8, num_heads=2, steps=2, batch=2,
         length=16, shown=8, windows=2, long=64, trained_length=32, vim_steps=2,
-        images=2, vim=str(tmp_path / "vim"),
+        images=2,
     )  # fmt: skip
 
     def make():
@@ -171,7 +184,7 @@ def test_recipe_draws_all_figures_and_goes_on(tmp_path, monkeypatch):
                  "attention-long", "class-token-bias"):  # fmt: skip
         assert f"({name}.png)" in text
         assert (tmp_path / "out" / f"{name}.png").stat().st_size > 2000
-    assert "| given | 1 |" in text and "rank correlation of layer" in text
+    assert "| embedded, middle | 1 |" in text and "rank correlation of layer" in text
     assert make() == text
 
 

@@ -3,6 +3,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from random_models import random_text_model
 
 from jmamba import MambaLM
 from jmamba.attention import mamba_lrp
@@ -23,7 +24,6 @@ from jmamba.recipes.text_findings import CLAIMS, METRICS, Claim, check, summaris
 from jmamba.recipes.text_methods import all_explanations, explain_all
 from jmamba.recipes.text_scores import delete_words, forget_words
 from jmamba.recipes.workbench import Workbench
-from random_models import random_text_model
 
 RATED = [
     Rated(2.0 if i % 2 else -2.0, f"a {'good' if i % 2 else 'bad'} film number {i % 3}")
@@ -152,7 +152,9 @@ def test_leave_one_out_is_the_fall_of_the_logit(encoded, model):
     relevance = explain_all(all_explanations(0)["leave one out"], model, encoded)
     gone = np.zeros(encoded.tokens.shape, bool)
     gone[0, 3] = True
-    logits = [predict(model, one)[0, 1] for one in (encoded, forget_words(encoded, gone))]
+    logits = [
+        predict(model, one)[0, 1] for one in (encoded, forget_words(encoded, gone))
+    ]
     np.testing.assert_allclose(relevance[0, 3], logits[0] - logits[1], atol=1e-6)
 
 
@@ -179,9 +181,7 @@ def test_claims_are_judged_by_their_metric():
         "flipping": {"a": 1 + noise, "b": noise[::-1]},
         "au_mse": {"a": 1 + noise, "b": noise[::-1]},
     }
-    up, down = (
-        check(Claim("paper", metric, "a", "b"), values) for metric in values
-    )
+    up, down = (check(Claim("paper", metric, "a", "b"), values) for metric in values)
     assert up.gain.low > 0.8 and up.models == 2
     assert down.gain.high < -0.8 and down.models == 0
     means = dict.fromkeys(text.PUBLISHED, 0.0) | {"alti": 5.0}
