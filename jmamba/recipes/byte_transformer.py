@@ -10,7 +10,6 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jmamba.recipes.vit import ViTBlock, ViTConfig
 from jmamba.types import Tokens
 
 BYTES = 256
@@ -24,41 +23,82 @@ class TransformerConfig:
       d_model: width of the residual stream.
       num_layers: number of blocks.
       num_heads: attention heads.
-      length: bytes that it reads at most.
     """
 
     d_model: int
     num_layers: int
     num_heads: int
-    length: int
+
+
+def rotate(x: Float[Array, "b h l c"]) -> Float[Array, "b h l c"]:
+    """Turn pairs of features by angles that grow with the position.
+
+    Products of turned queries and keys depend on their distance only.
+
+    Args:
+      x: queries or keys of all heads, of even width.
+
+    References:
+      Su et al., "RoFormer", arXiv 2104.09864, section 3.2.
+    """
+    length, half = x.shape[2], x.shape[3] // 2
+    speed = 10_000.0 ** -(jnp.arange(half, dtype=x.dtype) / half)
+    angle = jnp.arange(length, dtype=x.dtype)[:, None] * speed[None]
+    cos, sin = jnp.cos(angle)[None, None], jnp.sin(angle)[None, None]
+    a, b = x[..., :half], x[..., half:]
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+
+
+class CausalBlock(nnx.Module):
+    """Pre-norm attention to earlier tokens, and an MLP."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        m, self.num_heads = config.d_model, config.num_heads
+        self.norm_1, self.norm_2 = (nnx.LayerNorm(m, rngs=rngs) for _ in range(2))
+        self.qkv = nnx.Linear(m, 3 * m, use_bias=False, rngs=rngs)
+        self.proj = nnx.Linear(m, m, use_bias=False, rngs=rngs)
+        self.up = nnx.Linear(m, 4 * m, rngs=rngs)
+        self.down = nnx.Linear(4 * m, m, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "b l m"]
+    ) -> tuple[Float[Array, "b l m"], Float[Array, "b h l l"]]:
+        """Return the block's output and its attention."""
+        batch, length, width = x.shape
+        qkv = self.qkv(self.norm_1(x)).reshape(batch, length, 3, self.num_heads, -1)
+        q, k, v = jnp.moveaxis(qkv, (2, 3), (0, 2))  # b l 3 h c -> 3 b h l c
+        size = jnp.sqrt(jnp.asarray(q.shape[-1], x.dtype))
+        scores = jnp.einsum("bhic,bhjc->bhij", rotate(q), rotate(k)) / size
+        seen = jnp.tri(length, dtype=bool)[None, None]
+        attention = jax.nn.softmax(scores, axis=-1, where=seen)
+        mixed = jnp.einsum("bhij,bhjc->bihc", attention, v)
+        x = x + self.proj(mixed.reshape(batch, length, width))
+        return x + self.down(jax.nn.gelu(self.up(self.norm_2(x)))), attention
 
 
 class ByteTransformer(nnx.Module):
-    """A causal Transformer language model with learned positions.
+    """A causal Transformer language model with rotary positions.
 
     Args:
       config: its sizes.
       rngs: source of the initial weights.
 
     Examples:
-      >>> model = ByteTransformer(TransformerConfig(16, 2, 2, 8), rngs=nnx.Rngs(0))
+      >>> model = ByteTransformer(TransformerConfig(16, 2, 2), rngs=nnx.Rngs(0))
       >>> logits, attention = model(jnp.array([list(b"hello")]))
       >>> logits.shape, attention.shape
       ((1, 5, 256), (2, 1, 2, 5, 5))
 
     References:
-      Radford et al., "Language Models are Unsupervised Multitask Learners", 2019,
-      section 2.3: pre-norm blocks behind learned positions.
+      Vaswani et al., arXiv 1706.03762, with pre-norm blocks and `rotate`.
     """
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         m, self.config = config.d_model, config
         small = nnx.initializers.truncated_normal(0.02)
         self.embedding = nnx.Param(small(rngs.params(), (BYTES, m)))
-        self.position = nnx.Param(small(rngs.params(), (config.length, m)))
-        block = ViTConfig(m, config.num_layers, config.num_heads, 4, 1, 1, 1)
         self.blocks = nnx.List(
-            [ViTBlock(block, rngs=rngs) for _ in range(config.num_layers)]
+            [CausalBlock(config, rngs=rngs) for _ in range(config.num_layers)]
         )
         self.norm_f = nnx.LayerNorm(m, rngs=rngs)
 
@@ -69,21 +109,11 @@ class ByteTransformer(nnx.Module):
 
         Args:
           tokens: bytes.
-
-        Raises:
-          ValueError: there are more bytes than positions.
         """
-        length = tokens.shape[1]
-        if length > self.config.length:
-            raise ValueError(
-                f"{length} bytes, but this Transformer has {self.config.length} "
-                "positions; give fewer bytes."
-            )
         x = jnp.take(self.embedding[...], tokens, axis=0)
-        x = x + self.position[...][None, :length]
         found = []
         for block in self.blocks:
-            x, attention = block(x, causal=True)
+            x, attention = block(x)
             found.append(attention)
         return self.norm_f(x) @ self.embedding[...].T, jnp.stack(found)
 

@@ -26,7 +26,7 @@ SIDE = 1.5
 def draw_map_grid(
     maps: Mapping[str, Sequence[Map]], columns: Sequence[str], *, split: int = 0
 ) -> Figure:
-    """Draw rows of causal maps, each on its own linear scale from 0 to its largest.
+    """Draw rows of causal maps, each on its own linear scale from 0 to its 99 %.
 
     Args:
       maps: name of a row -> its maps.
@@ -40,8 +40,10 @@ def draw_map_grid(
     for row, (name, line) in enumerate(maps.items()):
         for column, matrix in enumerate(line):
             ax = axes[row, column]
-            shown = np.abs(matrix) / (np.abs(matrix).max() or 1)
-            shown = np.ma.masked_where(~np.tri(*shown.shape, dtype=bool), shown)
+            past = np.tri(*matrix.shape, dtype=bool)
+            # the largest may stand alone: a Transformer's first row is 1
+            shown = np.abs(matrix) / (np.quantile(np.abs(matrix)[past], 0.99) or 1)
+            shown = np.ma.masked_where(~past, shown)
             image = ax.imshow(
                 shown, cmap=MAP_COLORS, vmin=0, vmax=1, interpolation="nearest"
             )
@@ -52,7 +54,12 @@ def draw_map_grid(
                 ax.spines["left"].set_visible(True)
         axes[row, 0].set_ylabel(name, fontsize=8, color=INK)
     color_bar(
-        figure, image, axes.ravel().tolist(), "|weight| / largest", shrink=0.6, pad=0.02
+        figure,
+        image,
+        axes.ravel().tolist(),
+        "|weight| / 99 % quantile",
+        shrink=0.6,
+        pad=0.02,
     )
     return figure
 

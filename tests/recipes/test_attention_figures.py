@@ -1,0 +1,194 @@
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from random_models import random_text_model
+
+from jmamba import Vim, VimConfig, trace
+from jmamba.attention import hidden_attention
+from jmamba.embedded import EmbeddedVim
+from jmamba.models.images import normalise
+from jmamba.recipes import attention_figures
+from jmamba.recipes.byte_attention import (
+    channel_maps,
+    coarse_map,
+    depths,
+    far_share,
+    head_maps,
+    reach_of_channels,
+    reach_of_heads,
+)
+from jmamba.recipes.byte_transformer import (
+    ByteTransformer,
+    TransformerConfig,
+    byte_loss,
+    look,
+    rotate,
+)
+from jmamba.recipes.class_token_bias import measure_bias
+from jmamba.recipes.emoji import Composites
+from jmamba.recipes.workbench import Workbench
+from jmamba.training.classification import Labelled
+
+TEXTS = np.random.default_rng(0).integers(0, 24, (2, 12), dtype=np.int32)
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    return ByteTransformer(TransformerConfig(8, 2, 2), rngs=nnx.Rngs(0))
+
+
+def test_transformer_reads_nothing_ahead(transformer):
+    logits, attention = transformer(jnp.asarray(TEXTS))
+    changed = TEXTS.copy()
+    changed[:, 7:] = 5
+    other, _ = transformer(jnp.asarray(changed))
+    np.testing.assert_allclose(other[:, :7], logits[:, :7], atol=1e-6)
+    assert np.abs(np.asarray(other - logits))[:, 7:].max() > 1e-3
+    assert (np.asarray(attention)[..., ~np.tri(12, dtype=bool)] == 0).all()
+    np.testing.assert_allclose(attention.sum(-1), 1, rtol=1e-5)
+
+
+def test_rotated_products_depend_on_distance():
+    rng = np.random.default_rng(0)
+    q, k = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in "qk")
+    q, k = (rotate(jnp.tile(x, (1, 1, 9, 1))) for x in (q, k))
+    products = np.asarray(q[0, 0] @ k[0, 0].T)
+    for apart in (0, 1, 4):
+        diagonal = np.diagonal(products, -apart)
+        np.testing.assert_allclose(diagonal, diagonal[0], rtol=1e-4, atol=1e-5)
+    assert np.ptp(products[:, 0]) > 0.1
+
+
+def test_transformer_loss_is_the_cross_entropy(transformer):
+    logits = np.asarray(transformer(jnp.asarray(TEXTS[:, :-1]))[0], np.float64)
+    right = np.take_along_axis(logits, TEXTS[:, 1:, None], axis=2)[..., 0]
+    expected = np.mean(np.log(np.exp(logits).sum(axis=2)) - right)
+    loss = byte_loss(transformer, jnp.asarray(TEXTS))
+    np.testing.assert_allclose(float(loss), expected, rtol=1e-5)
+
+
+def test_heads_are_ordered_by_what_they_reach(transformer):
+    reach = reach_of_heads(transformer, TEXTS)
+    attention = np.asarray(look(transformer, jnp.asarray(TEXTS)))
+    apart = np.arange(11, -1, -1)
+    expected = (attention[:, :, :, -1] * apart).sum(-1).mean(axis=1)
+    np.testing.assert_allclose(reach.distance, expected, rtol=1e-4)
+    near, far, mean = head_maps(transformer, TEXTS[0], 1, reach)
+    order = np.argsort(expected[1])
+    np.testing.assert_allclose(near, attention[1, 0, order[0]], rtol=1e-6)
+    np.testing.assert_allclose(far, attention[1, 0, order[1]], rtol=1e-6)
+    np.testing.assert_allclose(mean, attention[1, 0].mean(0), rtol=1e-6)
+
+
+def test_channel_maps_are_those_of_the_chosen_channels():
+    model = random_text_model(layers=2)
+    reach = reach_of_channels(model, TEXTS)
+    ssm = trace(model, jnp.asarray(TEXTS[:1])).layer(1)
+    alpha = np.abs(np.asarray(hidden_attention(ssm)))[0]
+    order = np.argsort(reach.distance[1])
+    local, far, mean = channel_maps(model, TEXTS[0], 1, reach)
+    np.testing.assert_allclose(local, alpha[order[1]], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(far, alpha[order[14]], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(mean, alpha.mean(0), rtol=1e-5, atol=1e-7)
+
+
+def test_coarse_map_holds_the_largest_of_each_block():
+    model = random_text_model(layers=2)
+    ssm = trace(model, jnp.asarray(TEXTS[:1])).layer(0)
+    mean = np.abs(np.asarray(hidden_attention(ssm)).mean(axis=1))[0]
+    expected = mean[2::3].reshape(4, 4, 3).max(axis=2)
+    found = coarse_map(model, TEXTS[0], 0, 4)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_far_share_counts_from_the_last_token():
+    model = random_text_model(layers=2)
+    ssm = trace(model, jnp.asarray(TEXTS[:1])).layer(1)
+    row = np.abs(np.asarray(hidden_attention(ssm, rows=[-1])))[0].mean(axis=0)[0]
+    found = far_share(model, TEXTS[0], 5)[1]  # 5 back from token 11 is token 6
+    np.testing.assert_allclose(found, row[:7].sum() / row.sum(), rtol=1e-4)
+
+
+def small_vim(place) -> Vim:
+    config = VimConfig(d_model=8, num_layers=2, d_state=2, num_classes=3,
+                       image_size=8, patch_size=2, class_token=place)  # fmt: skip
+    return Vim(config, rngs=nnx.Rngs(0))
+
+
+def test_class_bias_is_the_mean_row(monkeypatch):
+    model = small_vim("first")
+    images = np.random.default_rng(0).random((3, 8, 8, 3), np.float32)
+    bias = measure_bias(model, images)
+    ssm = trace(model, jnp.asarray(normalise(images))).layer(1)
+    row = np.abs(np.asarray(hidden_attention(ssm, rows=[0])))[:, :, 0].mean(axis=(0, 1))
+    np.testing.assert_allclose(bias.grid[1].ravel(), row[1:], rtol=1e-4)
+    np.testing.assert_allclose(
+        bias.near[1], row[1:5].mean() / row[1:].mean(), rtol=1e-4
+    )
+
+
+def test_class_bias_needs_a_class_token():
+    with pytest.raises(ValueError, match="no class token whose attention"):
+        measure_bias(small_vim("none"), np.zeros((1, 8, 8, 3), np.float32))
+
+
+class FewPictures:
+    """Grey pictures, of three classes."""
+
+    names = ("a", "b", "c")
+
+    def __init__(self, config, bench):
+        self.config = dataclasses.replace(
+            config, side=8, patch_size=2, d_model=8, num_layers=2, d_state=2, batch=2
+        )
+
+    def test(self, count):
+        rng = np.random.default_rng(0)
+        images = rng.random((count, 8, 8, 3), np.float32)
+        return Composites(
+            images, np.zeros(count, np.int32), np.ones((count, 8, 8), bool)
+        )
+
+    def draw(self, seed, step):
+        return Labelled(normalise(self.test(2).images), np.array([0, 1], np.int32))
+
+
+def test_recipe_draws_all_figures_and_goes_on(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    (tmp_path / "enwik8").write_bytes(rng.integers(0, 24, 4000, np.uint8).tobytes())
+    model = random_text_model(layers=4)
+    monkeypatch.setattr(attention_figures, "FILE", "enwik8")
+    monkeypatch.setattr(attention_figures, "MAP_SIDE", 8)
+    monkeypatch.setattr(attention_figures, "Pictures", FewPictures)
+    monkeypatch.setattr(attention_figures, "load_embedded", lambda: (model, None))
+    vim = EmbeddedVim(small_vim("middle"), (), {})
+    monkeypatch.setattr(attention_figures, "load_embedded_vim", lambda: vim)
+    config = dataclasses.replace(
+        attention_figures.SIZES["quick"], d_model=8, num_heads=2, steps=2, batch=2,
+        length=16, shown=8, windows=2, long=64, trained_length=32, vim_steps=2,
+        images=2,
+    )  # fmt: skip
+
+    def make():
+        bench = Workbench(
+            tmp_path / "out", name="attention-figures", config=config, data=tmp_path
+        )
+        attention_figures.run(config, bench)
+        return bench.finish().read_text()
+
+    text = make()
+    for name in ("attention-maps", "attention-depth", "channel-distances",
+                 "attention-long", "class-token-bias"):  # fmt: skip
+        assert f"({name}.png)" in text
+        assert (tmp_path / "out" / f"{name}.png").stat().st_size > 2000
+    assert "| embedded, middle | 1 |" in text and "rank correlation of layer" in text
+    assert make() == text
+
+
+def test_depths_and_verdicts():
+    assert depths(4) == [1, 2, 3]
+    verdicts = [attention_figures._verdict(c) for c in (0.9, -0.9, 0.2)]
+    assert verdicts == ["agrees", "contradicts", "not decided"]
