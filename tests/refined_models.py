@@ -20,8 +20,9 @@ CENTERS = {"A_log": 0.7, "D": 1.0, "dt_bias": -2.0, "scale": 1.0}
 @cache
 def text_model(*, seed: int = 0, dtype: str = "float32", **changes) -> MambaLM:
     """Return a language model of 24 tokens; equal arguments share one."""
-    sizes: dict[str, Any] = {"d_model": 8, "num_layers": 2, "d_state": 3}
-    config = MambaConfig(**{"vocab_size": 24} | sizes | changes)
+    sizes: dict[str, Any] = {"vocab_size": 24, "d_model": 8, "num_layers": 2}
+    sizes["d_state"] = 3
+    config = MambaConfig(**sizes | changes)
     return fill_model(config, seed=seed, dtype=dtype)
 
 

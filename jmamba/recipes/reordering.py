@@ -9,10 +9,10 @@ from flax import nnx
 
 from jmamba.models.images import normalise
 from jmamba.models.vision import Vim, count_parameters
-from jmamba.recipes.curves import Curve, draw_curves, smooth
 from jmamba.recipes.seeds import paired_interval, say_mean
 from jmamba.recipes.vision_models import Pictures, VisionConfig, train_vim, vim_config
 from jmamba.recipes.workbench import Workbench
+from jmamba.report.curves import Curve, draw_curves, smooth
 from jmamba.training.classification import (
     Labelled,
     classification_loss,
@@ -144,7 +144,7 @@ def _write_tables(config, accuracy, costs, bench: Workbench) -> None:
         middle = np.array([np.mean(run[early]) for run in losses])
         cost, base = costs[name], costs[plain]
         rows.append([
-            name, say_mean(accuracy[name], scale=100), say_mean(middle),
+            name, say_mean(accuracy[name], scale=100, digits=1), say_mean(middle),
             f"{cost['parameters']:,}",
             f"{cost['milliseconds'] / base['milliseconds']:.2f}x",
             f"{cost['bytes'] / base['bytes']:.2f}x",

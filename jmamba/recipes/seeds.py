@@ -8,15 +8,17 @@ T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365,
 """Degrees of freedom -> 0.975 quantile of Student's t."""
 
 
-def say_mean(found: Float[np.ndarray, "s"], *, scale: float = 1.0) -> str:
+def say_mean(
+    found: Float[np.ndarray, "s"], *, scale: float = 1.0, digits: int = 3
+) -> str:
     """Return a mean with the values that it is of.
 
     Examples:
       >>> say_mean(np.array([1.0, 2.0]))
       '1.500 [1.000, 2.000]'
     """
-    each = ", ".join(f"{scale * v:.3f}" for v in found)
-    return f"{scale * found.mean():.3f} [{each}]"
+    mean, *each = (f"{scale * v:.{digits}f}" for v in (found.mean(), *found))
+    return f"{mean} [{', '.join(each)}]"
 
 
 def paired_interval(

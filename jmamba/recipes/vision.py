@@ -11,7 +11,6 @@ from jmamba.models.vision import Vim, count_parameters
 from jmamba.recipes.emoji import Composites
 from jmamba.recipes.vision_findings import write_findings
 from jmamba.recipes.vision_models import Pictures, VisionConfig, train_vim, train_vit
-from jmamba.recipes.vision_plates import draw_maps
 from jmamba.recipes.vision_scores import (
     explainers,
     measure_maps,
@@ -20,6 +19,7 @@ from jmamba.recipes.vision_scores import (
 )
 from jmamba.recipes.vit import ViT
 from jmamba.recipes.workbench import Workbench
+from jmamba.report.map_figures import draw_maps
 from jmamba.training.classification import Labelled, is_right, predict_all
 
 SIZES = {
@@ -63,9 +63,10 @@ def run(config: VisionConfig, bench: Workbench) -> None:
     bench.write_text(_LEGEND)
     write_findings(found, bench)
     few = Composites(*(array[:SHOWN] for array in test))
+    maps = {**_maps("Vim", vims[0], few), **_maps("ViT", vits[0], few)}
     bench.write_figure(
         "maps",
-        draw_maps(few, {**_maps("Vim", vims[0], few), **_maps("ViT", vits[0], few)}),
+        draw_maps(few.images, few.masks, maps),
         "Pictures, the masks of their objects, and what explains the predicted class",
     )
 

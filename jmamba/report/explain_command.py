@@ -1,7 +1,7 @@
 """The command `jmamba explain`: what a model makes of a text, or of an image."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,15 +19,11 @@ from jmamba.report.explain_image import DEFAULT_METHOD, check_question
 from jmamba.report.reading import find_picture, parse_layers, read_text
 from jmamba.report.stages import stages
 
-OF_TEXTS = ("file", "jacobian", "probes", "max_tokens")
-OF_IMAGES = ("method", "target", "settings", "compare")
-"""Options that make no sense with the other kind of input."""
-
 TEXTS, IMAGES = "Options for texts", "Options for images"
+"""Panels of the help; options of the one make no sense with the other."""
 
 
 def explain_command(
-    context: typer.Context,
     text: Annotated[
         str | None,
         typer.Argument(
@@ -58,12 +54,13 @@ def explain_command(
         bool, typer.Option(help="Attention between all pairs of tokens.")
     ] = True,
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help=f"How relevance is measured: {', '.join(METHODS)}.",
+            help=f"How relevance is measured, {DEFAULT_METHOD} if left out: "
+            f"{', '.join(METHODS)}.",
             rich_help_panel=IMAGES,
         ),
-    ] = DEFAULT_METHOD,
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -79,14 +76,15 @@ def explain_command(
         ),
     ] = None,
     compare: Annotated[
-        bool, typer.Option(help="All other methods too.", rich_help_panel=IMAGES)
-    ] = True,
+        bool | None,
+        typer.Option(help="All other methods too, or not.", rich_help_panel=IMAGES),
+    ] = None,
     jacobian: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            help="Norms of the token Jacobian's blocks.", rich_help_panel=TEXTS
+            help="Norms of the token Jacobian's blocks, or not.", rich_help_panel=TEXTS
         ),
-    ] = True,
+    ] = None,
     probes: Annotated[
         int | None,
         typer.Option(
@@ -94,8 +92,11 @@ def explain_command(
         ),
     ] = None,
     max_tokens: Annotated[
-        int, typer.Option(help="Longest text for --matrices.", rich_help_panel=TEXTS)
-    ] = 512,
+        int | None,
+        typer.Option(
+            help="Longest text for --matrices; 512 if left out.", rich_help_panel=TEXTS
+        ),
+    ] = None,
     open_page: Annotated[
         bool, typer.Option("--open", help="Open the page in the browser.")
     ] = False,
@@ -105,28 +106,24 @@ def explain_command(
     Prints the prediction and writes a folder with a page, pictures and arrays.
     """
     picture = find_picture(text, image)
-    _check_options(context, OF_TEXTS if picture else OF_IMAGES, is_text=not picture)
-    chosen = parse_layers(layers)
-    place = {"out": out, "overwrite": overwrite}
-    common = {"layers": chosen, "matrices": matrices}
-    if top is not None:
-        common["top"] = top
-    source = model, revision, dtype
+    of_texts = _given(jacobian=jacobian, probes=probes, max_tokens=max_tokens)
+    of_images = _given(method=method, target=target, settings=settings, compare=compare)
+    common = _given(top=top) | {"layers": parse_layers(layers), "matrices": matrices}
+    source, place = (model, revision, dtype), (out, overwrite)
     if picture is not None:
-        options = {"method": method, "target": target, "settings": settings}
-        page = _explain_image(
-            picture, source, common | options | {"compare": compare}, **place
-        )
+        _check_foreign(of_texts | _given(file=file), "an image", "texts")
+        page = _explain_image(picture, source, common | of_images, *place)
     else:
-        options = {"jacobian": jacobian, "probes": probes, "max_tokens": max_tokens}
-        page = _explain_text(read_text(text, file), source, common | options, **place)
+        _check_foreign(of_images, "a text", "images")
+        text = read_text(text, file)
+        page = _explain_text(text, source, common | of_texts, *place)
     if open_page:
         import webbrowser
 
         webbrowser.open(page.resolve().as_uri())
 
 
-def _explain_text(text: str, source, options, *, out: Path, overwrite: bool) -> Path:
+def _explain_text(text: str, source, options, out: Path, overwrite: bool) -> Path:
     with stages() as show:
         show("loading the model", 0, 1)
         from jmamba import report
@@ -143,7 +140,7 @@ def _explain_text(text: str, source, options, *, out: Path, overwrite: bool) -> 
     return page
 
 
-def _explain_image(path: Path, source, options, *, out: Path, overwrite: bool) -> Path:
+def _explain_image(path: Path, source, options, out: Path, overwrite: bool) -> Path:
     with stages() as show:
         show("loading the model", 0, 1)
         from jmamba import report
@@ -153,7 +150,11 @@ def _explain_image(path: Path, source, options, *, out: Path, overwrite: bool) -
 
         check_directory(out, overwrite=overwrite)
         # before the model, as downloading takes long
-        check_question(options["method"], options["settings"], options.get("top", 5))
+        check_question(
+            options.get("method", DEFAULT_METHOD),
+            options.get("settings"),
+            options.get("top", 5),
+        )
         open_image(path)
         vim, name = load_image_model(*source)
         found = report.explain_image(vim, path, name=name, progress=show, **options)
@@ -170,18 +171,16 @@ def _show(rendered, timings: dict[str, float], page: Path) -> None:
     console.print(str(page.resolve()), soft_wrap=True)
 
 
-def _check_options(
-    context: typer.Context, foreign: tuple[str, ...], *, is_text: bool
-) -> None:
-    """Raise if options of images were given with a text, or the other way round."""
-    typed = [
-        f"--{name.replace('_', '-')}"
-        for name in foreign
-        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-    ]
+def _given(**options: Any) -> dict[str, Any]:
+    """Return the options that were typed."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _check_foreign(typed: dict[str, Any], this: str, other: str) -> None:
+    """Raise if options of images were typed with a text, or the other way round."""
     if typed:
-        kind, other = ("a text", "images") if is_text else ("an image", "texts")
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in typed)
         raise ValueError(
-            f"{', '.join(typed)}: only for {other}, but this is {kind}. Leave out what "
-            "does not fit."
+            f"{names}: only for {other}, but this is {this}. Leave out what does not "
+            "fit."
         )

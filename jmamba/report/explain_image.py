@@ -27,7 +27,7 @@ from jmamba.report.explain import check_finite, choose_layers
 from jmamba.report.explanation import best_predictions
 from jmamba.report.image_explanation import ImageExplanation, Square
 
-DEFAULT_METHOD = "mamba_attribution"
+DEFAULT_METHOD = "mamba_lrp"
 
 WITH_SETTINGS = tuple(
     name
@@ -62,8 +62,8 @@ def explain_image(
       image: a file, a `PIL.Image`, or an array of integers from 0 to 255.
       method: which explanation to draw large, a name in `jmamba.attention.METHODS`.
       target: the class to explain, its number or its name; None for the predicted one.
-      settings: preset of the methods by attention, "paper" or "official_2024"; None
-        for "paper".
+      settings: preset of that method, if it is one by attention; None for its own, and
+        all other methods are computed with theirs.
       layers: layers to draw large, counted from 0, negative ones from the end; None
         for about a quarter, half and three quarters of the depth and the last.
       top: how many of the likeliest classes to keep.
@@ -95,7 +95,7 @@ def explain_image(
     References:
       Ali, Zimerman & Wolf, "The Hidden Attention of Mamba Models", arXiv 2403.01590.
     """
-    chosen = check_question(method, settings, top)
+    check_question(method, settings, top)
     wanted = None if target is None else choose_class(model.config, target)
     large = choose_layers(layers, model.config.num_layers)
     picture = open_image(image)
@@ -114,7 +114,8 @@ def explain_image(
     with timed(STAGES[1], timings, progress):
         relevance = {}
         for done, one in enumerate(methods):
-            relevance[one] = _relevance(model, inputs, one, explained, chosen)
+            own = settings if one == method else None
+            relevance[one] = _relevance(model, inputs, one, explained, own)
             progress(STAGES[1], done + 1, len(methods))
     with timed(STAGES[2], timings, progress):
         attention = _attend(
@@ -135,7 +136,7 @@ def explain_image(
         **attention,
         settings={
             "method": method,
-            "settings": chosen,
+            "settings": settings,
             "target": explained,
             "layers": list(large),
             "top": top,
@@ -202,8 +203,8 @@ def label_of(config: VimConfig, number: int) -> str:
     return config.class_names[number] if config.class_names else f"class {number}"
 
 
-def check_question(method: str, settings: str | None = None, top: int = 5) -> str:
-    """Return the settings of methods by attention, "paper" if none are given.
+def check_question(method: str, settings: str | None = None, top: int = 5) -> None:
+    """Raise unless method and settings make sense together.
 
     Raises:
       ValueError: the method or the settings are unknown or do not go together, or `top`
@@ -220,15 +221,14 @@ def check_question(method: str, settings: str | None = None, top: int = 5) -> st
         )
     if top < 1:
         raise ValueError(f"top must be at least 1, but is {top}.")
-    chosen = "paper" if settings is None else settings
-    choose_settings(chosen)
-    return chosen
+    if settings is not None:
+        choose_settings(settings)
 
 
 def _relevance(
-    model: Vim, inputs, method: str, target: int, settings: str
+    model: Vim, inputs, method: str, target: int, settings: str | None
 ) -> Float[np.ndarray, "rows columns"]:
-    options: dict[str, Any] = {"settings": settings} if method in WITH_SETTINGS else {}
+    options: dict[str, Any] = {} if settings is None else {"settings": settings}
     found = explain(model, inputs, method, target=target, **options)
     grid = np.asarray(patch_grid(model, found, *inputs.shape[1:3])[0], np.float32)
     if not np.isfinite(grid).all():

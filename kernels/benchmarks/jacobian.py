@@ -72,7 +72,7 @@ def jacobian_rows(config, length, directions, chunk):
     backward = max(1, directions // 8)
     if peer is not None:
         pushed, taken = _push(peer, x, directions, chunk)
-        units = jnp.eye(x.size, dtype=x.dtype)[:directions].reshape(-1, *x.shape)
+        units = jnp.eye(directions, x.size, dtype=x.dtype).reshape(-1, *x.shape)
         theirs = jax.vmap(lambda v: jax.jvp(f, (x,), (v,))[1])(units)
         error = np.max(np.abs(pushed - theirs)) / np.max(np.abs(pushed))
         Console(stderr=True).print(f"[dim]same derivatives to {error:.1e}[/dim]")

@@ -1,6 +1,7 @@
 """Checkpoints of models with definite gates and of those that sort their tokens."""
 
 import json
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,12 +20,12 @@ from jmamba.checkpoints import (
 from jmamba.dynamics import as_free
 from jmamba.models.rebuilding import parameters_of
 
-TEXTS = {
+TEXTS: dict[str, Any] = {
     "neg": {"definite": "neg", "definite_threshold": 0.25},
     "mixed": {"definite": "mixed", "equal_magnitudes": True, "mixer_rms_eps": 1e-6},
     "psd_general": {"definite": "psd_general", "dtype": "bfloat16"},
 }
-IMAGES = {
+IMAGES: dict[str, Any] = {
     "definite": {"definite": "pos"},
     "sorting": {
         "reorder": "corrected",

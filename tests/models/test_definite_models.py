@@ -1,6 +1,7 @@
 """Models whose gates have chosen signs by configuration."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -144,7 +145,7 @@ def test_projection_gives_back_what_is_definite(mode):
     with jax.enable_x64(True):
         model = text_model(dtype="float64", definite=mode)
         free = as_free(model)
-        near = project_from_pretrained(free, mode)
+        near: Any = project_from_pretrained(free, mode)
         assert near.errors.shape == (2,)
         assert near.errors.max() < 1e-5  # W_x goes through float32
         tokens = draw_tokens()
@@ -172,14 +173,17 @@ def test_projection_of_free_models_has_the_signs_and_says_what_is_lost(mode):
 
 
 def test_projection_of_image_models():
-    near = project_from_pretrained(image_model(), "mixed", equal_magnitudes=True)
+    near: Any = project_from_pretrained(image_model(), "mixed", equal_magnitudes=True)
     assert near.errors.shape == (2, 3) and near.model.config.equal_magnitudes
     assert near.model(draw_images()).shape == (2, 5)
 
 
 def test_gates_are_drawn_as_documented():
-    options = {"precision": Precision(*[jnp.dtype("float32")] * 2), "rngs": nnx.Rngs(0)}
-    sizes = {"d_model": 8, "num_layers": 1, "d_state": 3}
+    options: Any = {
+        "precision": Precision(*[jnp.dtype("float32")] * 2),
+        "rngs": nnx.Rngs(0),
+    }
+    sizes: Any = {"d_model": 8, "num_layers": 1, "d_state": 3}
     drawn = make_gates(VimConfig(**sizes, definite="pos"), **options)
     assert isinstance(drawn, SymmetricGates) and drawn.P.shape == (42,)
     for leaf in (drawn.P[...], drawn.v[...]):
@@ -193,7 +197,7 @@ def test_gates_are_drawn_as_documented():
 
 def test_definite_messages():
     for config in (MambaConfig, VimConfig):
-        sizes = {"d_model": 8, "num_layers": 2}
+        sizes: Any = {"d_model": 8, "num_layers": 2}
         sizes |= {"vocab_size": 9} if config is MambaConfig else {}
         with pytest.raises(
             ValueError, match="definite='odd': give one of free, pos, n"

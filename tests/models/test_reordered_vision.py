@@ -1,6 +1,7 @@
 """Vision Mamba whose layers sort their tokens by importance."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ from jmamba.models.rebuilding import parameters_of
 from jmamba.models.selection import Selection
 from jmamba.ops import selective_scan
 
-HARD = {"reorder": "corrected", "reorder_hard": True}
+HARD: dict[str, Any] = {"reorder": "corrected", "reorder_hard": True}
 SIDES = ("forward", "backward")
 
 
@@ -117,7 +118,8 @@ def test_only_the_chosen_layers_sort():
         images = exact_images()
         model = image_model(dtype="float64", reorder_layers=(1,), **HARD)
         plain = image_model(dtype="float64")
-        t, x = trace(model, images), model.embed(images)
+        t: Any = trace(model, images)
+        x = model.embed(images)
 
         @quick_jit
         def step(blocks, x):
@@ -142,7 +144,7 @@ def test_only_the_chosen_layers_sort():
 
 def test_the_gradient_reaches_the_weights_of_importance():
     for hard in (False, True):
-        changes = {"reorder": "corrected", "reorder_hard": hard, "num_layers": 1}
+        changes: Any = {"reorder": "corrected", "reorder_hard": hard, "num_layers": 1}
         model, images = image_model(**changes), draw_images()
         graphdef, state = nnx.split(model)
 
@@ -160,7 +162,12 @@ def test_official_settings_make_fresh_tokens_their_mean():
     """The official code draws all linear maps around 0 with a deviation of 0.02."""
 
     def fresh(**changes):
-        sizes = {"num_layers": 1, "num_classes": 5, "image_size": 28, "patch_size": 4}
+        sizes: Any = {
+            "num_layers": 1,
+            "num_classes": 5,
+            "image_size": 28,
+            "patch_size": 4,
+        }
         config = VimConfig(24, **sizes, d_state=3, **changes)
         model = fill_model(config, seed=0, dtype="float32")
         linear = ("kernel", "sorting")
@@ -175,14 +182,18 @@ def test_official_settings_make_fresh_tokens_their_mean():
     images = draw_images(28, 28)
     collapsed = sorting_variances(fresh(reorder="official"), images)
     assert collapsed.shape == (1, 2, 2) and float(collapsed.max()) < 1e-6
-    normal = {"reorder": "corrected", "reorder_normalise": True, "reorder_tau": 0.1}
+    normal: Any = {
+        "reorder": "corrected",
+        "reorder_normalise": True,
+        "reorder_tau": 0.1,
+    }
     assert float(sorting_variances(fresh(**normal), images).min()) > 0.05
 
 
 def test_shuffled_control_is_one_permutation_for_all_images():
-    shuffled = {"reorder": "corrected", "reorder_by": "random", "reorder_seed": 3}
+    shuffled: Any = {"reorder": "corrected", "reorder_by": "random", "reorder_seed": 3}
     model, images = image_model(**shuffled), draw_images()
-    t = trace(model, images, layers=[0, 2])
+    t: Any = trace(model, images, layers=[0, 2])
     for order in t.ssm.orders:
         order = np.asarray(order)
         np.testing.assert_array_equal(order, np.broadcast_to(order[0, 0], order.shape))
@@ -199,7 +210,7 @@ def test_shuffled_control_is_one_permutation_for_all_images():
 
 
 def test_a_falling_temperature_hardens_the_order():
-    soft = {"reorder": "corrected", "reorder_normalise": True}
+    soft: Any = {"reorder": "corrected", "reorder_normalise": True}
     with jax.enable_x64(True):
         images = exact_images()
         model = image_model(dtype="float64", **soft)
@@ -214,11 +225,12 @@ def test_a_falling_temperature_hardens_the_order():
 
 
 def test_explanations_go_through_the_order_or_are_refused():
-    changes = {"num_layers": 2, "reorder_layers": (1,), "use_conv_bias": False}
+    changes: Any = {"num_layers": 2, "reorder_layers": (1,), "use_conv_bias": False}
     with jax.enable_x64(True):
-        model = image_model(dtype="float64", **HARD, **changes)
+        model: Any = image_model(dtype="float64", **HARD, **changes)
         images = exact_images()
-        t, block = trace(model, images), model.layer(1)
+        block = model.layer(1)
+        t: Any = trace(model, images)
         vectors, bias = token_vectors(block, t.residual_in[1])
         out = t.residual_out[1] - t.residual_in[1]
         assert_close(jnp.sum(vectors, axis=2) + bias, out, 1e-12)
@@ -242,7 +254,8 @@ def test_explanations_go_through_the_order_or_are_refused():
         forward, backward = map(hidden_attention, ssm[:2])
         assert_close(alpha, forward + jnp.flip(backward, axis=(2, 3)), 1e-13)
         y = jnp.einsum("bdij,bjd->bid", forward, ssm.forward.u)
-        scanned = selective_scan(*ssm.forward[:5], jnp.zeros(16)).y
+        u, delta, A, B, C = ssm.forward[:5]
+        scanned = selective_scan(u, delta, A, B, C, jnp.zeros(16)).y
         assert_close(y, scanned, 1e-12)
 
 

@@ -26,7 +26,9 @@ def inputs():
 
 @pytest.fixture(scope="module")
 def found():
-    return explain_image(MODEL, PICTURE, target="dog", top=3, name="tiny")
+    return explain_image(
+        MODEL, PICTURE, method="mamba_attribution", target="dog", top=3, name="tiny"
+    )
 
 
 def test_arrays_are_finite_and_named(found):
@@ -107,7 +109,7 @@ def test_agreement_is_spearmans(found):
 def test_model_without_class_token_is_explained(inputs):
     model = tiny_vim(class_token="none")
     found = explain_image(model, PICTURE, compare=False, matrices=False)
-    assert found.relevance["mamba_attribution"].shape == (3, 3)
+    assert found.relevance[found.method].shape == (3, 3)
     assert found.label == f"class {found.target}" and found.class_index is None
     matrix = reduced_attention(trace(model, inputs).layer(0), "mean_abs")[0]
     np.testing.assert_allclose(
@@ -116,14 +118,14 @@ def test_model_without_class_token_is_explained(inputs):
 
 
 def test_settings_reach_the_method(inputs):
-    found = explain_image(
-        MODEL, PICTURE, target=2, settings="official_2024", compare=False
-    )
-    whole = explain(MODEL, inputs, target=2, settings="official_2024")
+    asked = {"method": "mamba_attribution", "settings": "official_2024"}
+    found = explain_image(MODEL, PICTURE, target=2, compare=False, **asked)
+    whole = explain(MODEL, inputs, target=2, **asked)
     grid = patch_grid(MODEL, whole, 12, 12)[0]
     np.testing.assert_allclose(found.relevance[found.method], grid, rtol=1e-6)
     assert set(WITH_SETTINGS) == {
-        "raw_attention", "attention_rollout", "mamba_attribution"
+        "raw_attention", "attention_rollout", "mamba_attribution",
+        "unified_attribution",
     }  # fmt: skip
 
 
