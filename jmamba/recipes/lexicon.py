@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -95,7 +95,7 @@ def derive_lexicon(rated: Sequence[Rated], *, min_count: int, polar: float) -> L
 
 
 def agree(
-    lexicon: Lexicon, words: Sequence[str], relevance: Sequence[float], sign: int
+    lexicon: Lexicon, words: Sequence[str], relevance: Any, sign: int
 ) -> Agreement:
     """Compare the relevance of a sentence's words with their polarity.
 

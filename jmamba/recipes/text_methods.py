@@ -63,11 +63,12 @@ def explain_all(
 
 def targets(encoded: Encoded) -> Int[np.ndarray, "b"]:
     """Return the token of each sentence's right label."""
-    return np.array(LABELS)[encoded.labels]
+    return np.array(LABELS, np.int32)[encoded.labels]
 
 
 def _ask(method, model, encoded, **options):
-    options |= {"target": targets(encoded), "query": encoded.query}
+    places = {"target": targets(encoded), "query": encoded.query}
+    options |= {name: jnp.asarray(value) for name, value in places.items()}
     return method(model, jnp.asarray(encoded.tokens), **options)
 
 

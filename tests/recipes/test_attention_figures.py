@@ -29,6 +29,7 @@ from jmamba.recipes.byte_transformer import (
 )
 from jmamba.recipes.class_token_bias import measure_bias
 from jmamba.recipes.emoji import Composites
+from jmamba.recipes.vision_models import Pictures
 from jmamba.recipes.workbench import Workbench
 from jmamba.training.classification import Labelled
 
@@ -135,12 +136,11 @@ def test_class_bias_needs_a_class_token():
         measure_bias(small_vim("none"), np.zeros((1, 8, 8, 3), np.float32))
 
 
-class FewPictures:
-    """Grey pictures, of three classes."""
-
-    names = ("a", "b", "c")
+class FewPictures(Pictures):
+    """Noise, of three classes."""
 
     def __init__(self, config, bench):
+        self.names = ("a", "b", "c")
         self.config = dataclasses.replace(
             config, side=8, patch_size=2, d_model=8, num_layers=2, d_state=2, batch=2
         )

@@ -1,6 +1,7 @@
 import dataclasses
 from functools import partial
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from random_models import random_text_model
@@ -19,7 +20,7 @@ from jmamba.recipes.sentences import (
     read_rated,
     split_rated,
 )
-from jmamba.recipes.sentiment import label_loss, predict
+from jmamba.recipes.sentiment import FILE, label_loss, predict
 from jmamba.recipes.text_findings import CLAIMS, METRICS, Claim, check, summarise
 from jmamba.recipes.text_methods import all_explanations, explain_all
 from jmamba.recipes.text_scores import delete_words, forget_words
@@ -47,7 +48,7 @@ def model() -> MambaLM:
 def write_sentences(folder):
     lines = [f"{i}\t{one.rating}\t{one.text}" for i, one in enumerate(RATED)]
     lines.append("99\t0.1\tneutral")
-    (folder / text.FILE).write_text("\n".join(lines) + "\n")
+    (folder / FILE).write_text("\n".join(lines) + "\n")
     (folder / text.VADER).write_text("good\t1.9\t0.9\t[2]\nbad\t-2.5\t0.6\t[-3]\n")
     return folder
 
@@ -82,7 +83,7 @@ def test_recipe_runs_to_its_tables_and_goes_on(tmp_path, monkeypatch):
 
 
 def test_read_rated_leaves_out_what_is_neutral(tmp_path):
-    rated = read_rated(write_sentences(tmp_path) / text.FILE, threshold=1.0)
+    rated = read_rated(write_sentences(tmp_path) / FILE, threshold=1.0)
     assert rated == RATED
     split = split_rated(rated)
     assert [len(part) for part in split] == [32, 4, 4]
@@ -140,11 +141,12 @@ def test_prediction_and_relevance_do_not_depend_on_padding(encoded, model):
 
 
 def test_loss_is_of_the_two_labels(encoded, model):
-    whole = np.asarray(model(encoded.tokens).logits, np.float64)
+    whole = np.asarray(model(jnp.asarray(encoded.tokens)).logits, np.float64)
     ends = whole[np.arange(3), encoded.query][:, list(LABELS)]
     right = ends[np.arange(3), encoded.labels]
     expected = np.mean(np.log(np.exp(ends).sum(axis=1)) - right)
-    loss = label_loss(model, encoded._replace(words=[]))
+    batch = Encoded(*(jnp.asarray(x) for x in encoded[:3]), words=[])
+    loss = label_loss(model, batch)
     np.testing.assert_allclose(float(loss), expected, rtol=1e-5)
 
 
