@@ -53,8 +53,9 @@ def portray_convergence(
     Examples:
       >>> with jax.enable_x64(True):
       ...     seen = portray_convergence((1.0,))
-      >>> last = np.exp(12.5) * np.asarray(seen.sizes[0, -1])  # sqrt(t) |x| at e^25
-      >>> bool(np.all(np.abs(last / seen.limits[0] - 1) < 1e-3))
+      >>> sizes, limits = np.asarray(seen.sizes), np.asarray(seen.limits)
+      >>> last = np.exp(12.5) * sizes[0, -1]  # sqrt(t) |x| at e^25
+      >>> bool(np.all(np.abs(last / limits[0] - 1) < 1e-3))
       True
 
     References:

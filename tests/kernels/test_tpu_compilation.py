@@ -18,7 +18,7 @@ from models.tiny_models import skeleton
 
 import jmamba
 from jmamba.attention import reduced_attention
-from jmamba.training.loop import TrainState, train_step
+from jmamba.training.loop import TrainState, next_token_loss, train_step
 from jmamba.training.optimizer import make_optimizer, make_schedule
 from jmamba_kernels.pallas_tpu import pallas_tpu
 
@@ -122,7 +122,9 @@ def test_train_step_compiles_with_the_kernel_inside():
     step = jnp.zeros((), jnp.int32)
     state = on_chip(place, TrainState(parameters, optimizer_state, step))
     tokens = jax.ShapeDtypeStruct((2, 65), jnp.int32, sharding=place)
-    run = partial(train_step, graphdef=graphdef, optimizer=optimizer)
+    run = partial(
+        train_step, graphdef=graphdef, optimizer=optimizer, loss=next_token_loss
+    )
     text = jax.jit(run).lower(state, tokens).compile().as_text() or ""
     assert "selective_scan_tpu_scan" in text
     assert "selective_scan_tpu_cotangent" in text

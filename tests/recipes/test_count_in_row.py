@@ -49,7 +49,8 @@ def test_counters_without_decay_see_no_order(kind):
     last = count(model, np.array([[0, 1, 1, 0, 1], [1, 0, 0, 1, 1]], np.int32))[:, -1]
     assert abs(last[0] - last[1]) < 1e-5 * abs(last[0])
     other = count(model, np.array([[0, 1, 1, 1, 1]], np.int32))[0, -1]
-    assert abs(other - last[0]) > 1e-3 * abs(last[0])
+    # the number of ones counts: ten times what their order may change by rounding
+    assert abs(other - last[0]) > 1e-4 * abs(last[0])
 
 
 def test_recipe_runs_to_its_table_and_goes_on(tmp_path):

@@ -139,7 +139,7 @@ def test_settings_reach_the_method(inputs):
     ("options", "match"),
     [
         ({"method": "magic"}, "Unknown method 'magic': give one of raw_attention"),
-        ({"settings": "magic"}, "Unknown settings 'magic': give paper"),
+        ({"method": FEW[0], "settings": "magic"}, "Unknown settings 'magic': give paper"),
         ({"method": "mamba_lrp", "settings": "paper"}, "mamba_lrp takes none"),
         ({"top": 0}, "top must be at least 1"),
         ({"layers": [2]}, "layers 0 to 1"),
@@ -207,5 +207,5 @@ def test_pictures_of_any_shape_are_explained(shape, tmp_path):
     assert set(summary["files"]) == {path.name for path in page.parent.iterdir()}
     assert "methods.png" not in summary["files"]
     with np.load(page.parent / "arrays.npz") as arrays:
-        assert arrays["mamba_attribution"].shape == shape
-        np.testing.assert_array_equal(arrays["mamba_attribution"], found.heat())
+        assert arrays[found.method].shape == shape
+        np.testing.assert_array_equal(arrays[found.method], found.heat())
