@@ -90,7 +90,10 @@ def test_checkpoints_explain_what_they_read(tmp_path):
         (["--image", "."], "cannot be read as a picture"),
         (["text", "--image", "a picture.PNG"], "a text or a picture, not both 'text'"),
         (["a picture.PNG", "--method", "magic"], "Unknown method 'magic'"),
-        (["a picture.PNG", *ATTENTION, "--settings", "magic"], "Unknown settings 'magic'"),
+        (
+            ["a picture.PNG", *ATTENTION, "--settings", "magic"],
+            "Unknown settings 'magic'",
+        ),
         (["a picture.PNG", "--target", "9"], "There is no class 9"),
         (["a picture.PNG", "--target", "dog"], "config.json names none"),
         (["a picture.PNG", "--layers", "7"], "layers 0 to 1"),

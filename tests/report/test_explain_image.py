@@ -139,7 +139,10 @@ def test_settings_reach_the_method(inputs):
     ("options", "match"),
     [
         ({"method": "magic"}, "Unknown method 'magic': give one of raw_attention"),
-        ({"method": FEW[0], "settings": "magic"}, "Unknown settings 'magic': give paper"),
+        (
+            {"method": FEW[0], "settings": "magic"},
+            "Unknown settings 'magic': give paper",
+        ),
         ({"method": "mamba_lrp", "settings": "paper"}, "mamba_lrp takes none"),
         ({"top": 0}, "top must be at least 1"),
         ({"layers": [2]}, "layers 0 to 1"),
