@@ -229,14 +229,14 @@ def _write_long(mamba, splits: ByteSplits, config, bench: Workbench) -> None:
     bench.write_figure(
         "attention-long",
         draw_long_maps(maps, layers),
-        f"|mean of α over channels| on a logarithmic scale, at about the length the "
-        f"model was trained on and at {lengths[1]} bytes.",
+        "Magnitude of the mean of α over channels on a logarithmic scale, at about the "
+        f"length the model was trained on and at {lengths[1]} bytes.",
     )
     text = splits.test[: config.long].astype(np.int32)
     far = config.trained_length
     shares = bench.once("far", lambda: far_share(mamba, text, far).tolist())
     rows = [[s, f"{100 * share:.2f}"] for s, share in enumerate(shares)]
-    columns = ["layer", f"% of |α| that is {far} bytes back or more"]
+    columns = ["layer", f"% of its weight that is {far} bytes back or more"]
     bench.write_table(f"What the last of {config.long} bytes reads", columns, rows)
 
 
