@@ -62,15 +62,15 @@ def layer_span(model: MambaLM, start: int = 0, stop: int | None = None) -> Parti
       (5, 16)
     """
     count = model.config.num_layers
-    stop = count if stop is None else stop
-    if not 0 <= start < stop <= count:
+    end = count if stop is None else stop
+    if not 0 <= start < end <= count:
         raise ValueError(
-            f"layer_span({start}, {stop}): give 0 <= start < stop <= {count}, the "
+            f"layer_span({start}, {end}): give 0 <= start < stop <= {count}, the "
             "number of layers; layer i alone is layer_span(model, i, i + 1)."
         )
     graphdef, state = nnx.split(model.layers)
-    if (start, stop) != (0, count):
-        state = jax.tree.map(lambda x: x[start:stop], state)
+    if (start, end) != (0, count):
+        state = jax.tree.map(lambda x: x[start:end], state)
     return Partial(_Span(graphdef), state)
 
 

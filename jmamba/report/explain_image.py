@@ -29,12 +29,12 @@ from jmamba.report.image_explanation import ImageExplanation, Square
 
 DEFAULT_METHOD = "mamba_lrp"
 
-WITH_SETTINGS = tuple(
-    name
+USUAL = {
+    name: inspect.signature(of).parameters["settings"].default
     for name, of in METHODS.items()
     if "settings" in inspect.signature(of).parameters
-)
-"""Methods that take the settings in which papers and released code differ."""
+}
+"""Settings of the methods that have some, where papers and released code differ."""
 
 STAGES = ("prediction", "relevance", "hidden attention")
 
@@ -62,12 +62,13 @@ def explain_image(
       image: a file, a `PIL.Image`, or an array of integers from 0 to 255.
       method: which explanation to draw large, a name in `jmamba.attention.METHODS`.
       target: the class to explain, its number or its name; None for the predicted one.
-      settings: preset of that method, if it is one by attention; None for its own, and
-        all other methods are computed with theirs.
+      settings: of the method, a name in `jmamba.attention.PRESETS`; None for its usual
+        ones, which the other methods have in any case.
       layers: layers to draw large, counted from 0, negative ones from the end; None
         for about a quarter, half and three quarters of the depth and the last.
       top: how many of the likeliest classes to keep.
-      compare: whether to compute all other explanations too.
+      compare: whether to compute all other explanations too; those that refuse, for
+        want of a class token or of memory, are named in the report's settings.
       matrices: whether to keep hidden attention between all pairs of tokens.
       name: name of the model in the report.
       progress: told how far each of `STAGES` is.
@@ -95,7 +96,7 @@ def explain_image(
     References:
       Ali, Zimerman & Wolf, "The Hidden Attention of Mamba Models", arXiv 2403.01590.
     """
-    check_question(method, settings, top)
+    chosen = check_question(method, settings, top)
     wanted = None if target is None else choose_class(model.config, target)
     large = choose_layers(layers, model.config.num_layers)
     picture = open_image(image)
@@ -110,13 +111,14 @@ def explain_image(
             logits, top, lambda ids: tuple(label_of(model.config, i) for i in ids)
         )
     explained = int(best.ids[0]) if wanted is None else wanted
-    methods = [method, *(m for m in METHODS if compare and m != method)]
     with timed(STAGES[1], timings, progress):
-        relevance = {}
-        for done, one in enumerate(methods):
-            own = settings if one == method else None
-            relevance[one] = _relevance(model, inputs, one, explained, own)
-            progress(STAGES[1], done + 1, len(methods))
+        relevance = {method: _relevance(model, inputs, method, explained, chosen)}
+        refused = {}
+        if compare:
+            more, refused = _compare(
+                model, inputs, method, explained, partial(progress, STAGES[1])
+            )
+            relevance |= more
     with timed(STAGES[2], timings, progress):
         attention = _attend(
             model, inputs, best.ids, matrices, partial(progress, STAGES[2])
@@ -136,12 +138,13 @@ def explain_image(
         **attention,
         settings={
             "method": method,
-            "settings": settings,
+            "settings": chosen,
             "target": explained,
             "layers": list(large),
             "top": top,
             "compare": compare,
             "matrices": matrices,
+            **({"refused": refused} if refused else {}),
             **preprocessing_of(model.config),
             "dtype": jnp.dtype(model.dtype).name,
         },
@@ -203,8 +206,10 @@ def label_of(config: VimConfig, number: int) -> str:
     return config.class_names[number] if config.class_names else f"class {number}"
 
 
-def check_question(method: str, settings: str | None = None, top: int = 5) -> None:
-    """Raise unless method and settings make sense together.
+def check_question(
+    method: str, settings: str | None = None, top: int = 5
+) -> str | None:
+    """Return the settings of a method, None if it has none.
 
     Raises:
       ValueError: the method or the settings are unknown or do not go together, or `top`
@@ -214,15 +219,30 @@ def check_question(method: str, settings: str | None = None, top: int = 5) -> No
         raise ValueError(
             f"Unknown method {method!r}: give one of {', '.join(METHODS)}."
         )
-    if settings is not None and method not in WITH_SETTINGS:
+    if settings is not None and method not in USUAL:
         raise ValueError(
-            f"settings={settings!r} is for {', '.join(WITH_SETTINGS)}; {method} takes "
-            "none."
+            f"settings={settings!r} is for {', '.join(USUAL)}; {method} takes none."
         )
     if top < 1:
         raise ValueError(f"top must be at least 1, but is {top}.")
     if settings is not None:
         choose_settings(settings)
+    return USUAL.get(method) if settings is None else settings
+
+
+def _compare(
+    model: Vim, inputs, method: str, target: int, progress
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the relevance by all other methods, and why some refused."""
+    found, refused = {}, {}
+    others = [name for name in METHODS if name != method]
+    for done, name in enumerate(others):
+        try:
+            found[name] = _relevance(model, inputs, name, target, USUAL.get(name))
+        except ValueError as error:
+            refused[name] = str(error)
+        progress(done + 1, len(others))
+    return found, refused
 
 
 def _relevance(

@@ -29,7 +29,7 @@ HEAT = colormaps["inferno"]
 SIGNED = LinearSegmentedColormap.from_list("signed", [AGAINST, "#f7f7f7", TOWARD])
 """Blue against, orange for."""
 
-WITHOUT_CLASS = ("raw_attention", "attention_rollout")
+WITHOUT_CLASS = ("raw_attention", "attention_rollout", "token_norms", "alti")
 """Methods that are the same for every class."""
 
 MOST_PIXELS = 640

@@ -31,11 +31,13 @@ IMAGE_PLATES = (
         "methods",
         "The same by every method",
         "Each on its own scale; the dot marks the one drawn above. Where methods that "
-        "reason differently light up the same patches, trust them more. Rollout and "
-        "raw attention do not ask for a class: they show what was read, whatever for, "
-        "and blue is where the sum over channels is negative.",
+        "reason differently light up the same patches, trust them more. Raw attention, "
+        "rollout, token norms and ALTI do not ask for a class: they show what was "
+        "read, whatever for, and the blue of the first two is where the sum over "
+        "channels is negative.",
         "raw: mean α;  rollout: Π (I + E α);  attribution: Π (I + (E ∂logit · E α)⁺);  "
-        "the rest: input × a gradient",
+        "norms and ALTI: from the vectors that tokens add to others;  the rest: input "
+        "× a gradient",
         tuple(f"patches_{name}" for name in METHODS),
         image_figures.methods,
         "others",
