@@ -119,7 +119,7 @@ def small_vim(place) -> Vim:
     return Vim(config, rngs=nnx.Rngs(0))
 
 
-def test_class_bias_is_the_mean_row(monkeypatch):
+def test_class_bias_is_the_mean_row():
     model = small_vim("first")
     images = np.random.default_rng(0).random((3, 8, 8, 3), np.float32)
     bias = measure_bias(model, images)
