@@ -57,7 +57,7 @@ def contraction(report: DynamicsReport) -> Figure:
     """Draw how far each layer can take two values of each token apart."""
     values = report.log_norms
     # the first layer often stretches tokens by far the most: it may saturate
-    most = max(float(np.percentile(np.abs(values), 90)), 1e-6)
+    most = max(float(np.percentile(np.abs(values), 80)), 1e-6)
     options = {"cmap": "PuOr_r", "vmin": -most, "vmax": most}
     return _layer_maps(
         report, {"logarithmic norm": (values, options, "μ₂(J[l,l] − 1)")}
