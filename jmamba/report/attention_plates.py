@@ -96,13 +96,13 @@ def _log_map(ax, matrix: Map):
 
 
 def draw_distances(
-    channels: Float[np.ndarray, "s d"], heads: Float[np.ndarray, "s h"], length: int
+    channels: Float[np.ndarray, "s d"], heads: Float[np.ndarray, "t h"], length: int
 ) -> Figure:
     """Draw how far back channels of each layer read, beside the heads of another model.
 
     Args:
       channels: mean distance of each layer's channels, in tokens.
-      heads: mean distance of each layer's heads.
+      heads: mean distance of each layer't heads.
       length: tokens of the texts.
     """
     figure = new_figure(8.4, 0.42 * len(channels) + 1.5)
