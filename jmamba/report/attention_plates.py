@@ -102,7 +102,7 @@ def draw_distances(
 
     Args:
       channels: mean distance of each layer's channels, in tokens.
-      heads: mean distance of each layer't heads.
+      heads: mean distance of each layer's heads.
       length: tokens of the texts.
     """
     figure = new_figure(8.4, 0.42 * len(channels) + 1.5)
