@@ -96,7 +96,7 @@ def _log_map(ax, matrix: Map):
 
 
 def draw_distances(
-    channels: Float[np.ndarray, "s d"], heads: Float[np.ndarray, "s h"], length: int
+    channels: Float[np.ndarray, "s d"], heads: Float[np.ndarray, "t h"], length: int
 ) -> Figure:
     """Draw how far back channels of each layer read, beside the heads of another model.
 
