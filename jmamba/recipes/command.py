@@ -91,7 +91,7 @@ def _fields(config):
 def _parse(key: str, text: str, old: Any) -> Any:
     """Read a value of the type that the field had."""
     try:
-        value = text if isinstance(old, str) else json.loads(text)
+        value: Any = text if isinstance(old, str) else json.loads(text)
         value = tuple(value) if isinstance(old, tuple) else value
         value = float(value) if isinstance(old, float) else value
     except (ValueError, TypeError) as error:

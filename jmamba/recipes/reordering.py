@@ -123,7 +123,10 @@ def _measure_costs(config: VisionConfig, pictures: Pictures) -> dict:
 
 
 def _compile(model: Vim, batch: Labelled):
-    """Return a compiled loss with its gradient, its temporary bytes, its argument."""
+    """Return a compiled loss with its gradient, its temporary bytes, its argument.
+
+    Backends that do not tell the bytes give NaN.
+    """
     graphdef, state = nnx.split(model)
 
     def loss(state):
@@ -132,7 +135,8 @@ def _compile(model: Vim, batch: Labelled):
     compiled = jax.jit(jax.value_and_grad(loss)).lower(state).compile()
     jax.block_until_ready(compiled(state))
     memory = compiled.memory_analysis()
-    return compiled, int(memory.temp_size_in_bytes), state
+    held = np.nan if memory is None else memory.temp_size_in_bytes
+    return compiled, float(held), state
 
 
 def _write_tables(config, accuracy, costs, bench: Workbench) -> None:

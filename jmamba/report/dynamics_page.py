@@ -1,10 +1,10 @@
 """The dynamics report as a folder: one HTML page, pictures, arrays, summary."""
 
 import os
-from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
+from jmamba.report.depth import Progress, ignore
 from jmamba.report.dynamics import DynamicsReport
 from jmamba.report.dynamics_plates import DYNAMICS_PLATES
 from jmamba.report.folder import MADE_BY_DYNAMICS, describe_arrays, write_folder
@@ -34,7 +34,7 @@ def write_dynamics(
     directory: str | os.PathLike = "jmamba-dynamics",
     *,
     overwrite: bool = False,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    progress: Progress = ignore,
 ) -> Path:
     """Write pictures, page, arrays and summary of a dynamics report.
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from jmamba.report.depth import Progress, ignore
 from jmamba.report.dynamics_plates import DYNAMICS_PLATES
 from jmamba.report.explanation import Explanation
 from jmamba.report.image_plates import IMAGE_PLATES
@@ -30,7 +31,7 @@ def write(
     directory: str | os.PathLike = "jmamba-out",
     *,
     overwrite: bool = False,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    progress: Progress = ignore,
 ) -> Path:
     """Write pictures, page, arrays and summary of an explanation.
 
@@ -69,7 +70,7 @@ def write_folder(
     make_page: Callable[[Any, dict[str, bytes]], str],
     make_summary: Callable[[Any, list[str]], dict],
     overwrite: bool,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> Path:
     """Write a report of any kind; see `write`.
 

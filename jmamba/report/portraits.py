@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import time
-from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from jmamba.dynamics import (
     portray_plane,
     portray_slow_divergence,
 )
+from jmamba.report.depth import Progress, ignore
 from jmamba.report.environment import environment
 from jmamba.report.folder import MADE_BY_PORTRAITS, write_folder
 from jmamba.report.page import definitions, figure_section, resource
@@ -87,7 +87,7 @@ class Portraits:
 
 
 def compute_portraits(
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    progress: Progress = ignore,
     *,
     points: int = 24,
     rates: int = 13,
@@ -134,7 +134,7 @@ def draw_portraits(
     directory: str | os.PathLike = "jmamba-portraits",
     *,
     overwrite: bool = False,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    progress: Progress = ignore,
 ) -> Path:
     """Run the systems and write the seven pictures, their arrays and one page.
 
@@ -162,7 +162,7 @@ def write_portraits(
     directory: str | os.PathLike,
     *,
     overwrite: bool = False,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    progress: Progress = ignore,
 ) -> Path:
     """Write pictures, arrays and page of runs that are there already.
 

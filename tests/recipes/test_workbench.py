@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -94,7 +95,7 @@ def test_markdown_table_has_a_row_each():
 
 def test_predict_all_is_the_model():
     model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
-    x = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    x = jax.random.normal(jax.random.key(0), (7, 3))
     np.testing.assert_allclose(predict_all(model, x, batch=3), model(x), rtol=1e-6)
     right = is_right(model, Labelled(x, np.argmax(np.asarray(model(x)), axis=1)))
     assert right.all()
