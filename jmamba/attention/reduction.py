@@ -75,7 +75,7 @@ def reduced_attention(
       top: reduce only so many channels of each sample, those of `top_channels`; None
         for all.
       channels_at_once: channels whose matrices are in memory together; None for 8, or
-        32 for the mean of whole matrices.
+        96 for the mean of whole matrices.
       memory_limit: bytes the result may take.
 
     Raises:
@@ -115,7 +115,7 @@ def reduced_attention(
         parameters_of(directions_of(ssm)[0]).delta.dtype.itemsize,
         memory_limit,
     )
-    usual = 32 if reduction == "mean" and queries is None else 8
+    usual = 96 if reduction == "mean" and queries is None else 8
     at_once = max(1, min(channels_at_once or usual, channels))
     options = {"fold": tuple(fold), "at_once": at_once}
     if top is None:

@@ -16,16 +16,17 @@ class Timing(NamedTuple):
 
 
 def interleave(programs: dict[str, Callable[[], object]], runs: int) -> dict:
-    """Time programs in turn, A B C A B C ..., after one run of each to warm up.
+    """Time programs in turn, A B C A B C ..., each after an untimed run of itself.
 
-    A drift of the machine's speed then meets all of them alike. Each program must
-    return only when its work is done.
+    A drift of the machine's speed then meets all of them alike. The untimed run gives
+    each its caches and memory, and lets threads of the program before, which may spin
+    for 0.2 s while they wait for more, go to sleep. Each program must return only when
+    its work is done.
     """
-    for program in programs.values():
-        program()
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(runs):
         for name, program in programs.items():
+            program()
             start = time.perf_counter()
             program()
             seconds[name].append(time.perf_counter() - start)
