@@ -50,13 +50,13 @@ class VisionConfig:
     d_state: int = 8
     num_heads: int = 4
     mlp_ratio: int = 2
-    steps: int = 2200
+    steps: int = 6000
     batch: int = 32
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
     seeds: tuple = (0,)
     measured: int = 1000
-    explained: int = 128
+    explained: int = 200
 
 
 class Pictures:
