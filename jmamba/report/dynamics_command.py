@@ -40,7 +40,7 @@ def dynamics_command(
     with stages() as show:
         show("loading the model", 0, 1)
         from jmamba.report.dynamics import measure_dynamics
-        from jmamba.report.dynamics_page import write_dynamics
+        from jmamba.report.dynamics_page import COLUMNS, write_dynamics
         from jmamba.report.folder import check_directory
 
         check_directory(out, overwrite=overwrite)
@@ -56,6 +56,8 @@ def dynamics_command(
         page = write_dynamics(found, out, overwrite=overwrite, progress=show)
     console = Console(highlight=False)
     console.print(found.regimes.as_table(), soft_wrap=True)
+    for column, meaning in COLUMNS.items():
+        console.print(f"  {column}: {meaning}", style="dim", markup=False)
     growing = ", ".join(f"{v:.3g}" for v in found.exponents)
     console.print(f"\nExponents over depth: {growing}")
     console.print("The page with all figures:")
