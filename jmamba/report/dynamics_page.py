@@ -15,7 +15,7 @@ INTRO = "<p>Regimes after Vo et al., arXiv 2410.03292, sections 4 and 5.</p>"
 """What the footer says first."""
 
 COLUMNS = {
-    "right": "eigenvalues of M = S_Cᵀ S_B with a positive real part, of n that are not zero",
+    "right": "eigenvalues of M = S_Cᵀ S_B, n that are not zero, with real part > 0",
     "radius": "largest magnitude of an eigenvalue of M",
     "positive_mass": "positive share of the eigenvalues of M's symmetric part",
     "own": "fraction of tokens with C[i]·B[i] > 0",
