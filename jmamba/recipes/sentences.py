@@ -104,7 +104,7 @@ def read_rated(path: Path, *, threshold: float) -> list[Rated]:
 
 def split_rated(rated: Sequence[Rated]) -> Split:
     """Split sentences 80 : 10 : 10, always in the same way."""
-    order = np.random.default_rng(0).permutation(len(rated))
+    order = np.random.default_rng(1).permutation(len(rated))
     shuffled = [rated[i] for i in order]
     first, second = (len(rated) * part // 10 for part in (8, 9))
     return Split(shuffled[:first], shuffled[first:second], shuffled[second:])
