@@ -48,6 +48,10 @@ def convert_command(
         bool,
         typer.Option("--free", help="Write definite gates out as ordinary weights."),
     ] = False,
+    part: Annotated[
+        str,
+        typer.Option(help="Of a Vim's .pth: model, or model_ema, its moving average."),
+    ] = "model",
 ) -> None:
     """Convert a Mamba checkpoint: PyTorch in, JAX out, or back to PyTorch."""
     with exit_codes(), byte_bars() as show:
@@ -60,6 +64,7 @@ def convert_command(
             verify=verify,
             overwrite=overwrite,
             free=free,
+            part=part,
             progress=show,
         )
     Console().print(summary_table(summary))

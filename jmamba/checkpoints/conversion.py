@@ -18,7 +18,7 @@ from jmamba.checkpoints.parameters import parameters_of
 from jmamba.checkpoints.saving import write_model
 from jmamba.checkpoints.tokenizer import copy_tokenizer
 from jmamba.checkpoints.verification import Verification, verify
-from jmamba.checkpoints.vision import is_vision, locate_vim, read_vim
+from jmamba.checkpoints.vision import PARTS, is_vision, locate_vim, read_vim
 from jmamba.models.language_model import MambaLM
 from jmamba.models.rebuilding import as_free
 from jmamba.models.vision import Vim
@@ -79,6 +79,7 @@ def convert(
     verify: bool = False,
     overwrite: bool = False,
     free: bool = False,
+    part: str = PARTS[0],
     progress: Progress | None = None,
 ) -> Conversion:
     """Convert a checkpoint of any layout that `load` or `load_vim` reads.
@@ -95,23 +96,35 @@ def convert(
       overwrite: whether a checkpoint that is there already is replaced.
       free: whether definite gates are written out as those of an ordinary model, which
         transformers loads; see `dynamics.as_free`.
+      part: of a training checkpoint of Vision Mamba's authors: "model", or "model_ema"
+        for the moving average of the weights.
       progress: called as progress(what, done, total) with bytes.
 
     Raises:
       CheckpointError: the source cannot be read, the destination not written, or the
         logits differ.
-      ValueError: the format or the dtype is unknown.
+      ValueError: the format, the dtype or the part is unknown.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be {' or '.join(FORMATS)}, but is {format!r}.")
+    if part not in PARTS:
+        raise ValueError(f"part must be {' or '.join(PARTS)}, but is {part!r}.")
     check_destination(destination, overwrite=overwrite)
     start = time.perf_counter()
     place = locate_vim(source, revision=revision)
     layout, raw = _describe(place)
     if verify:
         _check_verifiable(place, layout)
-    read = read_vim if is_vision(place) else load_folder
-    model = read(place, dtype="auto" if dtype is None else dtype, progress=progress)
+    options = {"dtype": "auto" if dtype is None else dtype, "progress": progress}
+    if is_vision(place):
+        model = read_vim(place, part=part, **options)
+    elif part == PARTS[0]:
+        model = load_folder(place, **options)
+    else:
+        raise CheckpointError(
+            f"{source} is a language model; only training checkpoints of Vision Mamba "
+            f"have a {part!r}. Leave part out."
+        )
     model = as_free(model) if free else model
     with new_folder(destination, overwrite=overwrite) as new:
         extra = _token_ids(raw)

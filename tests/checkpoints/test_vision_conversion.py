@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import vision_definition as definition
+from random_models import random_text_model
 from safetensors.numpy import load_file
 from test_conversion import run
 from test_vision import write_pth
@@ -53,6 +54,20 @@ def test_conversion_there_and_back_is_what_it_was(tmp_path):
     for key, value in state.items():
         np.testing.assert_array_equal(written[key], value)
     np.testing.assert_array_equal(load_vim(tmp_path / "back")(IMAGES), logits)
+
+
+def test_moving_average_is_converted_on_request(tmp_path):
+    average = definition.random_state(seed=5)
+    file = write_pth(tmp_path / "vim.pth", model_ema=average)
+    assert run(file, tmp_path / "out", "--part", "model_ema").exit_code == 0
+    head = Vim.from_pretrained(tmp_path / "out").head.kernel[...]
+    np.testing.assert_array_equal(head.T, average["head.weight"])
+    with pytest.raises(ValueError, match="part must be model or model_ema, but is 'e"):
+        convert(file, tmp_path / "other", part="ema")
+    random_text_model(layers=1).save_pretrained(tmp_path / "text")
+    with pytest.raises(CheckpointError, match="is a language model; only training che"):
+        convert(tmp_path / "text", tmp_path / "other", part="model_ema")
+    assert not (tmp_path / "other").exists()
 
 
 def test_folders_of_pth_files_are_converted(tmp_path):
