@@ -29,9 +29,10 @@ from jmamba.recipes.byte_transformer import (
     byte_loss,
     look,
 )
-from jmamba.recipes.class_token_bias import NEAR, measure_bias, train_small_vim
+from jmamba.recipes.class_token_bias import NEAR, measure_bias
 from jmamba.recipes.lexicon import spearman
-from jmamba.recipes.vision_models import Pictures, VisionConfig
+from jmamba.recipes.pictures import load_pictures
+from jmamba.recipes.vision_models import VisionConfig, train_vim
 from jmamba.recipes.workbench import Workbench
 from jmamba.report.attention_plates import (
     draw_class_bias,
@@ -46,6 +47,10 @@ from jmamba.training.loop import TrainConfig
 FILE = "enwik8.gz"
 MAP_SIDE = 128
 """Rows and columns of the maps of long texts."""
+SMALL_VIM = VisionConfig(
+    side=32, patch_size=4, d_model=32, num_layers=4, batch=16, learning_rate=2e-3
+)
+"""The Vims that are trained for the place of their class token."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,16 +246,14 @@ def _write_long(mamba, splits: ByteSplits, config, bench: Workbench) -> None:
 
 
 def _write_class_bias(config: FiguresConfig, bench: Workbench) -> None:
-    small = VisionConfig(
-        side=32, patch_size=4, d_model=32, num_layers=4, batch=16, seeds=(0,)
-    )
-    pictures = Pictures(small, bench)
     shipped = load_embedded_vim().model
-    side = shipped.config.image_size
-    large = Pictures(dataclasses.replace(small, side=side), bench)
+    large = load_pictures("emoji", shipped.config.image_size, bench)
     models = {"embedded, middle": (shipped, large)}
+    small = dataclasses.replace(SMALL_VIM, steps=config.vim_steps)
+    pictures = load_pictures("emoji", small.side, bench)
     for place in ("middle", "first"):
-        model = train_small_vim(pictures, bench, place, config.vim_steps)
+        key = f"vim-{place}"
+        model = train_vim(small, pictures, bench, 0, key=key, class_token=place)
         models[f"small, {place}"] = model, pictures
     grids, rows = {}, []
     for name, (model, shown) in models.items():

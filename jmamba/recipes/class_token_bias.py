@@ -4,17 +4,11 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Float
 
 from jmamba.attention import average_layers, patch_grid
 from jmamba.models.images import normalise
 from jmamba.models.vision import Vim
-from jmamba.models.vision_config import VimConfig
-from jmamba.recipes.vision_models import Pictures, VisionConfig
-from jmamba.recipes.workbench import Workbench
-from jmamba.training.classification import classification_loss
-from jmamba.training.loop import TrainConfig
 
 NEAR = 4
 """Patches at most so far from the class token, in the model's order, are near."""
@@ -32,31 +26,6 @@ class ClassBias(NamedTuple):
 
     grid: Float[np.ndarray, "s rows columns"]
     near: Float[np.ndarray, "s"]
-
-
-def train_small_vim(
-    pictures: Pictures, bench: Workbench, place: str, steps: int
-) -> Vim:
-    """Train a Vim with its class token at a place, or read what was trained before."""
-    config: VisionConfig = pictures.config
-    sizes = VimConfig(
-        d_model=config.d_model,
-        num_layers=config.num_layers,
-        d_state=config.d_state,
-        num_classes=len(pictures.names),
-        image_size=config.side,
-        patch_size=config.patch_size,
-        class_token=place,
-    )
-    settings = TrainConfig(
-        steps, config.batch, learning_rate=2e-3, warmup=steps // 10, save_every=100
-    )
-    model = Vim(sizes, rngs=nnx.Rngs(0))
-
-    def draw(step):
-        return pictures.draw(0, step)
-
-    return bench.train(f"vim-{place}", model, classification_loss, draw, settings)
 
 
 def measure_bias(model: Vim, images: Float[np.ndarray, "b h w 3"]) -> ClassBias:

@@ -7,10 +7,15 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jmamba.models.images import normalise
 from jmamba.models.vision import Vim, count_parameters
+from jmamba.recipes.pictures import Pictures, load_pictures
 from jmamba.recipes.seeds import paired_interval, say_mean
-from jmamba.recipes.vision_models import Pictures, VisionConfig, train_vim, vim_config
+from jmamba.recipes.vision_models import (
+    VisionConfig,
+    labelled,
+    train_vim,
+    vim_config,
+)
 from jmamba.recipes.workbench import Workbench
 from jmamba.report.curves import Curve, draw_curves, smooth
 from jmamba.training.classification import (
@@ -49,9 +54,8 @@ tokens back; the control takes one random order in place of scores."""
 
 def run(config: VisionConfig, bench: Workbench) -> None:
     """Train all variants from all seeds and compare them."""
-    pictures = Pictures(config, bench)
-    test = pictures.test(config.measured)
-    batch = Labelled(normalise(test.images), test.labels)
+    pictures = load_pictures(config.pictures, config.side, bench)
+    test = labelled(pictures.test(config.measured))
     accuracy = {}
     for name, fields in VARIANTS.items():
         found = []
@@ -60,7 +64,7 @@ def run(config: VisionConfig, bench: Workbench) -> None:
             model = train_vim(
                 config, pictures, bench, seed, key=key, **_of(config, fields)
             )
-            right = partial(_accuracy, model, batch)
+            right = partial(_accuracy, model, test)
             found.append(bench.once(f"accuracy {key}", right))
         accuracy[name] = np.array(found)
     costs = bench.once("costs", partial(_measure_costs, config, pictures))
@@ -99,7 +103,7 @@ def _accuracy(model: Vim, batch: Labelled) -> float:
 
 def _measure_costs(config: VisionConfig, pictures: Pictures) -> dict:
     """Return milliseconds and bytes of a training step of each variant, in turn."""
-    batch = pictures.draw(0, 0)
+    batch = labelled(pictures.draw(config.batch, seed=0, step=0))
     steps = {}
     for name, fields in VARIANTS.items():
         model = Vim(

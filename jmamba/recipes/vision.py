@@ -9,8 +9,14 @@ from jmamba.evaluation import bootstrap_interval, evaluate
 from jmamba.models.images import normalise
 from jmamba.models.vision import Vim, count_parameters
 from jmamba.recipes.emoji import Composites
+from jmamba.recipes.pictures import Pictures, load_pictures
 from jmamba.recipes.vision_findings import write_findings
-from jmamba.recipes.vision_models import Pictures, VisionConfig, train_vim, train_vit
+from jmamba.recipes.vision_models import (
+    VisionConfig,
+    labelled,
+    train_vim,
+    train_vit,
+)
 from jmamba.recipes.vision_scores import (
     explainers,
     measure_maps,
@@ -20,7 +26,7 @@ from jmamba.recipes.vision_scores import (
 from jmamba.recipes.vit import ViT
 from jmamba.recipes.workbench import Workbench
 from jmamba.report.map_figures import draw_maps
-from jmamba.training.classification import Labelled, is_right, predict_all
+from jmamba.training.classification import is_right, predict_all
 
 SIZES = {
     "quick": VisionConfig(
@@ -45,7 +51,7 @@ Found = Mapping[str, Mapping[str, np.ndarray]]
 
 def run(config: VisionConfig, bench: Workbench) -> None:
     """Train both models and score what explains them."""
-    pictures = Pictures(config, bench)
+    pictures = load_pictures(config.pictures, config.side, bench)
     vims = [train_vim(config, pictures, bench, seed) for seed in config.seeds]
     vits = [train_vit(config, pictures, bench, seed) for seed in config.seeds]
     vims[0].save_pretrained(bench.directory / "vim", overwrite=True)
@@ -83,8 +89,9 @@ mean of its map; mAP after scaling maps to [0, 1].
 
 def _write_accuracies(models, config, pictures: Pictures, bench: Workbench) -> None:
     tests = {"test pictures": pictures.test(config.measured)}
-    if pictures.new is not None:
-        tests["emoji never seen"] = pictures.new(config.measured)
+    new = pictures.new(config.measured)
+    if new is not None:
+        tests["emoji never seen"] = new
     rows = []
     for name, seeds in models.items():
         row = [name, f"{count_parameters(seeds[0]):,}"]
@@ -100,7 +107,7 @@ def _write_accuracies(models, config, pictures: Pictures, bench: Workbench) -> N
 
 def _right_of(models, test: Composites) -> list[float]:
     """Return, for each picture, the share of models that classify it right."""
-    batch = Labelled(normalise(test.images), test.labels)
+    batch = labelled(test)
     return np.mean([is_right(model, batch) for model in models], axis=0).tolist()
 
 

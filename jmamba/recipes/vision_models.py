@@ -1,23 +1,18 @@
 """The two classifiers that the vision recipes compare, and how they are trained."""
 
 import dataclasses
-from collections.abc import Callable
 
-import numpy as np
 from flax import nnx
 
 from jmamba.models.images import normalise
 from jmamba.models.vision import Vim
 from jmamba.models.vision_config import VimConfig
-from jmamba.recipes.emoji import CLASSES, Composites, compose, read_emoji
-from jmamba.recipes.fashion import FILES, NAMES, read_fashion
+from jmamba.recipes.emoji import Composites
+from jmamba.recipes.pictures import Pictures
 from jmamba.recipes.vit import ViT, ViTConfig
 from jmamba.recipes.workbench import Workbench
 from jmamba.training.classification import Labelled, classification_loss
 from jmamba.training.loop import TrainConfig
-
-Draw = Callable[[int, int], Composites]
-"""Makes (step, count) pictures to train on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,54 +54,9 @@ class VisionConfig:
     explained: int = 200
 
 
-class Pictures:
-    """What the models are trained and tested on.
-
-    Args:
-      config: sizes; `pictures` says which data set.
-      bench: knows where the files are.
-
-    Raises:
-      ValueError: a file is missing or cannot be read, or the data set is unknown.
-    """
-
-    def __init__(self, config: VisionConfig, bench: Workbench):
-        self.config = config
-        if config.pictures == "emoji":
-            path = bench.data("emoji64.zip")
-            self.names = tuple(CLASSES)
-            known, new = read_emoji(path), read_emoji(path, held_out=True)
-            self.known = lambda count, key: compose(
-                known, count, side=config.side, key=key
-            )
-            self.new = lambda count: compose(new, count, side=config.side, key=(2, 0))
-        elif config.pictures == "fashion":
-            self.names, self.new = NAMES, None
-            parts = {k: [bench.data(f) for f in FILES[k]] for k in FILES}
-            self.parts = {k: read_fashion(*paths) for k, paths in parts.items()}
-        else:
-            raise ValueError(
-                f"pictures={config.pictures!r}: give 'emoji' or 'fashion'."
-            )
-
-    def draw(self, seed: int, step: int) -> Labelled:
-        """Return a batch to train on."""
-        if self.config.pictures == "emoji":
-            made = self.known(self.config.batch, (0, seed, step))
-        else:
-            made = _pick(self.parts["train"], self.config.batch, (seed, step))
-        return Labelled(normalise(made.images), made.labels)
-
-    def test(self, count: int) -> Composites:
-        """Return pictures that were not trained on; emoji themselves were."""
-        if self.config.pictures == "emoji":
-            return self.known(count, (1, 0))
-        return _pick(self.parts["test"], count, (1, 0))
-
-
-def _pick(part: Composites, count: int, key) -> Composites:
-    chosen = np.random.default_rng(list(key)).integers(len(part.labels), size=count)
-    return Composites(*(array[chosen] for array in part))
+def labelled(pictures: Composites) -> Labelled:
+    """Return pictures as the models read them, with their classes."""
+    return Labelled(normalise(pictures.images), pictures.labels)
 
 
 def vim_config(config: VisionConfig, pictures: Pictures, **fields) -> VimConfig:
@@ -174,6 +124,7 @@ def _train(key, model, config, pictures, bench, seed):
     )
 
     def draw(step):
-        return pictures.draw(seed, step)
+        made = pictures.draw(config.batch, seed=seed, step=step)
+        return labelled(made)
 
     return bench.train(key, model, classification_loss, draw, settings)

@@ -29,9 +29,7 @@ from jmamba.recipes.byte_transformer import (
 )
 from jmamba.recipes.class_token_bias import measure_bias
 from jmamba.recipes.emoji import Composites
-from jmamba.recipes.vision_models import Pictures
 from jmamba.recipes.workbench import Workbench
-from jmamba.training.classification import Labelled
 
 TEXTS = np.random.default_rng(0).integers(0, 24, (2, 12), dtype=np.int32)
 
@@ -143,24 +141,22 @@ def test_class_bias_needs_a_class_token():
         measure_bias(small_vim("none"), np.zeros((1, 8, 8, 3), np.float32))
 
 
-class FewPictures(Pictures):
+class FewPictures:
     """Noise, of three classes."""
 
-    def __init__(self, config, bench):
-        self.names = ("a", "b", "c")
-        self.config = dataclasses.replace(
-            config, side=8, patch_size=2, d_model=8, num_layers=2, d_state=2, batch=2
-        )
+    names = ("a", "b", "c")
 
     def test(self, count):
         rng = np.random.default_rng(0)
         images = rng.random((count, 8, 8, 3), np.float32)
-        return Composites(
-            images, np.zeros(count, np.int32), np.ones((count, 8, 8), bool)
-        )
+        labels = np.arange(count, dtype=np.int32) % 3
+        return Composites(images, labels, np.ones((count, 8, 8), bool))
 
-    def draw(self, seed, step):
-        return Labelled(normalise(self.test(2).images), np.array([0, 1], np.int32))
+    def draw(self, count, *, seed, step):
+        return self.test(count)
+
+    def new(self, count):
+        return None
 
 
 def test_recipe_draws_all_figures(tmp_path, monkeypatch):
@@ -169,18 +165,22 @@ def test_recipe_draws_all_figures(tmp_path, monkeypatch):
     model = random_text_model(layers=3)
     monkeypatch.setattr(attention_figures, "FILE", "enwik8")
     monkeypatch.setattr(attention_figures, "MAP_SIDE", 8)
-    monkeypatch.setattr(attention_figures, "Pictures", FewPictures)
+    monkeypatch.setattr(attention_figures, "load_pictures", lambda *_: FewPictures())
+    sizes = {"side": 8, "patch_size": 2, "d_model": 8, "num_layers": 2, "d_state": 2}
+    small = dataclasses.replace(attention_figures.SMALL_VIM, batch=2, **sizes)
+    monkeypatch.setattr(attention_figures, "SMALL_VIM", small)
     monkeypatch.setattr(attention_figures, "load_embedded", lambda: (model, None))
     vim = EmbeddedVim(small_vim("middle"), (), {})
     monkeypatch.setattr(attention_figures, "load_embedded_vim", lambda: vim)
-    trained = attention_figures.train_small_vim
+    trained = attention_figures.train_vim
 
-    def train_one(pictures, bench, place, steps):
+    def train_one(*asked, class_token, **named):
         """Train one of the two small models only: compiling takes the time."""
-        asked = pictures, bench, place, steps
-        return trained(*asked) if place == "middle" else vim.model
+        if class_token == "first":
+            return vim.model
+        return trained(*asked, class_token=class_token, **named)
 
-    monkeypatch.setattr(attention_figures, "train_small_vim", train_one)
+    monkeypatch.setattr(attention_figures, "train_vim", train_one)
     config = dataclasses.replace(
         attention_figures.SIZES["quick"], d_model=8, num_heads=2, steps=2, batch=2,
         length=16, shown=8, windows=2, long=64, trained_length=32, vim_steps=2,

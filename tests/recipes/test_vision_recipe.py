@@ -6,8 +6,10 @@ from test_pictures import write_idx
 
 from jmamba.attention import METHODS
 from jmamba.evaluation import Interval
-from jmamba.recipes import vision_models, vision_scores
+from jmamba.recipes import vision_scores
 from jmamba.recipes.emoji import Composites
+from jmamba.recipes.fashion import FILES
+from jmamba.recipes.pictures import load_pictures
 from jmamba.recipes.vision import SIZES, run
 from jmamba.recipes.vision_findings import CLAIMS, judge
 from jmamba.recipes.workbench import Workbench
@@ -19,7 +21,7 @@ def data(tmp_path):
     grey, labels = np.zeros((8, 8, 8)), np.arange(8) % 2
     for i, label in enumerate(labels):
         grey[i, 2:6, 4 * label : 4 * label + 3] = 200
-    for images, classes in vision_models.FILES.values():
+    for images, classes in FILES.values():
         write_idx(tmp_path / images, grey)
         write_idx(tmp_path / classes, labels)
     return tmp_path
@@ -85,7 +87,6 @@ def test_claims_name_methods_that_exist():
 
 
 def test_unknown_pictures(tmp_path):
-    config = dataclasses.replace(SIZES["quick"], pictures="photos")
-    bench = Workbench(tmp_path, name="vision", config=config)
+    bench = Workbench(tmp_path, name="vision", config=SIZES["quick"])
     with pytest.raises(ValueError, match="pictures='photos': give 'emoji' or"):
-        vision_models.Pictures(config, bench)
+        load_pictures("photos", 28, bench)
