@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markdown import Markdown
 
 from jmamba.recipes.registry import RECIPES, load_recipe
 from jmamba.recipes.workbench import Workbench
@@ -43,6 +45,7 @@ def reproduce_command(
         raise ValueError(f"size={size!r}: give one of {', '.join(recipe.sizes)}.")
     config = change_fields(recipe.sizes[size], change or [])
     command = ["jmamba", "reproduce", name, "--size", size]
+    command += [] if data is None else ["--data", "FOLDER"]
     command += [part for text in change or [] for part in ("--set", text)]
     with stages() as show:
         bench = Workbench(
@@ -55,8 +58,17 @@ def reproduce_command(
         )
         recipe.run(config, bench)
         path = bench.finish()
-    console.print(path.read_text(encoding="utf-8"), markup=False)
+    _print_results(path.read_text(encoding="utf-8"), console)
     console.print(f"All of it is in {path.parent}.", soft_wrap=True)
+
+
+def _print_results(text: str, console: Console) -> None:
+    """Print a page of results, rendered in a terminal and as it is elsewhere."""
+    if not console.is_terminal:
+        console.print(text, markup=False, soft_wrap=True)
+        return
+    # a figure's file name in front of its caption, in place of the figure
+    console.print(Markdown(re.sub(r"!\[[^]]*\]\(([^)]*)\)\n\n", r"`\1`: ", text)))
 
 
 def change_fields(config: Any, changes: list[str]) -> Any:

@@ -1,0 +1,53 @@
+from typer.testing import CliRunner
+
+from jmamba.cli import app
+from jmamba.recipes import RECIPES, command
+from jmamba.recipes.registry import Recipe
+from jmamba.report.canvas import new_figure
+from jmamba.training.loop import TrainConfig
+
+RUN = CliRunner()
+
+
+def weigh(config, bench):
+    """Make a recipe's page without training anything."""
+    assert bench.data("facts.txt").exists()
+    bench.write_table("Steps", ["steps"], [[config.steps]])
+    figure, ax = new_figure(2.0, 1.0)
+    ax.plot([0, 1])
+    bench.write_figure("line", figure, "A line")
+
+
+def run(*args):
+    result = RUN.invoke(app, ["reproduce", *map(str, args)])
+    assert "Traceback" not in result.output
+    return result
+
+
+def test_recipe_runs_with_fields_changed(tmp_path, monkeypatch):
+    sizes = {"quick": TrainConfig(steps=9, batch=1, warmup=1)}
+    monkeypatch.setattr(command, "load_recipe", lambda name: Recipe(sizes, weigh))
+    (tmp_path / "facts.txt").touch()
+    options = ["--data", tmp_path, "--out", tmp_path / "out", "--size", "quick"]
+    result = run("demo", *options, "--set", "steps=20")
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "out" / "results.md").read_text()
+    assert "| 20 |" in page and page in result.stdout
+    assert "`jmamba reproduce demo --size quick --data FOLDER --set steps=20`" in page
+    result = run("demo", *options)
+    assert result.exit_code == 2
+    assert "steps is 20 there and 9 here" in " ".join(result.stderr.split())
+
+
+def test_recipes_are_listed_and_mistakes_said(tmp_path):
+    listed = run().stdout
+    assert all(name in listed for name in RECIPES)
+    result = run("visoin")
+    assert result.exit_code == 2 and "Unknown recipe 'visoin'" in result.stderr
+    result = run("language", "--size", "huge")
+    assert result.exit_code == 2 and "give one of quick, cpu, large" in result.stderr
+    result = run("language", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "language needs enwik8.gz; name the folder it is in with --data" in (
+        " ".join(result.stderr.split())
+    )
