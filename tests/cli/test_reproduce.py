@@ -13,8 +13,8 @@ def weigh(config, bench):
     """Make a recipe's page without training anything."""
     assert bench.data("facts.txt").exists()
     bench.write_table("Steps", ["steps"], [[config.steps]])
-    figure, ax = new_figure(2.0, 1.0)
-    ax.plot([0, 1])
+    figure = new_figure(2.0, 1.0)
+    figure.add_subplot().plot([0, 1])
     bench.write_figure("line", figure, "A line")
 
 
