@@ -112,7 +112,8 @@ def test_a_free_model_of_the_same_values(mode):
     model, tokens = text_model(definite=mode), draw_tokens()
     free = as_free(model)
     assert free.config == dataclasses.replace(model.config, definite="free")
-    np.testing.assert_array_equal(free(tokens).logits, model(tokens).logits)
+    # the gate's product of matrices is rounded in one program or in two
+    assert_close(free(tokens).logits, model(tokens).logits, 1e-6)
     np.testing.assert_array_equal(as_free(free).embedding[...], free.embedding[...])
     # one token at a time, through the cache
     step = model(tokens[:, 6:], cache=model(tokens[:, :6]).cache).logits[:, -1]
