@@ -18,7 +18,13 @@ from jmamba.checkpoints.parameters import parameters_of
 from jmamba.checkpoints.saving import write_model
 from jmamba.checkpoints.tokenizer import copy_tokenizer
 from jmamba.checkpoints.verification import Verification, verify
-from jmamba.checkpoints.vision import PARTS, is_vision, locate_vim, read_vim
+from jmamba.checkpoints.vision import (
+    PARTS,
+    check_part,
+    is_vision,
+    locate_vim,
+    read_vim,
+)
 from jmamba.models.language_model import MambaLM
 from jmamba.models.rebuilding import as_free
 from jmamba.models.vision import Vim
@@ -107,8 +113,7 @@ def convert(
     """
     if format not in FORMATS:
         raise ValueError(f"format must be {' or '.join(FORMATS)}, but is {format!r}.")
-    if part not in PARTS:
-        raise ValueError(f"part must be {' or '.join(PARTS)}, but is {part!r}.")
+    check_part(part)
     check_destination(destination, overwrite=overwrite)
     start = time.perf_counter()
     place = locate_vim(source, revision=revision)

@@ -72,8 +72,7 @@ def load_vim(
         another architecture; the message says what to do.
       ValueError: a dtype is not a floating one, or the part is unknown.
     """
-    if part not in PARTS:
-        raise ValueError(f"part must be {' or '.join(PARTS)}, but is {part!r}.")
+    check_part(part)
     place = locate_vim(path_or_id, revision=revision, filename=filename)
     return read_vim(
         place,
@@ -83,6 +82,12 @@ def load_vim(
         part=part,
         changes=changes,
     )
+
+
+def check_part(part: str) -> None:
+    """Raise a ValueError unless training checkpoints have such a part."""
+    if part not in PARTS:
+        raise ValueError(f"part must be {' or '.join(PARTS)}, but is {part!r}.")
 
 
 def read_vim(

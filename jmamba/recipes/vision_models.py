@@ -124,7 +124,6 @@ def _train(key, model, config, pictures, bench, seed):
     )
 
     def draw(step):
-        made = pictures.draw(config.batch, seed=seed, step=step)
-        return labelled(made)
+        return labelled(pictures.draw(config.batch, seed=seed, step=step))
 
     return bench.train(key, model, classification_loss, draw, settings)
