@@ -5,7 +5,7 @@ python convert_weights.py SRC DST [--format orbax|hf] [--dtype DTYPE] [--verify]
 
 import typer
 
-from jmamba.checkpoints.command import convert_command
+from jmamba.commands.convert import convert_command
 
 if __name__ == "__main__":
     typer.run(convert_command)

@@ -13,27 +13,27 @@ from rich.console import Console
 INTERRUPTED = 130
 LATER = {
     "explain": (
-        "jmamba.report.explain_command:explain_command",
+        "jmamba.commands.explain:explain_command",
         "Show what a model makes of a text or an image, and what drove it.",
     ),
     "dynamics": (
-        "jmamba.report.dynamics_command:dynamics_command",
+        "jmamba.commands.dynamics:dynamics_command",
         "Show how the tokens of a text move from layer to layer.",
     ),
     "generate": (
-        "jmamba.report.generate_command:generate_command",
+        "jmamba.commands.generate:generate_command",
         "Continue a text, printing it as it is made.",
     ),
     "convert": (
-        "jmamba.checkpoints.command:convert_command",
+        "jmamba.commands.convert:convert_command",
         "Convert a checkpoint: PyTorch in, JAX out, or back to PyTorch.",
     ),
     "train": (
-        "jmamba.training.command:train_command",
+        "jmamba.commands.train:train_command",
         "Train a byte-level model on a file.",
     ),
     "reproduce": (
-        "jmamba.recipes.command:reproduce_command",
+        "jmamba.commands.reproduce:reproduce_command",
         "Run an experiment of the papers: its tables and figures.",
     ),
 }
@@ -132,12 +132,12 @@ def info(
     ] = False,
 ) -> None:
     """Show versions, devices, and which implementation of the scan runs on them."""
-    from jmamba.report.machine import describe
+    from jmamba.commands.info import describe
 
     console = Console(highlight=False)
     console.print(describe())
     if check:
-        from jmamba.report.check import check_scan, show_checks
+        from jmamba.commands.check import check_scan, show_checks
 
         checks = check_scan()
         console.print("", show_checks(checks))

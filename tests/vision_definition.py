@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmamba import Vim, VimConfig
-from jmamba.checkpoints.keys import slots
-from jmamba.checkpoints.parameters import make_skeleton
+from jmamba.files.keys import slots
+from jmamba.files.parameters import make_skeleton
 
 
 class Definition(NamedTuple):

@@ -1,61 +1,77 @@
 """The Hidden Attention of Mamba Models."""
 
-from jmamba.attention.channels import channel_attention as channel_attention
-from jmamba.attention.contributions import alti as alti
-from jmamba.attention.contributions import alti_logit as alti_logit
-from jmamba.attention.contributions import token_norms as token_norms
-from jmamba.attention.decimation import DecimatedOutput as DecimatedOutput
-from jmamba.attention.decimation import Decimation as Decimation
-from jmamba.attention.decimation import decimated_lengths as decimated_lengths
-from jmamba.attention.decimation import prefill_decimated as prefill_decimated
-from jmamba.attention.decimation import (
+from jmamba.attention.matrices.channels import channel_attention as channel_attention
+from jmamba.attention.matrices.expressivity import counting_channel as counting_channel
+from jmamba.attention.matrices.expressivity import linear_attention as linear_attention
+from jmamba.attention.matrices.expressivity import run_lengths as run_lengths
+from jmamba.attention.matrices.expressivity import softmax_head as softmax_head
+from jmamba.attention.matrices.expressivity import (
+    softmax_head_error as softmax_head_error,
+)
+from jmamba.attention.matrices.expressivity import without_decay as without_decay
+from jmamba.attention.matrices.factors import PARTS as PARTS
+from jmamba.attention.matrices.factors import (
+    BidirectionalFactors as BidirectionalFactors,
+)
+from jmamba.attention.matrices.factors import Factors as Factors
+from jmamba.attention.matrices.factors import bias_output as bias_output
+from jmamba.attention.matrices.factors import factorise as factorise
+from jmamba.attention.matrices.hidden_attention import (
+    hidden_attention as hidden_attention,
+)
+from jmamba.attention.matrices.hidden_attention import (
+    inner_attention as inner_attention,
+)
+from jmamba.attention.matrices.reduction import REDUCTIONS as REDUCTIONS
+from jmamba.attention.matrices.reduction import reduced_attention as reduced_attention
+from jmamba.attention.matrices.reduction import top_channels as top_channels
+from jmamba.attention.matrices.statistics import LayerAverages as LayerAverages
+from jmamba.attention.matrices.statistics import LayerMeasures as LayerMeasures
+from jmamba.attention.matrices.statistics import average_layers as average_layers
+from jmamba.attention.matrices.statistics import mean_cosine as mean_cosine
+from jmamba.attention.matrices.statistics import mean_distance as mean_distance
+from jmamba.attention.matrices.statistics import measure_layers as measure_layers
+from jmamba.attention.relevance.contributions import alti as alti
+from jmamba.attention.relevance.contributions import alti_logit as alti_logit
+from jmamba.attention.relevance.contributions import token_norms as token_norms
+from jmamba.attention.relevance.gradients import gradient_x_input as gradient_x_input
+from jmamba.attention.relevance.gradients import (
+    integrated_gradients as integrated_gradients,
+)
+from jmamba.attention.relevance.gradients import smooth_grad as smooth_grad
+from jmamba.attention.relevance.lrp import COMPOSITES as COMPOSITES
+from jmamba.attention.relevance.lrp import mamba_lrp as mamba_lrp
+from jmamba.attention.relevance.lrp import pixel_lrp as pixel_lrp
+from jmamba.attention.relevance.methods import METHODS as METHODS
+from jmamba.attention.relevance.methods import explain as explain
+from jmamba.attention.relevance.methods import heat_map as heat_map
+from jmamba.attention.relevance.methods import patch_grid as patch_grid
+from jmamba.attention.relevance.rollout import attention_rollout as attention_rollout
+from jmamba.attention.relevance.rollout import mamba_attribution as mamba_attribution
+from jmamba.attention.relevance.rollout import raw_attention as raw_attention
+from jmamba.attention.relevance.rollout import (
+    unified_attribution as unified_attribution,
+)
+from jmamba.attention.relevance.scaling import discard_lowest as discard_lowest
+from jmamba.attention.relevance.scaling import min_max as min_max
+from jmamba.attention.relevance.scaling import roll_out as roll_out
+from jmamba.attention.relevance.settings import PRESETS as PRESETS
+from jmamba.attention.relevance.settings import AttentionSettings as AttentionSettings
+from jmamba.attention.relevance.token_vectors import TokenVectors as TokenVectors
+from jmamba.attention.relevance.token_vectors import (
+    alti_contributions as alti_contributions,
+)
+from jmamba.attention.relevance.token_vectors import alti_matrix as alti_matrix
+from jmamba.attention.relevance.token_vectors import (
+    lp_contributions as lp_contributions,
+)
+from jmamba.attention.relevance.token_vectors import norm_matrix as norm_matrix
+from jmamba.attention.relevance.token_vectors import token_vectors as token_vectors
+from jmamba.generation.decimation import DecimatedOutput as DecimatedOutput
+from jmamba.generation.decimation import Decimation as Decimation
+from jmamba.generation.decimation import decimated_lengths as decimated_lengths
+from jmamba.generation.decimation import prefill_decimated as prefill_decimated
+from jmamba.generation.decimation import (
     score_decimating_layers as score_decimating_layers,
 )
-from jmamba.attention.explain import METHODS as METHODS
-from jmamba.attention.explain import explain as explain
-from jmamba.attention.explain import heat_map as heat_map
-from jmamba.attention.explain import patch_grid as patch_grid
-from jmamba.attention.expressivity import counting_channel as counting_channel
-from jmamba.attention.expressivity import linear_attention as linear_attention
-from jmamba.attention.expressivity import run_lengths as run_lengths
-from jmamba.attention.expressivity import softmax_head as softmax_head
-from jmamba.attention.expressivity import softmax_head_error as softmax_head_error
-from jmamba.attention.expressivity import without_decay as without_decay
-from jmamba.attention.factors import PARTS as PARTS
-from jmamba.attention.factors import BidirectionalFactors as BidirectionalFactors
-from jmamba.attention.factors import Factors as Factors
-from jmamba.attention.factors import bias_output as bias_output
-from jmamba.attention.factors import factorise as factorise
-from jmamba.attention.gradients import gradient_x_input as gradient_x_input
-from jmamba.attention.gradients import integrated_gradients as integrated_gradients
-from jmamba.attention.gradients import smooth_grad as smooth_grad
-from jmamba.attention.hidden_attention import hidden_attention as hidden_attention
-from jmamba.attention.hidden_attention import inner_attention as inner_attention
-from jmamba.attention.lrp import COMPOSITES as COMPOSITES
-from jmamba.attention.lrp import mamba_lrp as mamba_lrp
-from jmamba.attention.lrp import pixel_lrp as pixel_lrp
-from jmamba.attention.reduction import REDUCTIONS as REDUCTIONS
-from jmamba.attention.reduction import reduced_attention as reduced_attention
-from jmamba.attention.reduction import top_channels as top_channels
-from jmamba.attention.rollout import attention_rollout as attention_rollout
-from jmamba.attention.rollout import mamba_attribution as mamba_attribution
-from jmamba.attention.rollout import raw_attention as raw_attention
-from jmamba.attention.rollout import unified_attribution as unified_attribution
-from jmamba.attention.scaling import discard_lowest as discard_lowest
-from jmamba.attention.scaling import min_max as min_max
-from jmamba.attention.scaling import roll_out as roll_out
-from jmamba.attention.settings import PRESETS as PRESETS
-from jmamba.attention.settings import AttentionSettings as AttentionSettings
-from jmamba.attention.statistics import LayerAverages as LayerAverages
-from jmamba.attention.statistics import LayerMeasures as LayerMeasures
-from jmamba.attention.statistics import average_layers as average_layers
-from jmamba.attention.statistics import mean_cosine as mean_cosine
-from jmamba.attention.statistics import mean_distance as mean_distance
-from jmamba.attention.statistics import measure_layers as measure_layers
-from jmamba.attention.token_vectors import TokenVectors as TokenVectors
-from jmamba.attention.token_vectors import alti_contributions as alti_contributions
-from jmamba.attention.token_vectors import alti_matrix as alti_matrix
-from jmamba.attention.token_vectors import lp_contributions as lp_contributions
-from jmamba.attention.token_vectors import norm_matrix as norm_matrix
-from jmamba.attention.token_vectors import token_vectors as token_vectors
-from jmamba.models.gamma_rule import Gammas as Gammas
+from jmamba.layers.gamma_rule import Gammas as Gammas

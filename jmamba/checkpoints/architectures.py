@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from jmamba.checkpoints.loading import load
-from jmamba.checkpoints.vision import load_vim
-from jmamba.models.language_model import MambaLM
-from jmamba.models.vision import Vim
+from jmamba.models.mamba.loading import load
+from jmamba.models.mamba.model import MambaLM
+from jmamba.models.vim.loading import load_vim
+from jmamba.models.vim.model import Vim
 
 LOADERS: dict[type, Callable] = {MambaLM: load, Vim: load_vim}
 """Model -> function that loads it."""

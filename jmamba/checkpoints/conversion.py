@@ -7,27 +7,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jmamba.checkpoints.configs import read_config
-from jmamba.checkpoints.dtypes import main_dtype
-from jmamba.checkpoints.errors import CheckpointError
-from jmamba.checkpoints.filling import Progress
-from jmamba.checkpoints.folders import check_destination, new_folder
-from jmamba.checkpoints.loading import load_folder
-from jmamba.checkpoints.orbax_files import is_orbax, write_orbax
-from jmamba.checkpoints.parameters import parameters_of
-from jmamba.checkpoints.saving import write_model
-from jmamba.checkpoints.tokenizer import copy_tokenizer
 from jmamba.checkpoints.verification import Verification, verify
-from jmamba.checkpoints.vision import (
+from jmamba.files.dtypes import main_dtype
+from jmamba.files.errors import CheckpointError
+from jmamba.files.filling import Progress
+from jmamba.files.folders import check_destination, new_folder
+from jmamba.files.orbax_files import is_orbax, write_orbax
+from jmamba.files.parameters import parameters_of
+from jmamba.files.saving import write_model
+from jmamba.files.tokenizer import copy_tokenizer
+from jmamba.models.mamba.layout import read_config
+from jmamba.models.mamba.loading import load_folder
+from jmamba.models.mamba.model import MambaLM
+from jmamba.models.vim.loading import (
     PARTS,
     check_part,
     is_vision,
     locate_vim,
     read_vim,
 )
-from jmamba.models.language_model import MambaLM
-from jmamba.models.rebuilding import as_free
-from jmamba.models.vision import Vim
+from jmamba.models.vim.model import Vim
+from jmamba.surgery.rebuilding import as_free
 
 Model = MambaLM | Vim
 

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jmamba.checkpoints.configs import StoredConfig, read_config, write_config
-from jmamba.checkpoints.errors import CheckpointError
-from jmamba.checkpoints.keys import layout_of
-from jmamba.checkpoints.loading import load_folder
-from jmamba.checkpoints.torch_files import require_torch
-from jmamba.checkpoints.weight_files import find_weights, open_weights
-from jmamba.models.language_model import MambaLM
+from jmamba.files.errors import CheckpointError
+from jmamba.files.keys import layout_of
+from jmamba.files.torch_files import require_torch
+from jmamba.files.weight_files import find_weights, open_weights
+from jmamba.models.mamba.layout import StoredConfig, read_config, write_config
+from jmamba.models.mamba.loading import load_folder
+from jmamba.models.mamba.model import MambaLM
 
 TOLERANCE = 1e-4
 """Largest error of logits relative to the largest logit; float32 leaves about 1e-6."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jmamba.checkpoints import Tokenizer, load_tokenizer
-from jmamba.models.images import preprocessing_of
-from jmamba.models.language_model import MambaLM
-from jmamba.models.vision import Vim
+from jmamba.models.mamba.model import MambaLM
+from jmamba.models.vim.images import preprocessing_of
+from jmamba.models.vim.model import Vim
 
 FOLDER = Path(__file__).parent
 VIM_FOLDER = FOLDER / "vim"
@@ -21,7 +21,7 @@ class EmbeddedVim(NamedTuple):
     Attributes:
       model: the model.
       class_names: what its classes are called, in their order.
-      preprocessing: options of `jmamba.models.images.preprocess`.
+      preprocessing: options of `jmamba.models.vim.images.preprocess`.
     """
 
     model: Vim

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int, Int8, UInt8
 
 from jmamba.evaluation.segmentation import UNLABELLED
-from jmamba.models.images import RESAMPLINGS, open_image
+from jmamba.models.vim.images import RESAMPLINGS, open_image
 
 LOSSLESS = {".png", ".bmp", ".gif", ".tif", ".tiff", ".pgm"}
 """Suffixes of files whose pixels are what was put in: masks need that."""

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jmamba.models.images import normalise
+from jmamba.models.vim.images import normalise
 
 FRACTIONS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 """Shares of pixels that are blacked out, step after step."""

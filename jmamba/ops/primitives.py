@@ -1,6 +1,6 @@
 """The selective scan as JAX primitives: one op with every derivative.
 
-Three primitives, one per map of `jmamba_kernels.contract`:
+Three primitives, one per map of `jmamba_kernels.selective_scan.contract`:
 
     selective_scan            primal                      runs always
     selective_scan_tangent    linear in k directions      its jvp rule: jvp, jacfwd
@@ -30,7 +30,7 @@ from jmamba_kernels import (
     load,
     num_chunks,
 )
-from jmamba_kernels.table import PLATFORMS, Choice, Target
+from jmamba_kernels.selective_scan.table import PLATFORMS, Choice, Target
 
 scan_p = Primitive("selective_scan")
 tangent_p = Primitive("selective_scan_tangent")

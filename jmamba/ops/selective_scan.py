@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.ops import primitives
 from jmamba_kernels import IMPLEMENTATIONS, ScanInputs, accumulation_dtype
-from jmamba_kernels.table import ALIASES, TILINGS, Choice
+from jmamba_kernels.selective_scan.table import ALIASES, TILINGS, Choice
 
 
 class ScanOutput(NamedTuple):

@@ -3,8 +3,8 @@
 import dataclasses
 
 from jmamba.recipes.workbench import Workbench
-from jmamba.report.portrait_plates import PORTRAIT_PLATES
-from jmamba.report.portraits import BLOW_UPS, compute_portraits, write_portraits
+from jmamba.report.theory.page import BLOW_UPS, compute_portraits, write_portraits
+from jmamba.report.theory.plates import PORTRAIT_PLATES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jmamba.models.config import MambaConfig
-from jmamba.models.language_model import MambaLM
+from jmamba.models.mamba.config import MambaConfig
+from jmamba.models.mamba.model import MambaLM
+from jmamba.recipes.curves import Curve, draw_curves, smooth
 from jmamba.recipes.seeds import paired_interval, say_mean
 from jmamba.recipes.workbench import Workbench
-from jmamba.report.curves import Curve, draw_curves, smooth
 from jmamba.training.bits_per_byte import bits_per_byte
 from jmamba.training.data import ByteSplits, read_bytes, sample_windows, split_bytes
 from jmamba.training.loop import TrainConfig, new_model, next_token_loss

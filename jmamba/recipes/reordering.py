@@ -7,17 +7,17 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jmamba.models.vision import Vim, count_parameters
+from jmamba.models.vim.model import Vim, count_parameters
+from jmamba.recipes.curves import Curve, draw_curves, smooth
 from jmamba.recipes.pictures import Pictures, load_pictures
 from jmamba.recipes.seeds import paired_interval, say_mean
-from jmamba.recipes.vision_models import (
+from jmamba.recipes.vision.models import (
     VisionConfig,
     labelled,
     train_vim,
     vim_config,
 )
 from jmamba.recipes.workbench import Workbench
-from jmamba.report.curves import Curve, draw_curves, smooth
 from jmamba.training.classification import (
     Labelled,
     classification_loss,

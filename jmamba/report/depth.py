@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from jmamba.attention import reduced_attention
-from jmamba.attention.question import count_tokens
-from jmamba.models.language_model import MambaLM
-from jmamba.models.trace import trace
-from jmamba.models.vision import Vim
+from jmamba.attention.relevance.question import count_tokens
+from jmamba.models.mamba.model import MambaLM
+from jmamba.models.vim.model import Vim
+from jmamba.tracing.trace import trace
 
 TRACE_BYTES = 512 * 2**20
 """Memory that the traced layers may take at a time."""

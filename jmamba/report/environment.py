@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 from typing import Any
 
-from jmamba_kernels.table import Target, choose
+from jmamba_kernels.selective_scan.table import Target, choose
 
 PACKAGES = ("jmamba", "jax", "jaxlib", "flax", "numpy", "matplotlib")
 

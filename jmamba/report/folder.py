@@ -14,12 +14,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jmamba.report.depth import Progress, ignore
-from jmamba.report.dynamics_plates import DYNAMICS_PLATES
-from jmamba.report.explanation import Explanation
-from jmamba.report.image_plates import IMAGE_PLATES
+from jmamba.report.dynamics.plates import DYNAMICS_PLATES
+from jmamba.report.image.plates import IMAGE_PLATES
 from jmamba.report.page import page
-from jmamba.report.plates import PLATES, Plate, plates_of
-from jmamba.report.portrait_plates import PORTRAIT_PLATES
+from jmamba.report.text.explanation import Explanation
+from jmamba.report.text.plates import PLATES, Plate, plates_of
+from jmamba.report.theory.plates import PORTRAIT_PLATES
 
 MADE_BY, MADE_BY_DYNAMICS = "jmamba explain", "jmamba dynamics"
 MADE_BY_PORTRAITS = "jmamba reproduce dynamics-figures"

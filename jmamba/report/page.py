@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from jmamba.report.explanation import Explanation, Predictions, shares
 from jmamba.report.labels import BROKEN, visible
-from jmamba.report.plates import ALPHA, PLATES, Plate
+from jmamba.report.text.explanation import Explanation, Predictions, shares
+from jmamba.report.text.plates import ALPHA, PLATES, Plate
 
 MATRIX_BYTES = 4 * 2**20
 """Attention matrices beyond this size stay in arrays.npz: pages must open fast."""

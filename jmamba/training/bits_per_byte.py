@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from jmamba.models.language_model import MambaLM
+from jmamba.models.mamba.model import MambaLM
 
 
 def bits_per_byte(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from jmamba.models.config import MambaConfig
+from jmamba.models.mamba.config import MambaConfig
 from jmamba.training.loop import TrainConfig
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from jmamba.models.config import MambaConfig
-from jmamba.models.language_model import MambaLM
+from jmamba.models.mamba.config import MambaConfig
+from jmamba.models.mamba.model import MambaLM
 from jmamba.training.data import sample_windows
 from jmamba.training.optimizer import make_optimizer, make_schedule
 

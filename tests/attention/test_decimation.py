@@ -17,7 +17,7 @@ from jmamba.attention import (
     prefill_decimated,
     score_decimating_layers,
 )
-from jmamba.attention.decimation import largest_steps, take_tokens
+from jmamba.generation.decimation import largest_steps, take_tokens
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 

@@ -24,8 +24,8 @@ from jmamba.attention import (
     reduced_attention,
     top_channels,
 )
-from jmamba.models.freezing import UNIFIED
-from jmamba.models.selection import run_ssm
+from jmamba.layers.freezing import UNIFIED
+from jmamba.layers.selection import run_ssm
 from jmamba.ops import selective_scan
 from jmamba.types import BidirectionalInputs
 

@@ -22,7 +22,7 @@ from jmamba.attention import (
     patch_grid,
     smooth_grad,
 )
-from jmamba.models.freezing import MAMBA_LRP, NOTHING, UNIFIED, gate
+from jmamba.layers.freezing import MAMBA_LRP, NOTHING, UNIFIED, gate
 from jmamba.ops import selective_scan
 
 pytestmark = pytest.mark.usefixtures("quick_programs")

@@ -22,9 +22,9 @@ from jmamba.attention import (
     patch_grid,
     pixel_lrp,
 )
-from jmamba.attention.lrp import choose_rules
-from jmamba.models.freezing import NOTHING
-from jmamba.models.gamma_rule import call_linear, gamma_rule
+from jmamba.attention.relevance.lrp import choose_rules
+from jmamba.layers.freezing import NOTHING
+from jmamba.layers.gamma_rule import call_linear, gamma_rule
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 

@@ -25,9 +25,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jmamba import MambaLM
 from jmamba.checkpoints import load, load_orbax, save, save_orbax
-from jmamba.checkpoints.filling import aligned_empty
-from jmamba.checkpoints.loading import load_folder
-from jmamba.checkpoints.parameters import parameters_of
+from jmamba.files.filling import aligned_empty
+from jmamba.files.parameters import parameters_of
+from jmamba.models.mamba.loading import load_folder
 
 WRITERS = {
     "safetensors": write_hf,

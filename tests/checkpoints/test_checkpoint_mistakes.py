@@ -372,7 +372,7 @@ def test_failed_write_leaves_what_was_there(failure, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise failure
 
-    monkeypatch.setattr("jmamba.checkpoints.saving.write_config_file", fail)
+    monkeypatch.setattr("jmamba.files.saving.write_config_file", fail)
     for name in ("new", "other"):
         with pytest.raises(type(failure)):
             save(model, tmp_path / name, overwrite=True)

@@ -13,7 +13,7 @@ from flax import nnx
 
 from jmamba import MambaConfig, MambaLM
 from jmamba.checkpoints import ByteTokenizer, convert, load_tokenizer, save_orbax
-from jmamba.checkpoints.parameters import parameters_of
+from jmamba.files.parameters import parameters_of
 
 CONFIGS = {
     "mamba": MambaConfig(256, 8, 2, d_state=4, use_bias=True),

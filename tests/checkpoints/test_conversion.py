@@ -24,8 +24,8 @@ from typer.testing import CliRunner
 
 from jmamba.checkpoints import CheckpointError, convert, load
 from jmamba.checkpoints import conversion as conversion_module
-from jmamba.checkpoints.command import convert_command
 from jmamba.checkpoints.verification import TOLERANCE, compare, verify
+from jmamba.commands.convert import convert_command
 
 ROOT = Path(__file__).parents[2]
 APP = typer.Typer()
@@ -173,7 +173,7 @@ def test_command_says_full_disks_with_exit_code_2(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jmamba.checkpoints.saving.write_config_file", fail)
+    monkeypatch.setattr("jmamba.files.saving.write_config_file", fail)
     source = write_hf(tmp_path / "source")
     result = run(source, tmp_path / "out", "--format", "hf")
     assert result.exit_code == 2 and "No space left" in result.stderr
@@ -184,7 +184,7 @@ def test_command_stops_at_an_interrupt_with_exit_code_130(tmp_path, monkeypatch)
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jmamba.checkpoints.saving.write_config_file", interrupt)
+    monkeypatch.setattr("jmamba.files.saving.write_config_file", interrupt)
     source = write_hf(tmp_path / "source")
     result = run(source, tmp_path / "out", "--format", "hf")
     assert result.exit_code == 130 and "nothing was written" in result.stderr

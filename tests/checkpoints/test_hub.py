@@ -12,7 +12,7 @@ from loopback_hub import commit_of, loopback_hub
 from test_tokenizer import write_tokenizer
 
 from jmamba.checkpoints import CheckpointError, load, load_tokenizer
-from jmamba.checkpoints.hub import locate, locate_files
+from jmamba.files.hub import locate, locate_files
 
 
 @pytest.fixture

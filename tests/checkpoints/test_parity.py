@@ -16,8 +16,8 @@ from flax import nnx
 from helpers import relative_error
 
 from jmamba import MambaConfig, MambaLM
-from jmamba.checkpoints.keys import slots
-from jmamba.checkpoints.parameters import nest, parameters_of
+from jmamba.files.keys import slots
+from jmamba.files.parameters import nest, parameters_of
 
 LOGITS = 1e-5
 GRADIENTS = 1e-4

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jmamba import MambaConfig
-from jmamba.checkpoints.configs import read_config, write_config
+from jmamba.models.mamba.layout import read_config, write_config
 
 ORIGINAL = {
     "d_model": 768,

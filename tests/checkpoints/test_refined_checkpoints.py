@@ -18,7 +18,7 @@ from jmamba.checkpoints import (
     save_orbax,
 )
 from jmamba.dynamics import as_free
-from jmamba.models.rebuilding import parameters_of
+from jmamba.surgery.rebuilding import parameters_of
 
 TEXTS: dict[str, Any] = {
     "neg": {"definite": "neg", "definite_threshold": 0.25},

@@ -102,7 +102,7 @@ def test_missing_tokenizer_is_said(tmp_path):
 
 
 def test_original_models_use_the_neox_tokenizer(tmp_path, monkeypatch):
-    from jmamba.checkpoints import tokenizer
+    from jmamba.files import tokenizer
 
     neox = write_tokenizer(write_hf(tmp_path / "neox"))
     monkeypatch.setattr(tokenizer, "NEOX", str(neox))

@@ -18,9 +18,9 @@ from vision_definition import draw_images
 
 from jmamba import Vim, VimConfig, trace
 from jmamba.checkpoints import CheckpointError, load, load_vim
-from jmamba.checkpoints.keys import slots
-from jmamba.checkpoints.parameters import make_skeleton
-from jmamba.checkpoints.vision_configs import infer_config
+from jmamba.files.keys import slots
+from jmamba.files.parameters import make_skeleton
+from jmamba.models.vim.layout import infer_config
 
 torch = pytest.importorskip("torch")
 

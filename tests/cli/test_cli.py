@@ -61,7 +61,7 @@ def test_explain_reads_files_and_standard_input(tmp_path, monkeypatch):
         texts.append(text)
         raise ValueError("enough")
 
-    monkeypatch.setattr("jmamba.report.explain", explain)
+    monkeypatch.setattr("jmamba.report.text.explain", explain)
     (tmp_path / "text").write_bytes("né\r\n".encode())
     run("explain", "--file", tmp_path / "text")
     run("explain", "-", text=" two\n\n")
@@ -127,7 +127,7 @@ def test_ctrl_c_exits_with_130(tmp_path, monkeypatch):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jmamba.report.explain", interrupt)
+    monkeypatch.setattr("jmamba.report.text.explain", interrupt)
     result = run("explain", "a")
     assert result.exit_code == 130
     assert "Interrupted" in result.stderr
@@ -171,7 +171,7 @@ def test_info_checks_the_scan_that_runs_here():
 
 
 def test_info_says_when_the_scan_is_wrong(monkeypatch):
-    monkeypatch.setattr("jmamba.report.check.LARGEST", {"value": 0.0})
+    monkeypatch.setattr("jmamba.commands.check.LARGEST", {"value": 0.0})
     result = run("info", "--check")
     assert result.exit_code == 1
     assert "wrong" in result.stdout
@@ -207,7 +207,7 @@ def test_main_leaves_at_once_after_ctrl_c(monkeypatch):
     def leave(code):
         raise Left(code)
 
-    monkeypatch.setattr("jmamba.report.explain", interrupt)
+    monkeypatch.setattr("jmamba.report.text.explain", interrupt)
     monkeypatch.setattr("os._exit", leave)
     monkeypatch.setattr(sys, "argv", ["jmamba", "explain", "a"])
     with pytest.raises(Left, match="130"):

@@ -11,7 +11,7 @@ import jmamba
 from jmamba.checkpoints import CheckpointError
 from jmamba.cli import app
 from jmamba.embedded import EmbeddedVim, loading
-from jmamba.models.images import preprocessing_of
+from jmamba.models.vim.images import preprocessing_of
 
 VIM = tiny_vim()
 QUICK = ("--no-compare", "--no-matrices")

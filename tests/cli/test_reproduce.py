@@ -1,9 +1,10 @@
 from typer.testing import CliRunner
 
 from jmamba.cli import app
-from jmamba.recipes import RECIPES, command
+from jmamba.commands import reproduce
+from jmamba.recipes import RECIPES
 from jmamba.recipes.registry import Recipe
-from jmamba.report.canvas import new_figure
+from jmamba.report.figures.canvas import new_figure
 from jmamba.training.loop import TrainConfig
 
 RUN = CliRunner()
@@ -26,7 +27,7 @@ def run(*args):
 
 def test_recipe_runs_with_fields_changed(tmp_path, monkeypatch):
     sizes = {"quick": TrainConfig(steps=9, batch=1, warmup=1)}
-    monkeypatch.setattr(command, "load_recipe", lambda name: Recipe(sizes, weigh))
+    monkeypatch.setattr(reproduce, "load_recipe", lambda name: Recipe(sizes, weigh))
     (tmp_path / "facts.txt").touch()
     options = ["--data", tmp_path, "--out", tmp_path / "out", "--size", "quick"]
     result = run("demo", *options, "--set", "steps=20")

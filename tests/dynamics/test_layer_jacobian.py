@@ -18,7 +18,7 @@ from jmamba.dynamics import (
     singular_values,
     token_jacobian,
 )
-from jmamba.dynamics.layer_jacobian import READERS_AT_ONCE, squared_layer_norms
+from jmamba.dynamics.trained.layer_jacobian import READERS_AT_ONCE, squared_layer_norms
 
 FALCON = {"mixer_rms_eps": 1e-6}
 

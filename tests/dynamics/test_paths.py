@@ -19,7 +19,7 @@ from jmamba.dynamics import (
     singular_values,
     token_jacobian,
 )
-from jmamba.dynamics.exponents import LayerStack
+from jmamba.dynamics.trained.exponents import LayerStack
 
 
 @pytest.fixture(autouse=True)

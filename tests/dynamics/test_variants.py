@@ -25,7 +25,7 @@ from jmamba.dynamics import (
     token_jacobian,
     vector_field,
 )
-from jmamba.models.trace import trace
+from jmamba.tracing.trace import trace
 
 
 @pytest.fixture(autouse=True)

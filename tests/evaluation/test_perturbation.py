@@ -7,7 +7,7 @@ from jmamba.evaluation import (
     black_out,
     perturbation_scores,
 )
-from jmamba.models.images import IMAGENET_MEAN, IMAGENET_STD
+from jmamba.models.vim.images import IMAGENET_MEAN, IMAGENET_STD
 
 IMAGE = np.linspace(0.1, 1, 10).reshape(1, 2, 5, 1).repeat(3, axis=3)
 HEAT = np.arange(10.0).reshape(1, 2, 5)

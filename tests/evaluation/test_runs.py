@@ -19,7 +19,7 @@ from jmamba.evaluation import (
     resize_masked_image,
     segmentation_scores,
 )
-from jmamba.models.images import normalise
+from jmamba.models.vim.images import normalise
 
 NAMES = [f"image{i}" for i in range(7)]
 METHODS = ["lrp", "random"]

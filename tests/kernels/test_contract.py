@@ -11,9 +11,9 @@ from jmamba_kernels import (
     load,
     num_chunks,
 )
-from jmamba_kernels.contract import keep_mask
-from jmamba_kernels.table import PLATFORMS, Target
-from jmamba_kernels.tilings import TpuTiling
+from jmamba_kernels.selective_scan.contract import keep_mask
+from jmamba_kernels.selective_scan.table import PLATFORMS, Target
+from jmamba_kernels.selective_scan.tilings import TpuTiling
 
 
 def test_keep_mask_is_zero_where_segments_start():

@@ -18,13 +18,13 @@ from helpers import (
 )
 
 import jmamba_kernels
-from jmamba_kernels.contract import CHUNK, some_inputs
-from jmamba_kernels.gpu.blocks import Shape, choose_tiling, cut
-from jmamba_kernels.gpu.elementwise import log1p_of_fraction, softplus
-from jmamba_kernels.gpu.maps import combine_segments
-from jmamba_kernels.pallas_mosaic_gpu import pallas_mosaic_gpu
-from jmamba_kernels.pallas_triton import pallas_triton
-from jmamba_kernels.tilings import MosaicGpuTiling, TritonTiling
+from jmamba_kernels.selective_scan.contract import CHUNK, some_inputs
+from jmamba_kernels.selective_scan.gpu.blocks import Shape, choose_tiling, cut
+from jmamba_kernels.selective_scan.gpu.elementwise import log1p_of_fraction, softplus
+from jmamba_kernels.selective_scan.gpu.maps import combine_segments
+from jmamba_kernels.selective_scan.pallas_mosaic_gpu import pallas_mosaic_gpu
+from jmamba_kernels.selective_scan.pallas_triton import pallas_triton
+from jmamba_kernels.selective_scan.tilings import MosaicGpuTiling, TritonTiling
 
 reference = jmamba_kernels.load("reference")
 BOUND = tolerance("float32")

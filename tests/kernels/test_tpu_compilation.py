@@ -20,9 +20,9 @@ import jmamba
 from jmamba.attention import reduced_attention
 from jmamba.training.loop import TrainState, next_token_loss, train_step
 from jmamba.training.optimizer import make_optimizer, make_schedule
-from jmamba_kernels.pallas_tpu import pallas_tpu
+from jmamba_kernels.selective_scan.pallas_tpu import pallas_tpu
 
-BENCHMARKS = Path(__file__).parents[2] / "kernels" / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 from tpu_compiler import (  # noqa: E402

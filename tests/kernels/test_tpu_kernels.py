@@ -10,9 +10,13 @@ from helpers import OPTIONS, assert_close, make_inputs, quick_jit, tolerance
 from jax.experimental.pallas import tpu as pltpu
 
 import jmamba_kernels
-from jmamba_kernels.contract import some_inputs
-from jmamba_kernels.tilings import TpuTiling
-from jmamba_kernels.tpu.layout import VMEM_BYTES, block_bytes, choose_rows
+from jmamba_kernels.selective_scan.contract import some_inputs
+from jmamba_kernels.selective_scan.tilings import TpuTiling
+from jmamba_kernels.selective_scan.tpu.layout import (
+    VMEM_BYTES,
+    block_bytes,
+    choose_rows,
+)
 
 reference = jmamba_kernels.load("reference")
 BOUND = tolerance("float32").gradient

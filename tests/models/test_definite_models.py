@@ -27,10 +27,10 @@ from jmamba.dynamics import (
     token_jacobian,
     with_gates,
 )
-from jmamba.models.definite import CHOICES, unpack_live
-from jmamba.models.gates import SemidefiniteGates, SymmetricGates, make_gates
-from jmamba.models.norm import Precision
-from jmamba.models.rebuilding import parameters_of
+from jmamba.layers.norm import Precision
+from jmamba.refinements.definite import CHOICES, unpack_live
+from jmamba.refinements.gates import SemidefiniteGates, SymmetricGates, make_gates
+from jmamba.surgery.rebuilding import parameters_of
 from jmamba.training.optimizer import decay_mask
 
 REFINED = CHOICES[1:]

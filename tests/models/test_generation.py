@@ -17,7 +17,7 @@ from tiny_models import (
 )
 
 from jmamba import Sampling, generate
-from jmamba.models import generation
+from jmamba.generation import decoding
 
 NEW = 6
 MASK = jnp.array([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 1, 0, 1], [1, 1, 1, 1, 1]])
@@ -146,7 +146,7 @@ def test_generate_at_low_temperature_is_greedy(model, prompts, alone):
 
 
 def test_generate_compiles_once_for_all_values(model, prompts, monkeypatch):
-    traces = count_traces(monkeypatch, generation, "_start")
+    traces = count_traces(monkeypatch, decoding, "_start")
     for seed, settings in enumerate([(0.7, 5, 0.9, 1.1), (1.3, 9, 0.5, 1.3)]):
         temperature, top_k, top_p, penalty = settings
         sampling = Sampling(temperature, top_k, top_p, repetition_penalty=penalty)

@@ -3,14 +3,14 @@ import pytest
 from helpers import assert_close
 from PIL import Image
 
-from jmamba.models.images import (
+from jmamba.models.vim.config import VimConfig
+from jmamba.models.vim.images import (
     normalise,
     open_image,
     preprocess,
     preprocessing_of,
     resize_and_crop,
 )
-from jmamba.models.vision_config import VimConfig
 
 
 def draw_picture(height, width, seed=0):

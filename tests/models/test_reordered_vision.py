@@ -27,10 +27,10 @@ from jmamba.dynamics import (
     soft_sort,
     sorting_variances,
 )
-from jmamba.models import sorting
-from jmamba.models.rebuilding import parameters_of
-from jmamba.models.selection import Selection
+from jmamba.layers.selection import Selection
 from jmamba.ops import selective_scan
+from jmamba.refinements import sorting
+from jmamba.surgery.rebuilding import parameters_of
 
 HARD: dict[str, Any] = {"reorder": "corrected", "reorder_hard": True}
 SIDES = ("forward", "backward")

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from jmamba import Sampling
-from jmamba.models.sampling import draw, process_logits
+from jmamba.generation.sampling import draw, process_logits
 
 ROWS, WORDS = 3, 50
 LOGITS = 3 * np.random.default_rng(0).standard_normal((ROWS, WORDS)).astype(np.float32)

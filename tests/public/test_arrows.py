@@ -14,7 +14,7 @@ SOURCES = sorted(
 
 LAYERS = [
     {"jmamba_kernels"},
-    {"jmamba.types", "jmamba.positions"},
+    {"jmamba.types", "jmamba.requests"},
     {"jmamba.ops"},
     {"jmamba.models"},
     {"jmamba.checkpoints", "jmamba.attention", "jmamba.dynamics"},
@@ -40,13 +40,13 @@ ALLOWED = {
     "jmamba.report": {"matplotlib", "rich"},
     "jmamba.cli": {"typer", "rich"},
     # commands that the command line loads, and nothing else
-    "jmamba.checkpoints.command": {"typer", "rich"},
-    "jmamba.report.command_options": {"typer"},
-    "jmamba.report.dynamics_command": {"typer", "rich"},
-    "jmamba.report.explain_command": {"typer", "rich"},
-    "jmamba.report.generate_command": {"typer"},
-    "jmamba.training.command": {"typer", "rich"},
-    "jmamba.recipes.command": {"typer", "rich"},
+    "jmamba.commands.convert": {"typer", "rich"},
+    "jmamba.commands.options": {"typer"},
+    "jmamba.commands.dynamics": {"typer", "rich"},
+    "jmamba.commands.explain": {"typer", "rich"},
+    "jmamba.commands.generate": {"typer"},
+    "jmamba.commands.train": {"typer", "rich"},
+    "jmamba.commands.reproduce": {"typer", "rich"},
 }
 
 

@@ -9,9 +9,9 @@ from random_models import random_text_model
 from jmamba import Vim, VimConfig, trace
 from jmamba.attention import hidden_attention
 from jmamba.embedded import EmbeddedVim
-from jmamba.models.images import normalise
+from jmamba.models.vim.images import normalise
 from jmamba.recipes import attention_figures
-from jmamba.recipes.byte_attention import (
+from jmamba.recipes.attention_figures.byte_attention import (
     channel_maps,
     coarse_map,
     depths,
@@ -20,14 +20,14 @@ from jmamba.recipes.byte_attention import (
     reach_of_channels,
     reach_of_heads,
 )
-from jmamba.recipes.byte_transformer import (
+from jmamba.recipes.attention_figures.byte_transformer import (
     ByteTransformer,
     TransformerConfig,
     bits_per_byte,
     look,
     rotate,
 )
-from jmamba.recipes.class_token_bias import measure_bias
+from jmamba.recipes.attention_figures.class_token_bias import measure_bias
 from jmamba.recipes.emoji import Composites
 from jmamba.recipes.workbench import Workbench
 

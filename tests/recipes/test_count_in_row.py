@@ -9,7 +9,7 @@ from helpers import assert_close
 
 from jmamba.attention import run_lengths
 from jmamba.recipes import count_in_row
-from jmamba.recipes.counters import KINDS, Counter, count
+from jmamba.recipes.count_in_row.counters import KINDS, Counter, count
 from jmamba.recipes.workbench import Workbench
 
 

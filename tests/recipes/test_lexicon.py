@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jmamba.recipes.lexicon import (
+from jmamba.recipes.text.lexicon import (
     Lexicon,
     agree,
     area_above,
@@ -14,7 +14,7 @@ from jmamba.recipes.lexicon import (
     read_lexicon,
     spearman,
 )
-from jmamba.recipes.sentences import Rated
+from jmamba.recipes.text.sentences import Rated
 
 LEXICON = Lexicon("toy", {"good": 2.0, "bad": -2.0, "film": 0.1}, 1.0)
 VALUES = st.lists(st.integers(-3, 3), min_size=2, max_size=8)

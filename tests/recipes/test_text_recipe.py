@@ -9,8 +9,11 @@ from random_models import random_text_model
 from jmamba import MambaLM
 from jmamba.attention import mamba_lrp
 from jmamba.evaluation import bootstrap_interval
-from jmamba.recipes import text, text_findings, text_methods
-from jmamba.recipes.sentences import (
+from jmamba.recipes.text import findings, methods, recipe
+from jmamba.recipes.text.findings import CLAIMS, METRICS, Claim, check, summarise
+from jmamba.recipes.text.methods import all_explanations, explain_all
+from jmamba.recipes.text.scores import delete_words, forget_words
+from jmamba.recipes.text.sentences import (
     LABELS,
     PADDING,
     UNKNOWN,
@@ -21,10 +24,7 @@ from jmamba.recipes.sentences import (
     read_rated,
     split_rated,
 )
-from jmamba.recipes.sentiment import FILE, label_loss, predict
-from jmamba.recipes.text_findings import CLAIMS, METRICS, Claim, check, summarise
-from jmamba.recipes.text_methods import all_explanations, explain_all
-from jmamba.recipes.text_scores import delete_words, forget_words
+from jmamba.recipes.text.sentiment import FILE, label_loss, predict
 from jmamba.recipes.workbench import Workbench
 
 RATED = [
@@ -50,7 +50,7 @@ def write_sentences(folder):
     lines = [f"{i}\t{one.rating}\t{one.text}" for i, one in enumerate(RATED)]
     lines.append("99\t0.1\tneutral")
     (folder / FILE).write_text("\n".join(lines) + "\n")
-    (folder / text.VADER).write_text("good\t1.9\t0.9\t[2]\nbad\t-2.5\t0.6\t[-3]\n")
+    (folder / recipe.VADER).write_text("good\t1.9\t0.9\t[2]\nbad\t-2.5\t0.6\t[-3]\n")
     return folder
 
 
@@ -63,18 +63,18 @@ def test_recipe_runs_to_its_tables(tmp_path, monkeypatch):
         real = all_explanations(seed)
         return {n: real[n] if n in kept else real["random"] for n in names}
 
-    monkeypatch.setattr(text, "all_explanations", few)
+    monkeypatch.setattr(recipe, "all_explanations", few)
     interval = partial(bootstrap_interval, resamples=9)
-    for module in (text, text_findings):
+    for module in (recipe, findings):
         monkeypatch.setattr(module, "bootstrap_interval", interval)
     data = write_sentences(tmp_path)
     config = dataclasses.replace(
-        text.SIZES["quick"], d_model=8, num_layers=1, steps=3, batch=2,
+        recipe.SIZES["quick"], d_model=8, num_layers=1, steps=3, batch=2,
         min_count=1, length=9, sentences=3, words=8,
     )  # fmt: skip
 
     bench = Workbench(tmp_path / "out", name="text", config=config, data=data)
-    text.run(config, bench)
+    recipe.run(config, bench)
     found = bench.finish().read_text()
     for part in ("## Models", "## Faithfulness, 3 sentences", "| mamba_lrp |",
                  "## The papers' rankings", "lexicon VADER, 2 polar",
@@ -132,7 +132,7 @@ def test_prediction_and_relevance_do_not_depend_on_padding(encoded, model):
     short = encoded.take(alone)
     short = short._replace(tokens=short.tokens[:, :2])
     np.testing.assert_allclose(predict(model, short), logits[2:], rtol=1e-5, atol=1e-6)
-    ask = partial(text_methods._ask, mamba_lrp)
+    ask = partial(methods._ask, mamba_lrp)
     relevance = explain_all(ask, model, encoded)
     np.testing.assert_allclose(
         explain_all(ask, model, short)[:, :1], relevance[2:, :1], rtol=1e-4, atol=1e-6
@@ -186,7 +186,7 @@ def test_claims_are_judged_by_their_metric():
     up, down = (check(Claim("paper", metric, "a", "b"), values) for metric in values)
     assert up.gain.low > 0.8 and up.models == 2
     assert down.gain.high < -0.8 and down.models == 0
-    means = dict.fromkeys(text.PUBLISHED, 0.0) | {"alti": 5.0}
+    means = dict.fromkeys(recipe.PUBLISHED, 0.0) | {"alti": 5.0}
     summary = summarise([up, down], means)
     assert "agree with the papers on 1 of 2: a over b (ΔA^F)" in summary
     assert "contradict 1 of 2: a over b (AU-MSE)" in summary

@@ -6,12 +6,12 @@ from test_pictures import write_idx
 
 from jmamba.attention import METHODS
 from jmamba.evaluation import Interval
-from jmamba.recipes import vision_scores
 from jmamba.recipes.emoji import Composites
 from jmamba.recipes.fashion import FILES
 from jmamba.recipes.pictures import load_pictures
-from jmamba.recipes.vision import SIZES, run
-from jmamba.recipes.vision_findings import CLAIMS, judge
+from jmamba.recipes.vision import scores
+from jmamba.recipes.vision.findings import CLAIMS, judge
+from jmamba.recipes.vision.recipe import SIZES, run
 from jmamba.recipes.workbench import Workbench
 
 
@@ -30,7 +30,7 @@ def data(tmp_path):
 def test_recipe_runs_to_its_tables_and_goes_on(data, tmp_path, monkeypatch):
     named = {claim.better[1] for claim in CLAIMS} | {claim.worse[1] for claim in CLAIMS}
     few = {name: METHODS[name] for name in METHODS if name in named}
-    monkeypatch.setattr(vision_scores, "METHODS", few)
+    monkeypatch.setattr(scores, "METHODS", few)
     config = dataclasses.replace(
         SIZES["quick"], side=8, patch_size=2, d_model=8, num_layers=2, d_state=2,
         steps=4, batch=2, measured=4, explained=3,
@@ -59,11 +59,9 @@ def test_measured_map_of_the_object_is_perfect():
         bright = images.reshape(len(images), -1).max(axis=1) > 0
         return np.stack([~bright, bright], axis=1).astype(float)
 
-    found = vision_scores.measure_maps(
-        is_bright, pictures, masks.astype(float), patch=2
-    )
-    assert vision_scores.score(found, "mIoU").value == 1
-    assert vision_scores.score(found, "pixel accuracy").value == 1
+    found = scores.measure_maps(is_bright, pictures, masks.astype(float), patch=2)
+    assert scores.score(found, "mIoU").value == 1
+    assert scores.score(found, "pixel accuracy").value == 1
     # 16 of 64 pixels are the object: at 10 and 20 % some of it is left
     assert found["positive"][0].tolist() == [True, True] + [False] * 7
     assert found["negative"][0].tolist() == [True] * 9
@@ -73,17 +71,17 @@ def test_measured_map_of_the_object_is_perfect():
 def test_compare_knows_what_is_better():
     low = {"positive": np.zeros((9, 9))}
     high = {"positive": np.ones((9, 9))}
-    assert vision_scores.compare(low, high, "positive AUC").value == 1
-    assert judge(vision_scores.compare(low, high, "positive AUC")) == "agrees"
+    assert scores.compare(low, high, "positive AUC").value == 1
+    assert judge(scores.compare(low, high, "positive AUC")) == "agrees"
     assert judge(Interval(-1.0, -2.0, -0.5)) == "contradicts"
 
 
 def test_claims_name_methods_that_exist():
-    known = {"vim": {*vision_scores.METHODS}, "vit": {*vision_scores.VIT_METHODS}}
+    known = {"vim": {*scores.METHODS}, "vit": {*scores.VIT_METHODS}}
     for claim in CLAIMS:
         for kind, method in (claim.better, claim.worse):
             assert method in known[kind]
-        assert claim.score in vision_scores.SCORES
+        assert claim.score in scores.SCORES
 
 
 def test_unknown_pictures(tmp_path):

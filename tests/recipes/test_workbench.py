@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jmamba.recipes import command, load_recipe, registry
+from jmamba.commands import reproduce
+from jmamba.recipes import load_recipe, registry
 from jmamba.recipes.workbench import Workbench, markdown_table
-from jmamba.report.canvas import new_figure
+from jmamba.report.figures.canvas import new_figure
 from jmamba.training.classification import (
     Labelled,
     classification_loss,
@@ -110,7 +111,7 @@ class Example:
 
 
 def test_change_fields_keeps_types():
-    changed = command.change_fields(
+    changed = reproduce.change_fields(
         Example(), ["steps=9", "rate=1", "seeds=[4]", "kind=b"]
     )
     assert changed == Example(9, 1.0, (4,), "b") and type(changed.rate) is float
@@ -119,13 +120,13 @@ def test_change_fields_keeps_types():
 @pytest.mark.parametrize("text", ["steps", "stepz=3"])
 def test_change_fields_names_the_fields(text):
     with pytest.raises(ValueError, match="fields steps, rate, seeds, kind"):
-        command.change_fields(Example(), [text])
+        reproduce.change_fields(Example(), [text])
 
 
 @pytest.mark.parametrize("text", ["steps=x", "steps=1.5", "seeds=3", "rate=a"])
 def test_change_fields_keeps_to_the_type(text):
     with pytest.raises(ValueError, match="give a value like the present one"):
-        command.change_fields(Example(), [text])
+        reproduce.change_fields(Example(), [text])
 
 
 def test_load_recipe_lists_the_known():

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from jmamba import trace
 from jmamba.checkpoints import ByteTokenizer
 from jmamba.cli import app
-from jmamba.report.dynamics import DynamicsReport, measure_dynamics
-from jmamba.report.dynamics_page import COLUMNS, dynamics_page, write_dynamics
-from jmamba.report.dynamics_plates import DYNAMICS_PLATES
+from jmamba.report.dynamics.measure import DynamicsReport, measure_dynamics
+from jmamba.report.dynamics.page import COLUMNS, dynamics_page, write_dynamics
+from jmamba.report.dynamics.plates import DYNAMICS_PLATES
 from jmamba.report.folder import draw_png
 
 TEXT = "a\u00e9 <b>"

@@ -10,9 +10,9 @@ from reports import tiny_model
 from jmamba.attention import hidden_attention
 from jmamba.checkpoints import ByteTokenizer
 from jmamba.dynamics import jacobian_norms, layer_span
-from jmamba.models.config import MambaConfig
+from jmamba.models.mamba.config import MambaConfig
 from jmamba.report import explain, write
-from jmamba.report.cost import (
+from jmamba.report.text.cost import (
     check_length,
     choose_left_out,
     choose_probes,
@@ -92,8 +92,8 @@ def test_left_out_is_what_the_model_says_without_the_piece(found):
 
 
 def test_left_out_reaches_back_as_far_as_it_may(found, monkeypatch):
-    monkeypatch.setattr("jmamba.report.left_out.choose_left_out", lambda *sizes: 3)
-    monkeypatch.setattr("jmamba.report.left_out.ROWS_BYTES", 1)
+    monkeypatch.setattr("jmamba.report.text.left_out.choose_left_out", lambda *sizes: 3)
+    monkeypatch.setattr("jmamba.report.text.left_out.ROWS_BYTES", 1)
     few = explain(MODEL, BYTES, TEXT, matrices=False, jacobian=False)
     assert np.isnan(few.drivers[:-3]).all()
     np.testing.assert_allclose(few.left_out, found.left_out[-3:], rtol=1e-3, atol=1e-5)
@@ -201,7 +201,7 @@ def test_probes_fit_a_moment():
 
 
 def test_all_costs_are_said_at_once(monkeypatch):
-    monkeypatch.setattr("jmamba.report.cost.MOMENT", {"cpu": 1.0})
+    monkeypatch.setattr("jmamba.report.text.cost.MOMENT", {"cpu": 1.0})
     with pytest.raises(ValueError, match=r"--max-tokens 3.*--no-jacobian"):
         explain(MODEL, BYTES, "abc", max_tokens=2)
 

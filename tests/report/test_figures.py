@@ -6,11 +6,11 @@ import pytest
 from matplotlib.image import imread
 from reports import made_up
 
-from jmamba.report.attention_figures import attention_depth, attention_maps
-from jmamba.report.canvas import drawable, label_step, log_scale
+from jmamba.report.figures.attention import attention_depth, attention_maps
+from jmamba.report.figures.canvas import drawable, label_step, log_scale
+from jmamba.report.figures.stream import drivers, jacobian_norms
 from jmamba.report.folder import draw_png
-from jmamba.report.plates import PLATES, plates_of
-from jmamba.report.stream_figures import drivers, jacobian_norms
+from jmamba.report.text.plates import PLATES, plates_of
 
 LONG = ("It was the best of times, $5 and $6, é 中 😀\n" * 7)[:300]
 CASES = {

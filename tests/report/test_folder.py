@@ -7,7 +7,7 @@ from reports import made_up
 
 from jmamba.report import write
 from jmamba.report.folder import check_directory
-from jmamba.report.plates import PLATES
+from jmamba.report.text.plates import PLATES
 
 FEW = dataclasses.replace(made_up("ab", 1, matrices=False), jacobian=None)
 

@@ -10,9 +10,9 @@ from test_page import Reader
 
 from jmamba.report import write, write_image
 from jmamba.report.folder import draw_png
-from jmamba.report.image_figures import attention_maps, heat_scale, methods
-from jmamba.report.image_page import image_page, image_summary
-from jmamba.report.image_plates import IMAGE_PLATES, image_plates_of
+from jmamba.report.image.figures import attention_maps, heat_scale, methods
+from jmamba.report.image.page import image_page, image_summary
+from jmamba.report.image.plates import IMAGE_PLATES, image_plates_of
 
 WHOLE = made_up_image()
 ONE = made_up_image(side=1, layers=1, methods=("mamba_lrp",), attention=None)
@@ -83,7 +83,7 @@ def test_summary_is_strict_json():
 
 def test_reports_of_images_and_texts_replace_each_other(tmp_path, monkeypatch):
     few = [plate for plate in IMAGE_PLATES if plate.name in ("predictions", "heat_map")]
-    monkeypatch.setattr("jmamba.report.image_page.image_plates_of", lambda _: few)
+    monkeypatch.setattr("jmamba.report.image.page.image_plates_of", lambda _: few)
     monkeypatch.setattr("jmamba.report.folder.plates_of", lambda _: few[:1])
     write_image(WHOLE, tmp_path)
     assert (tmp_path / "heat_map.png").exists()

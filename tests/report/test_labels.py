@@ -1,7 +1,7 @@
 import pytest
 
 from jmamba.checkpoints import ByteTokenizer
-from jmamba.report.continuation import TextStream
+from jmamba.commands.continuation import TextStream
 from jmamba.report.labels import Piece, shorten, split_pieces, token_labels, visible
 
 BYTES = ByteTokenizer()

@@ -12,8 +12,8 @@ import pytest
 from jmamba.dynamics import ScalarSystem, flow_by_growth
 from jmamba.recipes import Workbench, load_recipe
 from jmamba.recipes.dynamics_figures import PortraitConfig
-from jmamba.report.portrait_plates import PORTRAIT_PLATES
-from jmamba.report.portraits import compute_portraits
+from jmamba.report.theory.page import compute_portraits
+from jmamba.report.theory.plates import PORTRAIT_PLATES
 
 SMALL = PortraitConfig(phase_points=4, growth_rates=2)
 

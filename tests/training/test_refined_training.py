@@ -6,9 +6,9 @@ import typer
 from typer.testing import CliRunner
 
 from jmamba import MambaLM
+from jmamba.commands.train import Definite, train_command
 from jmamba.dynamics import count_inertia, layer_system
-from jmamba.models.definite import CHOICES
-from jmamba.training.command import Definite, train_command
+from jmamba.refinements.definite import CHOICES
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Hidden attention: matrices, rows, reductions and measures of them."""

@@ -1,0 +1,177 @@
+"""The hidden attention matrices of a Mamba layer, channel by channel."""
+
+from collections.abc import Collection, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jmamba.attention.matrices.channels import (
+    attend,
+    check_fold,
+    elapsed_time,
+    open_directions,
+)
+from jmamba.attention.matrices.factors import AnyInputs, directions_of, parameters_of
+from jmamba.attention.memory import MEMORY_LIMIT, check_memory
+from jmamba.requests import choose_positions
+from jmamba.types import SSMInputs
+
+
+def hidden_attention(
+    ssm: AnyInputs,
+    *,
+    fold: Collection[str] = (),
+    channels: Sequence[int] | None = None,
+    rows: Sequence[int] | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Float[Array, "b c q l"]:
+    """Return exact attention matrices of one layer, one per channel.
+
+    See `channel_attention` for the formula. A single row costs O(l d n). The matrices
+    of both directions of Vision Mamba add up to full ones; that the mixer halves their
+    sum is left out, as in the paper.
+
+    With `fold` more of the mixer becomes part of the matrix, from the right to the left
+
+        gate (alpha + D) slope conv    with slope = sigma(a) of silu(a) = sigma(a) a
+
+    and each part that is not named is left out, which is its ablation. With all of them
+    `alpha @ x + bias_output` is exactly what the output projection reads.
+
+    Args:
+      ssm: selective parameters of a layer, `trace(...).layer(i)`, or its `factorise`.
+      fold: some of "D", "silu", "conv", "gate".
+      channels: which channels; None for all d.
+      rows: which query positions, negative ones from the end; None for all l.
+      memory_limit: bytes the result may take.
+
+    Raises:
+      ValueError: a channel, row or part does not exist, or the result would be larger
+        than the limit; the message names the bytes and what to do.
+
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> ssm = jmamba.trace(model, jnp.array([list(b"hello")])).layer(1)
+      >>> alpha = hidden_attention(ssm)
+      >>> alpha.shape
+      (1, 32, 5, 5)
+      >>> y, _ = jmamba.ops.selective_scan(*ssm[:5])  # without D and gate
+      >>> seen = jnp.einsum("bdij,bjd->bid", alpha, ssm.u)
+      >>> bool(jnp.allclose(seen, y, atol=1e-6))
+      True
+
+    References:
+      Ali, Zimerman & Wolf, "The Hidden Attention of Mamba Models", ACL 2025, eq. 14-16.
+      Zimerman et al., arXiv 2405.16504, section 3, for `fold`.
+    """
+    check_fold(ssm, fold)
+    one = parameters_of(directions_of(ssm)[0])
+    queries = choose_positions(rows, one.u.shape[1], "rows")
+    chosen = choose_positions(channels, one.u.shape[2], "channels")
+    check_memory(
+        "hidden_attention",
+        {
+            "texts": one.u.shape[0],
+            "channels": len(chosen),
+            "rows": len(queries),
+            "tokens": one.u.shape[1],
+        },
+        one.delta.dtype.itemsize,
+        memory_limit,
+    )
+    queries = None if rows is None else queries
+    return _hidden_attention(ssm, chosen, queries, tuple(fold))
+
+
+@partial(jax.jit, static_argnames="fold")
+def _hidden_attention(ssm, channels, rows, fold):
+    directions = tuple(
+        one._replace(channels=jax.tree.map(lambda x: x[channels], one.channels))
+        for one in open_directions(ssm, fold)
+    )
+    if rows is not None:
+        batch = directions[0].B.shape[0]
+        rows = jnp.broadcast_to(rows[None], (batch, len(rows)))
+    return jnp.swapaxes(attend(directions, rows), 0, 1)  # c b q l -> b c q l
+
+
+def inner_attention(
+    ssm: SSMInputs,
+    *,
+    channels: Sequence[int] | None = None,
+    rows: Sequence[int] | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Float[Array, "b c n q l"]:
+    """Return the matrices of single states, whose sum over n is `hidden_attention`.
+
+        alpha[n][i, j] = C[i, n] exp(A[n] sum_{j < k <= i} delta[k]) delta[j] B[j, n]
+
+    Args:
+      ssm: selective parameters of a layer; of Vision Mamba those of one direction.
+      channels: which channels; None for all d.
+      rows: which query positions, negative ones from the end; None for all l.
+      memory_limit: bytes the result may take.
+
+    Raises:
+      TypeError: these are both directions of Vision Mamba, or factors.
+      ValueError: a channel or row does not exist, or the result would be larger than
+        the limit.
+
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> ssm = jmamba.trace(model, jnp.array([list(b"hello")])).layer(1)
+      >>> inner = inner_attention(ssm, channels=[0, 7])
+      >>> inner.shape
+      (1, 2, 16, 5, 5)
+      >>> alpha = hidden_attention(ssm, channels=[0, 7])
+      >>> bool(jnp.allclose(jnp.sum(inner, axis=2), alpha, atol=1e-6))
+      True
+
+    References:
+      Ali, Zimerman & Wolf, ACL 2025, section 3.2: a Mamba layer has d n matrices.
+    """
+    if not isinstance(ssm, SSMInputs):
+        raise TypeError(
+            "inner_attention needs the selective parameters of one direction, but got "
+            f"{type(ssm).__name__}: give ssm.forward or ssm.backward of two "
+            "directions, and factors.ssm of factors."
+        )
+    queries = choose_positions(rows, ssm.u.shape[1], "rows")
+    chosen = choose_positions(channels, ssm.u.shape[2], "channels")
+    check_memory(
+        "inner_attention",
+        {
+            "texts": ssm.u.shape[0],
+            "channels": len(chosen),
+            "states": ssm.A.shape[1],
+            "rows": len(queries),
+            "tokens": ssm.u.shape[1],
+        },
+        ssm.delta.dtype.itemsize,
+        memory_limit,
+    )
+    return _inner_attention(ssm, chosen, queries)
+
+
+@jax.jit
+def _inner_attention(ssm, channels, rows):
+    dtype = ssm.delta.dtype
+    B, C = ssm.B.astype(dtype), ssm.C.astype(dtype)
+
+    def state(delta, a, B, C):
+        elapsed, causal = elapsed_time(delta, rows)
+        decay = jnp.exp(jnp.where(causal, a * elapsed, -jnp.inf))
+        return C[rows][:, None] * decay * (delta * B)[None]
+
+    states = jax.vmap(state, in_axes=(None, 0, 1, 1))
+    each = jax.vmap(states, in_axes=(1, 0, None, None))
+    delta, A = ssm.delta[:, :, channels], ssm.A[channels]
+    return jax.vmap(each, in_axes=(0, None, 0, 0))(delta, A, B, C)

@@ -1,0 +1,214 @@
+"""One attention matrix per layer: reductions over its channels, a few at a time."""
+
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jmamba.attention.matrices.channel_sum import sum_channels
+from jmamba.attention.matrices.channels import (
+    attend,
+    check_fold,
+    map_channels,
+    open_directions,
+    with_channels,
+)
+from jmamba.attention.matrices.factors import AnyInputs, directions_of, parameters_of
+from jmamba.attention.memory import MEMORY_LIMIT, check_memory
+from jmamba.requests import choose_positions
+
+
+class Reduction(NamedTuple):
+    """How matrices of channels become one: combine, over channels, each(alpha)."""
+
+    each: Callable
+    combine: Callable
+    across: Callable
+    start: float
+    mean: bool = False
+
+
+def _same(alpha):
+    return alpha
+
+
+REDUCTIONS = {
+    "mean": Reduction(_same, jnp.add, jnp.sum, 0.0, mean=True),
+    "mean_abs": Reduction(jnp.abs, jnp.add, jnp.sum, 0.0, mean=True),
+    "mean_positive": Reduction(jax.nn.relu, jnp.add, jnp.sum, 0.0, mean=True),
+    "max": Reduction(_same, jnp.maximum, jnp.max, -jnp.inf),
+    "min": Reduction(_same, jnp.minimum, jnp.min, jnp.inf),
+    "product": Reduction(_same, jnp.multiply, jnp.prod, 1.0),
+}
+"""Reductions over channels that `reduced_attention` knows.
+
+A product over hundreds of weights below 1 is soon less than any float: it is there for
+small models and for `top` channels.
+"""
+
+
+def reduced_attention(
+    ssm: AnyInputs,
+    reduction: str = "mean_abs",
+    *,
+    fold: Collection[str] = (),
+    rows: Sequence[int] | None = None,
+    top: int | None = None,
+    channels_at_once: int | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Float[Array, "b q l"]:
+    """Return one attention matrix per text or image, reduced over a layer's channels.
+
+    Channels come a few at a time: no array of shape (d, l, l) exists. The mean of whole
+    matrices is by far the fastest, as it is a product of matrices itself
+    (`sum_channels`); its error is relative to the largest mean, as of all sums.
+
+    Args:
+      ssm: selective parameters of a layer, `trace(...).layer(i)`, or its `factorise`.
+      reduction: "mean", "mean_abs" (mean of |alpha|), "mean_positive" (of max(alpha,
+        0)), "max", "min" or "product".
+      fold: what else is part of the matrices, see `hidden_attention`.
+      rows: which query positions, negative ones from the end; None for all l.
+      top: reduce only so many channels of each sample, those of `top_channels`; None
+        for all.
+      channels_at_once: channels whose matrices are in memory together; None for 8, or
+        96 for the mean of whole matrices.
+      memory_limit: bytes the result may take.
+
+    Raises:
+      ValueError: the reduction or a part is unknown, a row does not exist, there are
+        not so many channels, or the result would be larger than the limit.
+
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> config = jmamba.VimConfig(
+      ...     d_model=16, num_layers=2, num_classes=5, image_size=32, patch_size=8
+      ... )
+      >>> model = jmamba.Vim(config, rngs=nnx.Rngs(0))
+      >>> ssm = jmamba.trace(model, jnp.ones((1, 32, 32, 3)), layers=[1]).layer(1)
+      >>> reduced_attention(ssm, "mean", rows=[8]).shape  # what the class token reads
+      (1, 1, 17)
+
+    References:
+      Ali, Zimerman & Wolf, ACL 2025, section 4 and table 5.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"Unknown reduction {reduction!r}; give one of {', '.join(REDUCTIONS)}."
+        )
+    check_fold(ssm, fold)
+    batch, length, channels = parameters_of(directions_of(ssm)[0]).u.shape
+    queries = _queries(rows, batch, length)
+    if top is not None and not 1 <= top <= channels:
+        raise ValueError(f"top={top}: give 1 to {channels}, the number of channels.")
+    check_memory(
+        "reduced_attention",
+        {
+            "texts": batch,
+            "rows": length if queries is None else queries.shape[1],
+            "tokens": length,
+        },
+        parameters_of(directions_of(ssm)[0]).delta.dtype.itemsize,
+        memory_limit,
+    )
+    usual = 96 if reduction == "mean" and queries is None else 8
+    at_once = max(1, min(channels_at_once or usual, channels))
+    options = {"fold": tuple(fold), "at_once": at_once}
+    if top is None:
+        return _reduced_attention(ssm, queries, None, reduction, **options)
+    best = _top_channels(ssm, queries, top, **options)
+    mask = jnp.zeros((channels, batch), bool)
+    mask = mask.at[best.T, jnp.arange(batch)[None]].set(True)
+    return _reduced_attention(ssm, queries, mask, reduction, **options)
+
+
+def top_channels(
+    ssm: AnyInputs,
+    count: int,
+    *,
+    fold: Collection[str] = (),
+    rows: Sequence[int] | None = None,
+    channels_at_once: int = 8,
+) -> Int[Array, "b c"]:
+    """Return the channels of greatest total weight sum |alpha|, the greatest first.
+
+    Args:
+      ssm, fold, rows, channels_at_once: as in `reduced_attention`.
+      count: how many channels.
+
+    Raises:
+      ValueError: a row or part does not exist, or there are not so many channels.
+
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> ssm = jmamba.trace(model, jnp.array([list(b"hello")])).layer(1)
+      >>> best = top_channels(ssm, 3)
+      >>> best.shape
+      (1, 3)
+      >>> total = reduced_attention(ssm, "mean_abs", top=1)
+      >>> others = reduced_attention(ssm, "mean_abs")
+      >>> bool(jnp.sum(total) > jnp.sum(others))  # the first outweighs the mean
+      True
+    """
+    check_fold(ssm, fold)
+    batch, length, channels = parameters_of(directions_of(ssm)[0]).u.shape
+    if not 1 <= count <= channels:
+        raise ValueError(
+            f"count={count}: give 1 to {channels}, the number of channels."
+        )
+    queries = _queries(rows, batch, length)
+    at_once = max(1, min(channels_at_once, channels))
+    return _top_channels(ssm, queries, count, fold=tuple(fold), at_once=at_once)
+
+
+@partial(jax.jit, static_argnames=("count", "fold", "at_once"))
+def _top_channels(ssm, rows, count, fold, at_once):
+    directions = open_directions(ssm, fold)
+
+    def weigh(one):
+        return jnp.sum(jnp.abs(attend(one, rows)[0]), axis=(1, 2))
+
+    weights = map_channels(directions, weigh, at_once)
+    return jax.lax.top_k(weights.T, count)[1]
+
+
+@partial(jax.jit, static_argnames=("reduction", "fold", "at_once"))
+def _reduced_attention(ssm, rows, mask, reduction, fold, at_once):
+    each, combine, across, start, mean = REDUCTIONS[reduction]
+    directions = open_directions(ssm, fold)
+    delta = directions[0].channels.delta
+    channels, batch, length = delta.shape
+    number = channels if mask is None else jnp.sum(mask[:, 0]).astype(delta.dtype)
+    if reduction == "mean" and rows is None:
+        return sum_channels(directions, mask, at_once=at_once) / number
+
+    def add(total, part):
+        own, chosen = part
+        alpha = each(attend(with_channels(directions, own), rows))
+        if chosen is not None:
+            alpha = jnp.where(chosen[:, :, None, None], alpha, start)
+        return combine(total, across(alpha, axis=0)), None
+
+    whole = channels // at_once * at_once
+    parts = tuple(one.channels for one in directions), mask
+    chunks = jax.tree.map(lambda x: x[:whole].reshape(-1, at_once, *x.shape[1:]), parts)
+    count = length if rows is None else rows.shape[1]
+    total = jnp.full((batch, count, length), start, delta.dtype)
+    total, _ = jax.lax.scan(add, total, chunks)
+    if whole < channels:
+        total, _ = add(total, jax.tree.map(lambda x: x[whole:], parts))
+    return total / number if mean else total
+
+
+def _queries(rows, batch: int, length: int) -> Int[Array, "b q"] | None:
+    if rows is None:
+        return None
+    chosen = choose_positions(rows, length, "rows")
+    return jnp.broadcast_to(chosen[None], (batch, len(chosen)))

@@ -1,0 +1,149 @@
+"""One call for every explanation of a prediction, and its picture."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from jmamba.attention.relevance.contributions import alti, alti_logit, token_norms
+from jmamba.attention.relevance.gradients import (
+    gradient_x_input,
+    integrated_gradients,
+    smooth_grad,
+)
+from jmamba.attention.relevance.lrp import mamba_lrp
+from jmamba.attention.relevance.question import Choice, Inputs, Model
+from jmamba.attention.relevance.rollout import (
+    attention_rollout,
+    mamba_attribution,
+    raw_attention,
+    unified_attribution,
+)
+from jmamba.models.vim.model import Vim
+
+METHODS: dict[str, Callable] = {
+    "raw_attention": raw_attention,
+    "attention_rollout": attention_rollout,
+    "mamba_attribution": mamba_attribution,
+    "unified_attribution": unified_attribution,
+    "token_norms": token_norms,
+    "alti": alti,
+    "alti_logit": alti_logit,
+    "mamba_lrp": mamba_lrp,
+    "gradient_x_input": gradient_x_input,
+    "smooth_grad": smooth_grad,
+    "integrated_gradients": integrated_gradients,
+}
+"""Name -> explanation; each takes (model, inputs, *, target, query, **its own)."""
+
+
+def explain(
+    model: Model,
+    inputs: Inputs,
+    method: str = "mamba_attribution",
+    *,
+    target: Choice = None,
+    query: Choice = None,
+    **options: Any,
+) -> Float[Array, "b l"]:
+    """Return how much each token matters to a logit, by a method's name.
+
+    Args:
+      model: a `MambaLM` or a `Vim`.
+      inputs: token ids (b, l) or images (b, height, width, colours).
+      method: a name in `METHODS`.
+      target: class or token whose logit is explained, one or one per sample; None for
+        the predicted one.
+      query: the token that it is read off, one or one per sample; None for the class
+        token of an image and the last token of a text.
+      **options: of the method, such as `settings="official_2024"`.
+
+    Returns:
+      The relevance of every token of the residual stream, the class token included.
+
+    Raises:
+      ValueError: the method is unknown, or as the method says.
+
+    Examples:
+      >>> import jmamba, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> config = jmamba.VimConfig(
+      ...     d_model=16, num_layers=2, num_classes=5, image_size=32, patch_size=8
+      ... )
+      >>> model, image = jmamba.Vim(config, rngs=nnx.Rngs(0)), jnp.ones((1, 32, 32, 3))
+      >>> relevance = explain(model, image, "gradient_x_input")
+      >>> heat_map(model, relevance, 32, 32).shape
+      (1, 32, 32)
+    """
+    if method not in METHODS:
+        raise ValueError(
+            f"Unknown method {method!r}: give one of {', '.join(METHODS)}."
+        )
+    return METHODS[method](model, inputs, target=target, query=query, **options)
+
+
+def heat_map(
+    model: Vim, relevance: Float[Array, "b l"], height: int, width: int
+) -> Float[Array, "b height width"]:
+    """Return relevance of patches as a picture of the image's size.
+
+    The class token is left out, patches stand in their rows, and values between their
+    centres are interpolated bilinearly.
+
+    Args:
+      model: the model that was explained.
+      relevance: of every token, as explanations return it.
+      height: of the image.
+      width: of the image.
+
+    Raises:
+      ValueError: images of that size have another number of tokens.
+
+    Examples:
+      >>> import jmamba, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> config = jmamba.VimConfig(
+      ...     d_model=16, num_layers=2, num_classes=5, image_size=32, patch_size=8
+      ... )
+      >>> model = jmamba.Vim(config, rngs=nnx.Rngs(0))
+      >>> heat_map(model, jnp.zeros((1, 17)), 32, 32).shape
+      (1, 32, 32)
+    """
+    grid = patch_grid(model, relevance, height, width)
+    return jax.image.resize(grid, (grid.shape[0], height, width), method="linear")
+
+
+def patch_grid(
+    model: Vim, relevance: Float[Array, "b l"], height: int, width: int
+) -> Float[Array, "b rows columns"]:
+    """Return relevance of patches in their rows and columns.
+
+    Args:
+      model, relevance, height, width: as in `heat_map`.
+
+    Raises:
+      ValueError: images of that size have another number of tokens.
+
+    Examples:
+      >>> import jmamba, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> config = jmamba.VimConfig(
+      ...     d_model=16, num_layers=2, num_classes=5, image_size=32, patch_size=8
+      ... )
+      >>> model = jmamba.Vim(config, rngs=nnx.Rngs(0))
+      >>> patch_grid(model, jnp.arange(17.0)[None], 32, 32)[0, 2].tolist()
+      [9.0, 10.0, 11.0, 12.0]
+    """
+    rows, columns = model.config.grid_of(height, width)
+    place = model.config.class_position(rows * columns)
+    length = rows * columns + (place is not None)
+    if relevance.shape[1] != length:
+        raise ValueError(
+            f"relevance is of {relevance.shape[1]} tokens, but images of {height} x "
+            f"{width} pixels have {length}; give the size of the image that was "
+            "explained."
+        )
+    kept = [i for i in range(length) if i != place]
+    return relevance[:, np.array(kept)].reshape(-1, rows, columns)

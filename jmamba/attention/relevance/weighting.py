@@ -1,0 +1,77 @@
+"""What a logit's gradient says about each layer, and attention weighed with it."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jmamba.attention.relevance.question import Model, pick, scan_blocks
+from jmamba.attention.relevance.scaling import min_max
+from jmamba.attention.relevance.settings import AttentionSettings
+from jmamba.layers.bidirectional import BidirectionalMixer
+
+
+def block_gradients(
+    model: Model,
+    x: Float[Array, "b l m"],
+    target: Int[Array, "b"] | None,
+    query: Int[Array, "b"] | None,
+    measure=lambda block, x, out: None,
+):
+    """Return d logit / d residual stream in front of, between and behind all blocks.
+
+    Args:
+      model: the model.
+      x: the residual stream before the first block.
+      target: class or token of each sample; None for the predicted one.
+      query: the token of each sample that the logit is read off.
+      measure: what to record on the way, as in `scan_blocks`.
+
+    Returns:
+      Gradients (s + 1, b, l, m) and the stacked measurements.
+    """
+    shifts = jnp.zeros((model.config.num_layers, *x.shape), x.dtype)
+
+    def total(x, shifts):
+        last, seen = scan_blocks(model, x, measure, shifts=shifts)
+        return jnp.sum(pick(model.read(last, query), target)), seen
+
+    both, seen = jax.grad(total, argnums=(0, 1), has_aux=True)(x, shifts)
+    return jnp.concatenate([both[0][None], both[1]]), seen
+
+
+def token_weights(
+    model: Model, gradients: Float[Array, "t b l m"], settings: AttentionSettings
+) -> Float[Array, "s b l"]:
+    """Return one weight per token and layer, made of gradients at the chosen place.
+
+    Args:
+      model: the model.
+      gradients: what `block_gradients` returned.
+      settings: the choices.
+    """
+    here = gradients[:-1] if settings.gradient_at == "block_in" else gradients[1:]
+    if settings.gradient_at == "gated_y":
+        here = _before_projection(model, here)
+    if settings.gradient_reduce == "mean":
+        return jnp.mean(here, axis=-1)
+    positive = jnp.max(jnp.maximum(here, 0), axis=-1)
+    return jax.vmap(min_max)(positive)
+
+
+def _before_projection(model: Model, behind: Float[Array, "s b l m"]):
+    """Return the gradient at what the output projection reads, which is linear."""
+    mixer = model.layers.mixer
+    kernel = mixer.out_proj.kernel[...].astype(behind.dtype)
+    if isinstance(mixer, BidirectionalMixer):
+        kernel = kernel * jnp.asarray(mixer.scale, kernel.dtype)
+    return jnp.einsum("sblm,sdm->sbld", behind, kernel, precision="highest")
+
+
+def weigh(attention, gradient, settings: AttentionSettings):
+    """Return attention times gradient, its negative part treated as settings say."""
+    if settings.clamp == "factors":  # attention is positive already
+        return attention * jnp.maximum(gradient, 0)
+    product = attention * gradient
+    if settings.clamp == "abs":
+        return jnp.abs(product)
+    return jnp.maximum(product, 0) if settings.clamp == "product" else product

@@ -1,0 +1,186 @@
+"""The command `jmamba explain`: what a model makes of a text, or of an image."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from jmamba.attention import METHODS, PRESETS
+from jmamba.commands.options import (
+    Dtype,
+    Model,
+    Overwrite,
+    Revision,
+    load_image_model,
+    load_text_model,
+)
+from jmamba.commands.reading import find_picture, parse_layers, read_text
+from jmamba.commands.stages import stages
+from jmamba.report.image.explain import DEFAULT_METHOD, check_question
+
+TEXTS, IMAGES = "Options for texts", "Options for images"
+"""Panels of the help; options of the one make no sense with the other."""
+
+
+def explain_command(
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TEXT|IMAGE]",
+            help='A text ("-" reads standard input), or the file of a picture.',
+        ),
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="A picture, whatever its file is called.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="Read the text from a UTF-8 file.", rich_help_panel=TEXTS),
+    ] = None,
+    model: Model = None,
+    revision: Revision = None,
+    dtype: Dtype = None,
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("jmamba-out"),
+    overwrite: Overwrite = False,
+    layers: Annotated[
+        str | None, typer.Option(help="Layers to draw large, such as 3,6,-1.")
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(help="How many predictions: 8 tokens or 5 classes if left out."),
+    ] = None,
+    matrices: Annotated[
+        bool, typer.Option(help="Attention between all pairs of tokens.")
+    ] = True,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help=f"How relevance is measured, {DEFAULT_METHOD} if left out: "
+            f"{', '.join(METHODS)}.",
+            rich_help_panel=IMAGES,
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Class to explain, its name or number; the likeliest if left out.",
+            rich_help_panel=IMAGES,
+        ),
+    ] = None,
+    settings: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Of methods by attention: {' or '.join(PRESETS)}.",
+            rich_help_panel=IMAGES,
+        ),
+    ] = None,
+    compare: Annotated[
+        bool | None,
+        typer.Option(help="All other methods too, or not.", rich_help_panel=IMAGES),
+    ] = None,
+    jacobian: Annotated[
+        bool | None,
+        typer.Option(
+            help="Norms of the token Jacobian's blocks, or not.", rich_help_panel=TEXTS
+        ),
+    ] = None,
+    probes: Annotated[
+        int | None,
+        typer.Option(
+            help="Random directions per token for the Jacobian.", rich_help_panel=TEXTS
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Longest text for --matrices; 512 if left out.", rich_help_panel=TEXTS
+        ),
+    ] = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the page in the browser.")
+    ] = False,
+) -> None:
+    """Show what a model makes of a text or an image, what drove it, what it attends to.
+
+    Prints the prediction and writes a folder with a page, pictures and arrays.
+    """
+    picture = find_picture(text, image)
+    of_texts = _given(jacobian=jacobian, probes=probes, max_tokens=max_tokens)
+    of_images = _given(method=method, target=target, settings=settings, compare=compare)
+    common = _given(top=top) | {"layers": parse_layers(layers), "matrices": matrices}
+    source, place = (model, revision, dtype), (out, overwrite)
+    if picture is not None:
+        _check_foreign(of_texts | _given(file=file), "an image", "texts")
+        page = _explain_image(picture, source, common | of_images, *place)
+    else:
+        _check_foreign(of_images, "a text", "images")
+        text = read_text(text, file)
+        page = _explain_text(text, source, common | of_texts, *place)
+    if open_page:
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())
+
+
+def _explain_text(text: str, source, options, out: Path, overwrite: bool) -> Path:
+    with stages() as show:
+        show("loading the model", 0, 1)
+        from jmamba import report
+        from jmamba.commands.terminal import render
+        from jmamba.report.folder import check_directory
+
+        check_directory(out, overwrite=overwrite)
+        language_model, tokenizer, name = load_text_model(*source)
+        found = report.explain(
+            language_model, tokenizer, text, name=name, progress=show, **options
+        )
+        page = report.write(found, out, overwrite=overwrite, progress=show)
+    _show(render(found), found.timings, page)
+    return page
+
+
+def _explain_image(path: Path, source, options, out: Path, overwrite: bool) -> Path:
+    with stages() as show:
+        show("loading the model", 0, 1)
+        from jmamba import report
+        from jmamba.commands.terminal import render_image
+        from jmamba.models.vim.images import open_image
+        from jmamba.report.folder import check_directory
+
+        check_directory(out, overwrite=overwrite)
+        # before the model, as downloading takes long
+        check_question(
+            options.get("method", DEFAULT_METHOD),
+            options.get("settings"),
+            options.get("top", 5),
+        )
+        open_image(path)
+        vim, name = load_image_model(*source)
+        found = report.explain_image(vim, path, name=name, progress=show, **options)
+        page = report.write_image(found, out, overwrite=overwrite, progress=show)
+    _show(render_image(found), found.timings, page)
+    return page
+
+
+def _show(rendered, timings: dict[str, float], page: Path) -> None:
+    console = Console(highlight=False)
+    console.print(rendered)
+    seconds = sum(timings.values())
+    console.print(f"\nComputed in {seconds:.1f} s. The page with all figures:")
+    console.print(str(page.resolve()), soft_wrap=True)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Return the options that were typed."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _check_foreign(typed: dict[str, Any], this: str, other: str) -> None:
+    """Raise if options of images were typed with a text, or the other way round."""
+    if typed:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in typed)
+        raise ValueError(
+            f"{names}: only for {other}, but this is {this}. Leave out what does not "
+            "fit."
+        )

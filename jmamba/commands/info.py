@@ -1,0 +1,105 @@
+"""What this machine runs jmamba with."""
+
+import jax
+from flax import nnx
+from rich.console import Group
+from rich.table import Table
+
+from jmamba.report.environment import environment, lowering_target
+from jmamba_kernels.selective_scan.table import Target, choose
+
+REASONS = {
+    "xla_loop": "one token after another",
+    "xla_chunked": "scan over chunks",
+    "reference": "the definition",
+    "pallas_tpu": "kernel in VMEM",
+    "pallas_triton": "kernel in registers",
+    "pallas_mosaic_gpu": "kernel in registers",
+}
+"""What each implementation is."""
+
+TARGETS = {
+    "CPU": Target("cpu"),
+    "TPU": Target("tpu"),
+    "TPUs, split by XLA": Target("tpu", is_partitioned=True),
+    "older NVIDIA (T4)": Target("cuda", 7.5),
+    "Ampere, Ada (A100, L4)": Target("cuda", 8.0),
+    "Hopper and newer (H100)": Target("cuda", 9.0),
+    "AMD GPU": Target("rocm"),
+}
+"""Kinds of device between which the choice differs."""
+
+
+def describe() -> Group:
+    """Return versions, devices and implementations, ready to print."""
+    here = environment()
+    facts = _table("This machine")
+    for device in jax.devices():
+        facts.add_row("device", f"{device.device_kind} ({device})")
+    facts.add_row("platform", f"{here['platform']} on {here['system']}")
+    for name, version in here["versions"].items():
+        facts.add_row(name, version)
+    return Group(facts, "", implementations(), "", embedded_model())
+
+
+def implementations() -> Table:
+    """Return which implementation of the selective scan runs on which device."""
+    here = _kind(lowering_target())
+    table = _table("Selective scan: what runs where")
+    for kind, target in TARGETS.items():
+        name, _ = choose(None, target)
+        mark, style = ("→", "bold") if kind == here else (" ", "")
+        table.add_row(f"{mark} {kind}", name, REASONS[name], style=style)
+    return table
+
+
+def _kind(target: Target) -> str:
+    """Return the kind of device a target is."""
+    capability = min(max(target.capability or 0, 7.5), 9.0)
+    kinds = {
+        kind
+        for kind, one in TARGETS.items()
+        if one.platform == target.platform
+        and one.is_partitioned == target.is_partitioned
+        and int(one.capability or capability) == int(capability)
+    }
+    return next(iter(kinds), "")
+
+
+def embedded_model() -> Table:
+    """Return the sizes of the model that comes with the package."""
+    from jmamba.embedded import load_embedded
+    from jmamba.embedded.loading import FOLDER
+
+    model, tokenizer = load_embedded()
+    config = model.config
+    count = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    table = _table("Embedded model")
+    table.add_row("tokens", f"{config.vocab_size} ({type(tokenizer).__name__})")
+    table.add_row("layers", f"{config.num_layers} of width {config.d_model}")
+    table.add_row("states", f"{config.d_state} for each of {config.d_inner} channels")
+    table.add_row("parameters", f"{count:,}")
+    card = FOLDER / "README.md"
+    if card.is_file():
+        rows = [
+            row
+            for row in card.read_text("utf-8").splitlines()
+            if row.startswith("| result |")
+        ]
+        table.add_row(
+            "result",
+            "".join(rows).removeprefix("| result |").replace("*", "").strip(" |"),
+        )
+        table.add_row("card", str(card))
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        show_header=False,
+        box=None,
+        padding=(0, 2),
+    )

@@ -1,0 +1,133 @@
+"""An explanation in the terminal: the text in colour, and tables without it."""
+
+import numpy as np
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from jmamba.report.image.explanation import ImageExplanation
+from jmamba.report.labels import BLANKS, BROKEN, visible
+from jmamba.report.text.explanation import Explanation, Predictions
+
+TOWARD, AGAINST = (235, 125, 40), (95, 155, 225)
+BAR_WIDTH = 20
+
+
+def render(explanation: Explanation) -> Group:
+    """Return what the terminal shows of an explanation."""
+    best = explanation.predictions.labels[0]
+    legend = Text.assemble(
+        "spoke ",
+        ("for", _style(1.0)),
+        " or ",
+        ("against", _style(-1.0)),
+        f" {best} as the next token",
+    )
+    return Group(
+        Padding(shaded_text(explanation), (1, 2)),
+        Padding(legend, (0, 2, 1, 2)),
+        predictions_table(explanation.predictions, "Likeliest next tokens", "token"),
+        "",
+        drivers_table(explanation),
+    )
+
+
+def shaded_text(explanation: Explanation) -> Text:
+    """Return the text, shaded by what drove the prediction, and the prediction."""
+    drivers = np.nan_to_num(explanation.drivers)
+    largest = float(np.abs(drivers).max()) or 1.0
+    text = Text()
+    for (piece, start, _), value in zip(explanation.pieces, drivers, strict=True):
+        shown = explanation.labels[start] if BROKEN in piece else _shown(piece)
+        text.append(shown, _style(float(value) / largest))
+    text.append(" ")
+    text.append(f"[{explanation.predictions.labels[0]}]", "bold")
+    return text
+
+
+def render_image(explanation: ImageExplanation) -> Group:
+    """Return what the terminal shows of an image's explanation."""
+    height, width = explanation.picture.shape[:2]
+    about = Text(f"{explanation.shown_name}, {width} x {height} pixels")
+    method = explanation.method.replace("_", " ")
+    explained = Text(f"Explained by {method}: {explanation.label}")
+    return Group(
+        Padding(about, (1, 2)),
+        predictions_table(explanation.predictions, "Likeliest classes", "class"),
+        Padding(explained, (1, 2, 0, 2)),
+    )
+
+
+def predictions_table(best: Predictions, title: str, column: str) -> Table:
+    """Return predictions as a table.
+
+    Args:
+      best: what to list.
+      title: of the table.
+      column: heading of their labels.
+    """
+    table = _table(title)
+    table.add_column(column, no_wrap=True)
+    table.add_column("probability", justify="right")
+    table.add_column("")
+    for label, p in zip(best.labels, best.probabilities, strict=True):
+        bar = Text("█" * round(BAR_WIDTH * float(p)), _foreground(1.0))
+        table.add_row(Text(label), f"{100 * p:.2f} %", bar)
+    return table
+
+
+def drivers_table(explanation: Explanation) -> Table:
+    """Return the tokens that drove the prediction most as a table."""
+    table = _table(f"Tokens that drove {explanation.predictions.labels[0]} most")
+    table.add_column("token", no_wrap=True)
+    table.add_column("position", justify="right")
+    table.add_column("bits lost", justify="right", no_wrap=True)
+    table.add_column("gradient × input", justify="right", no_wrap=True)
+    table.add_column("attention", justify="right", no_wrap=True)
+    table.caption = Text(
+        "bits lost: of the prediction, when the token is left out; attention: from the "
+        "last token, mean over layers",
+        "dim",
+    )
+    table.caption_justify = "left"
+    labels, drivers = explanation.piece_labels, explanation.drivers
+    gradient = explanation.by_piece(explanation.gradient_input)
+    share = 100 * explanation.by_piece(explanation.mean_share)
+    for i in explanation.strongest(len(explanation.predictions.ids)):
+        table.add_row(
+            Text(labels[i]),
+            str(explanation.pieces[i].start),
+            Text(f"{drivers[i]:+.2f}", _foreground(float(drivers[i]))),
+            f"{gradient[i]:+.2g}",
+            f"{share[i]:.1f} %",
+        )
+    return table
+
+
+def _table(title: str) -> Table:
+    text = Text(title, "bold")
+    return Table(title=text, title_justify="left", box=None, padding=(0, 2))
+
+
+def _shown(piece: str) -> str:
+    """Return a piece as it reads, its line ends and control characters visible."""
+    kept = {" ", "\u00a0"}
+    shown = "".join(c if c in kept else visible(c) for c in piece)
+    return shown.replace(BLANKS["\n"], BLANKS["\n"] + "\n")
+
+
+def _style(weight: float) -> str:
+    """Return the style of a token of a weight in [-1, 1].
+
+    Strong ones get a background and weaker ones a colour, which reads on light and on
+    dark terminals alike; the rest stays as it is.
+    """
+    if abs(weight) < 0.02:
+        return ""
+    color = _foreground(weight)
+    return f"black on {color}" if abs(weight) >= 0.2 else f"bold {color}"
+
+
+def _foreground(sign: float) -> str:
+    return f"rgb({','.join(map(str, TOWARD if sign >= 0 else AGAINST))})"

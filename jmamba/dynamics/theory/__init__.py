@@ -1,0 +1,1 @@
+"""The system of token dynamics, and what is true of it."""

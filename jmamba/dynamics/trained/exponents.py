@@ -1,0 +1,236 @@
+"""Lyapunov exponents: over depth, and along the sequence."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from jmamba.dynamics.trained.jacobian import MEMORY_LIMIT, check_finite
+from jmamba.models.mamba.model import MambaLM
+from jmamba.types import SSMInputs
+
+KEPT_PER_DIRECTION = 4
+"""Arrays of the tokens' size kept per direction: before, after, and two by QR."""
+
+FLOWN_PER_DIRECTION = 16
+"""Such arrays that a direction needs on its way through a layer, about."""
+
+
+class LayerStack(NamedTuple):
+    """Layers that are applied one after the other.
+
+    Attributes:
+      layer: a map (parameters of one layer, x) -> x.
+      parameters: of all layers, with a leading axis.
+    """
+
+    layer: Callable[[Any, Float[Array, "l m"]], Float[Array, "l m"]]
+    parameters: Any
+
+
+def layer_stack(
+    model: MambaLM, start: int = 0, stop: int | None = None, *, skip: float = 1.0
+) -> LayerStack:
+    """Return layers start to stop - 1 of a model, for `depth_exponents`.
+
+        x[k+1] = skip x[k] + mixer(norm(x[k]))
+
+    Args:
+      model: the model.
+      start: first layer.
+      stop: one past the last layer; None for the end of the model.
+      skip: weight of the residual connection: 1 is the model, 0 removes it.
+
+    Examples:
+      >>> import jmamba
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> stack = layer_stack(model, 1)
+      >>> {len(x) for x in jax.tree.leaves(stack.parameters)}
+      {1}
+
+    References:
+      Joseph et al., "Lambda-skip connections", arXiv 2410.10609.
+    """
+    graphdef, state = nnx.split(model.layers)
+    state = jax.tree.map(lambda x: x[start:stop], state)
+    return LayerStack(Partial(_OneLayer(graphdef, float(skip))), state)
+
+
+class _OneLayer(NamedTuple):
+    graphdef: nnx.GraphDef
+    skip: float
+
+    def __call__(self, state, x):
+        y = nnx.merge(self.graphdef, state)(x[None]).x[0]
+        return y if self.skip == 1 else y + (self.skip - 1) * x
+
+
+@jax.jit
+def run_stack(stack: LayerStack, x: Float[Array, "l m"]) -> Float[Array, "s l m"]:
+    """Return the tokens leaving each layer.
+
+    Args:
+      stack: `layer_stack(model)`, or any layers.
+      x: tokens entering the first layer.
+
+    Examples:
+      >>> stack = LayerStack(Partial(lambda a, x: a * x), jnp.array([2.0, 8.0]))
+      >>> run_stack(stack, jnp.ones((1, 1))).tolist()
+      [[[2.0]], [[16.0]]]
+    """
+
+    def step(x, parameters):
+        x = stack.layer(parameters, x)
+        return x, x
+
+    return jax.lax.scan(step, x, stack.parameters)[1]
+
+
+class DepthExponents(NamedTuple):
+    """Finite-time Lyapunov exponents over depth.
+
+    Attributes:
+      exponents: per layer on average, as they come: the largest first, as a rule.
+      per_layer: ln R[i, i] of each layer, whose mean over layers they are.
+      directions: the orthonormal directions at the end, one per exponent.
+      x: the tokens at the end.
+    """
+
+    exponents: Float[Array, "p"]
+    per_layer: Float[Array, "s p"]
+    directions: Float[Array, "p l m"]
+    x: Float[Array, "l m"]
+
+
+def depth_exponents(
+    stack: LayerStack,
+    x: Float[Array, "l m"],
+    count: int = 1,
+    *,
+    token: int | None = None,
+    key: Array | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+) -> DepthExponents:
+    """Return how fast small differences of tokens grow from layer to layer.
+
+        Q[0] random and orthonormal;  V = J[k] Q[k];  V = Q[k+1] R[k]
+        exponent[i] = mean over k of ln R[k][i, i]
+
+    The products J[k] Q[k] are `count` tangents pushed through a layer together; no
+    Jacobian is formed. Sums of the first i exponents say how volumes of i directions
+    grow. From a random start they take a few layers to align; `per_layer` shows it.
+
+    Args:
+      stack: `layer_stack(model)`, or any layers.
+      x: tokens entering the first layer.
+      count: how many exponents, l m at most.
+      token: differences of all tokens for None; otherwise those of one token in its
+        own later values, that is the diagonal blocks J[token, token].
+      key: randomness of the first directions; None for a fixed one.
+      memory_limit: bytes that directions may take: those kept, and those in flight,
+        of which there are as many at a time as fit.
+
+    Raises:
+      ValueError: count is not between 1 and the number of directions, so many
+        directions take more than the limit, or x or a weight is not finite.
+
+    Examples:
+      >>> stack = LayerStack(lambda a, x: a * x, jnp.array([2.0, 8.0]))
+      >>> result = depth_exponents(stack, jnp.ones((1, 3)), 2)
+      >>> [round(float(v), 4) for v in result.exponents]  # ln 4
+      [1.3863, 1.3863]
+
+    References:
+      Benettin et al., "Lyapunov characteristic exponents for smooth dynamical
+      systems", 1980.
+    """
+    check_finite(stack.parameters, x)
+    free = x.size if token is None else x.shape[1]
+    if not 1 <= count <= free:
+        raise ValueError(
+            f"count={count}: there are {free} directions here; give 1 to {free}."
+        )
+    size = KEPT_PER_DIRECTION * count * x.size * x.dtype.itemsize
+    if size > memory_limit:
+        raise ValueError(
+            f"depth_exponents would keep {size / 2**30:.2f} GiB ({count} directions of "
+            f"{x.size}, {KEPT_PER_DIRECTION} times), over the limit of "
+            f"{memory_limit / 2**30:.2f} GiB. Ask for fewer exponents, those of one "
+            "token by token=..., a shorter text, or raise memory_limit."
+        )
+    at_once = memory_limit // (FLOWN_PER_DIRECTION * x.size * x.dtype.itemsize)
+    at_once = int(max(1, min(at_once, count)))
+    key = jax.random.key(0) if key is None else key
+    mask = jnp.ones(len(x), x.dtype)
+    if token is not None:
+        mask = jnp.zeros(len(x), x.dtype).at[token].set(1)
+    layer = stack.layer
+    layer = layer if isinstance(layer, Partial) else Partial(layer)
+    return _depth_exponents(
+        layer, stack.parameters, x, mask[:, None], key, count, at_once
+    )
+
+
+@partial(jax.jit, static_argnames=("count", "at_once"))
+def _depth_exponents(layer, parameters, x, mask, key, count, at_once):
+    def orthonormalise(V):
+        Q, R = jnp.linalg.qr(V.reshape(count, -1).T)  # p (l m) -> (l m) p
+        return Q.T.reshape(V.shape), jnp.log(jnp.abs(jnp.diagonal(R)))
+
+    start = jax.random.normal(key, (count, *x.shape), x.dtype)
+    Q, _ = orthonormalise(start * mask[None])
+
+    def step(carry, parameters):
+        x, Q = carry
+        x_next, push = jax.linearize(lambda x: layer(parameters, x), x)
+        V = jax.lax.map(push, Q, batch_size=at_once)
+        Q, logs = orthonormalise(V * mask[None])
+        return (x_next, Q), logs
+
+    (x, Q), logs = jax.lax.scan(step, (x, Q), parameters)
+    return DepthExponents(jnp.mean(logs, axis=0), logs, Q, x)
+
+
+def sequence_exponents(ssm: SSMInputs) -> Float[Array, "b d n"]:
+    """Return the Lyapunov exponents of a layer's state along the sequence, per token.
+
+        lambda[d, n] = A[d, n] mean_t delta[t, d]
+
+    These are exact: with its inputs fixed, the state's Jacobian is exp(delta A), and
+    diagonal. None is positive.
+
+    Args:
+      ssm: selective parameters of a layer, `trace(...).layer(i)`.
+
+    Examples:
+      >>> one = jnp.ones((1, 2, 1))
+      >>> ssm = SSMInputs(one, one / 2, -one[0, :1], one, one, one[0, 0], one, one)
+      >>> sequence_exponents(ssm).tolist()
+      [[[-0.5]]]
+
+    References:
+      Halloran, Gulati & Roysdon, "Mamba state-space models are Lyapunov-stable
+      learners", arXiv 2406.00209: the bound; here the values.
+    """
+    return jnp.mean(ssm.delta, axis=1)[:, :, None] * ssm.A[None]
+
+
+def memory_horizons(ssm: SSMInputs) -> Float[Array, "b d n"]:
+    """Return after how many tokens a state has forgotten all but 1/e: 1 / |lambda|.
+
+    Args:
+      ssm: selective parameters of a layer, `trace(...).layer(i)`.
+
+    Examples:
+      >>> one = jnp.ones((1, 2, 1))
+      >>> ssm = SSMInputs(one, one / 2, -one[0, :1], one, one, one[0, 0], one, one)
+      >>> memory_horizons(ssm).tolist()
+      [[[2.0]]]
+    """
+    return 1 / jnp.abs(sequence_exponents(ssm))

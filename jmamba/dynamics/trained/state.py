@@ -1,0 +1,80 @@
+"""The network as a recurrence over tokens: its whole state and how it evolves."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int
+
+from jmamba.models.mamba.model import MambaLM, check_tokens
+from jmamba.types import LayerCache
+
+
+def flatten_state(cache: LayerCache) -> Float[Array, "s e"]:
+    """Return the state of one text as a row per layer: convolution, then recurrence.
+
+    Args:
+      cache: of a model, batch 1.
+
+    Examples:
+      >>> import jmamba
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> flatten_state(model.empty_cache(1)).shape  # 32 (3 + 16)
+      (2, 608)
+    """
+    layers = cache.ssm_state.shape[0]
+    parts = (x.reshape(layers, -1).astype(cache.ssm_state.dtype) for x in cache)
+    return jnp.concatenate(list(parts), axis=1)
+
+
+class _StateMap(NamedTuple):
+    graphdef: nnx.GraphDef
+
+    def __call__(self, parameters, tokens, state):
+        model = nnx.merge(self.graphdef, parameters)
+        empty = model.empty_cache(1)
+        split = empty.conv_state.size // len(state)
+        conv_state = state[:, :split].reshape(empty.conv_state.shape)
+        ssm_state = state[:, split:].reshape(empty.ssm_state.shape)
+        cache = LayerCache(
+            conv_state.astype(empty.conv_state.dtype),
+            ssm_state.astype(empty.ssm_state.dtype),
+        )
+        _, cache, _ = model.run_layers(model.embed(tokens[None]), cache=cache)
+        return flatten_state(cache)
+
+
+def state_map(model: MambaLM, tokens: Int[Array, "l"]) -> Partial:
+    """Return the map of the network's state that reading some tokens is.
+
+    A row of the state is a layer. Layers feel earlier layers only, so the Jacobian is
+    block lower triangular over layers, and `token_jacobian`, `block_eigenvalues` and
+    `singular_values` apply with layers in the place of tokens. For one token the
+    eigenvalues of a diagonal block are exp(delta A) and zeros, since the convolution
+    forgets; over many, exponents are those of `sequence_exponents`. How far a
+    perturbation grows in between is the largest singular value.
+
+    Args:
+      model: the model.
+      tokens: ids of the tokens to read.
+
+    Raises:
+      ValueError: tokens do not fit the model.
+
+    Examples:
+      >>> import jmamba
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> state = flatten_state(model.empty_cache(1))
+      >>> state_map(model, jnp.array([3, 1]))(state).shape
+      (2, 608)
+
+    References:
+      Halloran, Gulati & Roysdon, "Mamba state-space models are Lyapunov-stable
+      learners", arXiv 2406.00209, for one layer with fixed inputs; here for all.
+    """
+    check_tokens(tokens[None], model.config.vocab_size)
+    graphdef, parameters = nnx.split(model)
+    return Partial(_StateMap(graphdef), parameters, tokens)

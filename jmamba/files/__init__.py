@@ -1,0 +1,1 @@
+"""Files of any model: weights, tokenizers, the Hub, Orbax."""

@@ -1,0 +1,128 @@
+"""Filling a model's parameters from weight files, one tensor at a time."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from jmamba.files.errors import CheckpointError, compress
+from jmamba.files.keys import HEAD_KEY, Path, Slot
+from jmamba.files.parameters import Skeleton
+from jmamba.files.tensors import FLOATS, StoredTensor
+from jmamba.files.weight_files import Weights
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(what, done, total) with bytes, to draw a bar."""
+
+_CHUNK = 1 << 22  # values checked or compared at once, so that no large mask is made
+
+
+def fill(
+    skeleton: Skeleton,
+    slots: Mapping[str, Slot],
+    weights: Weights,
+    progress: Progress | None = None,
+) -> dict[Path, jax.Array]:
+    """Read the weights of all slots into the skeleton's parameters.
+
+    Each tensor is converted on its way into its layer of the stacked parameter, and a
+    parameter moves to the device when its last layer is there: beside the model itself
+    only one tensor is ever held.
+
+    Raises:
+      CheckpointError: values are not finite, or a head that should be the embedding
+        is not.
+    """
+    arrays: dict[Path, jax.Array] = {}
+    host: dict[Path, np.ndarray] = {}
+    left = Counter(slot.path for slot in slots.values())
+    bad: list[str] = []
+    done, total = 0, weights.num_bytes
+    for file in weights.files:
+        with weights.open(file) as tensors:
+            for key, tensor in tensors.items():
+                if key not in slots:
+                    continue
+                path, layer, change, _ = slots[key]
+                leaf = skeleton.parameters[path]
+                target = host.setdefault(path, aligned_empty(leaf.shape, leaf.dtype))
+                bad += convert_into(
+                    target if layer is None else target[layer], key, tensor, change
+                )
+                left[path] -= 1
+                if not left[path]:
+                    arrays[path] = jax.device_put(host.pop(path), may_alias=True)
+                if progress:
+                    done += int(np.prod(tensor.shape)) * FLOATS[tensor.dtype].itemsize
+                    progress("reading", min(done, total), total)
+    if progress:
+        progress("reading", total, total)  # the files' headers count too
+    if bad:
+        raise CheckpointError(
+            f"The weights in {weights.files[0].parent} are not finite: {compress(bad)}."
+            " The checkpoint is damaged, or its values need a wider dtype (float32)."
+        )
+    return arrays
+
+
+def convert_into(target: np.ndarray, key: str, tensor: StoredTensor, change) -> list:
+    """Write a tensor into its place; return what is wrong with its values.
+
+    Rows are converted some at a time, so that the whole never exists twice.
+    """
+    source = tensor.read()
+    value = change.from_torch(source)
+    rows = max(1, _CHUNK // max(1, value[:1].size))
+    finite = True
+    for start in range(0, len(value), rows):
+        part = target[start : start + rows]
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.copyto(part, value[start : start + rows], casting="unsafe")
+        finite = finite and bool(np.isfinite(part).all())
+    if finite:
+        return []
+    if np.isfinite(source).all():
+        return [f"{key} (too large for {target.dtype})"]
+    return [f"{key} (NaN or infinite)"]
+
+
+def check_tied_head(weights: Weights, embedding_key: str) -> None:
+    """Raise unless a head that is stored beside a tied embedding equals it.
+
+    Raises:
+      CheckpointError: they differ.
+    """
+    head = _read_one(weights, HEAD_KEY)
+    table = _read_one(weights, embedding_key)
+    rows = max(1, _CHUNK // table.shape[1])
+    for start in range(0, len(table), rows):
+        part = slice(start, start + rows)
+        if not np.array_equal(head[part], table[part]):
+            raise CheckpointError(
+                f"config.json in {weights.files[0].parent} ties the head to the "
+                f"embedding, but {HEAD_KEY} differs from {embedding_key}. If the head "
+                'is the right one, write "tie_word_embeddings": false into config.json '
+                '("tie_embeddings" in an original state-spaces one).'
+            )
+
+
+def _read_one(weights: Weights, key: str) -> np.ndarray:
+    for file in weights.files:
+        with weights.open(file) as tensors:
+            if key in tensors:
+                return tensors[key].read()
+    raise AssertionError(f"{key} was there a moment ago")
+
+
+def aligned_empty(shape: tuple[int, ...], dtype) -> np.ndarray:
+    """Return an uninitialised array at an address that jax on a CPU takes over.
+
+    jax copies arrays that do not start at a multiple of 64 bytes; numpy's start 16
+    bytes off, and the copy would double the memory of the largest parameter.
+    """
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)

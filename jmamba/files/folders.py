@@ -1,0 +1,65 @@
+"""New folders: written beside their place, then renamed, so that none is half there."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jmamba.files.errors import CheckpointError
+
+
+@contextmanager
+def new_folder(destination: str | os.PathLike, *, overwrite: bool) -> Iterator[Path]:
+    """Give a folder to write into, which takes the destination's name at the end.
+
+    If anything goes wrong, or the user interrupts, the destination is as it was.
+
+    Raises:
+      CheckpointError: the destination exists and may not be overwritten.
+    """
+    destination = Path(destination).expanduser().absolute()
+    check_destination(destination, overwrite=overwrite)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    name = f".{destination.name}."
+    partial = Path(tempfile.mkdtemp(".partial", name, destination.parent))
+    try:
+        folder = partial / "new"  # mkdtemp's own is closed to other users
+        folder.mkdir()
+        yield folder
+        if destination.exists():
+            os.replace(destination, partial / "old")
+        os.replace(folder, destination)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_destination(destination: str | os.PathLike, *, overwrite: bool) -> None:
+    """Raise if a checkpoint may not be written to a folder.
+
+    An empty folder is always taken. With `overwrite` a folder is replaced only if it
+    holds a config.json, lest a mistyped path costs more than a checkpoint.
+
+    Raises:
+      CheckpointError: it may not.
+    """
+    destination = Path(destination).expanduser()
+    if not destination.exists():
+        return
+    if not destination.is_dir():
+        raise CheckpointError(
+            f"{destination} is a file; give the name of a folder to write."
+        )
+    if not any(destination.iterdir()):
+        return
+    if not overwrite:
+        raise CheckpointError(
+            f"{destination} exists already. Choose another folder, or overwrite it: "
+            "overwrite=True, on the command line --overwrite."
+        )
+    if not (destination / "config.json").is_file():
+        raise CheckpointError(
+            f"{destination} is not empty and holds no checkpoint (no config.json), so "
+            "it is not overwritten. Choose another folder."
+        )

@@ -1,0 +1,272 @@
+"""Tokenizers: what turns a text into a model's tokens and back.
+
+A checkpoint says which one it has: a `tokenizer.json`, or `"tokenizer": "bytes"` in its
+`config.json` for models whose tokens are the bytes of the UTF-8 text. The original
+state-spaces repositories hold none; theirs is `EleutherAI/gpt-neox-20b`'s.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from jmamba.files.errors import CheckpointError
+from jmamba.files.hub import TOKENIZER_FILES, locate_files
+from jmamba.models.mamba.layout import read_json
+
+BYTES = "bytes"
+"""Value of "tokenizer" in the config.json of a byte-level model."""
+NEOX = "EleutherAI/gpt-neox-20b"
+"""Where the tokenizer of the original state-spaces models is."""
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What turns a text into tokens and back."""
+
+    eos_id: int | None
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids."""
+        ...
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Return one readable string per token."""
+        ...
+
+
+class ByteTokenizer:
+    """Tokens are the bytes of the UTF-8 text.
+
+    Examples:
+      >>> tokenizer = ByteTokenizer()
+      >>> tokenizer.encode("né")
+      [110, 195, 169]
+      >>> tokenizer.decode([110, 195, 169])
+      'né'
+      >>> tokenizer.pieces([110, 195, 10])
+      ['n', '\\\\xc3', '↵']
+    """
+
+    eos_id: int | None = None
+
+    def encode(self, text: str) -> list[int]:
+        """Return the bytes of a text.
+
+        Raises:
+          TypeError: the text is no str.
+          ValueError: it is empty or not valid Unicode.
+        """
+        return list(_check_text(text).encode("utf-8"))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of bytes; what is not UTF-8 becomes a replacement mark.
+
+        Raises:
+          ValueError: an id is not a byte.
+        """
+        return bytes(_check_ids(ids, 256)).decode("utf-8", errors="replace")
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Return one readable string per byte.
+
+        Raises:
+          ValueError: an id is not a byte.
+        """
+        return [_readable(bytes([i])) for i in _check_ids(ids, 256)]
+
+
+class FileTokenizer:
+    """The tokenizer of a `tokenizer.json`, run by the `tokenizers` library.
+
+    Args:
+      file: the file.
+      eos_id: id that ends a text.
+
+    Raises:
+      CheckpointError: the file cannot be read.
+    """
+
+    def __init__(self, file: Path, eos_id: int | None):
+        import tokenizers
+
+        self.eos_id = eos_id
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception
+            raise CheckpointError(
+                f"{file} is no tokenizer that this version of tokenizers reads "
+                f"({error}); copy or download it again."
+            ) from error
+        self._bytes = {char: byte for byte, char in enumerate(_byte_alphabet())}
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text.
+
+        Raises:
+          TypeError: the text is no str.
+          ValueError: it is empty or not valid Unicode.
+        """
+        return self._tokenizer.encode(_check_text(text)).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids; ids of padded rows are left out.
+
+        Raises:
+          ValueError: an id is negative.
+        """
+        return self._tokenizer.decode(_check_ids(ids, None), skip_special_tokens=False)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Return one readable string per token, with its spaces.
+
+        Raises:
+          ValueError: an id is negative.
+        """
+        return [self._piece(i) for i in _check_ids(ids, None)]
+
+    def _piece(self, index: int) -> str:
+        token = self._tokenizer.id_to_token(index)
+        if token is None:  # a padded row of the embedding
+            return f"<{index}>"
+        if all(char in self._bytes for char in token):
+            return _readable(bytes(self._bytes[char] for char in token))
+        return _readable(token.replace("▁", " ").encode("utf-8"))
+
+
+def load_tokenizer(
+    path_or_id: str | os.PathLike, *, revision: str | None = None
+) -> Tokenizer:
+    """Return the tokenizer of a checkpoint.
+
+    Args:
+      path_or_id: folder or Hub id of the checkpoint.
+      revision: branch, tag or commit on the Hub.
+
+    Raises:
+      CheckpointError: the checkpoint, or its tokenizer, is not there or is damaged.
+
+    Examples:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     _ = Path(folder, "config.json").write_text('{"tokenizer": "bytes"}')
+      ...     load_tokenizer(folder).encode("hi")
+      [104, 105]
+    """
+    names = ("config.json", *TOKENIZER_FILES)
+    files = locate_files(path_or_id, names, revision=revision)
+    raw = read_json(files["config.json"]) if "config.json" in files else {}
+    if raw.get("tokenizer") == BYTES:
+        return ByteTokenizer()
+    if "tokenizer.json" not in files and "model_type" not in raw and "d_model" in raw:
+        files |= locate_files(NEOX, TOKENIZER_FILES)
+    if raw.get("model_type") == "vim":
+        raise CheckpointError(
+            f"{path_or_id} is a Vision Mamba, which reads images and has no tokenizer: "
+            "type jmamba explain IMAGE.png, or load it with Vim.from_pretrained."
+        )
+    if "tokenizer.json" not in files:
+        raise CheckpointError(
+            f"{path_or_id} holds no tokenizer.json. Copy the one of the model into the "
+            'folder, or, if its tokens are bytes, write "tokenizer": "bytes" into '
+            "config.json."
+        )
+    return FileTokenizer(files["tokenizer.json"], _eos_id(raw, files))
+
+
+def copy_tokenizer(
+    tokenizer: str | os.PathLike | None,
+    folder: Path,
+    *,
+    revision: str | None = None,
+    required: bool = True,
+) -> dict[str, Any]:
+    """Copy a tokenizer's files into a folder; return what config.json is to say.
+
+    Args:
+      tokenizer: folder or Hub id that has them, "bytes", or None for none.
+      folder: where to copy them.
+      revision: branch, tag or commit on the Hub.
+      required: whether it is an error if there are none.
+
+    Raises:
+      CheckpointError: they are required and not there.
+    """
+    if tokenizer is None:
+        return {}
+    if tokenizer == BYTES:
+        return {"tokenizer": BYTES}
+    files = locate_files(
+        tokenizer, ("config.json", *TOKENIZER_FILES), revision=revision
+    )
+    config = files.pop("config.json", None)
+    for name, file in files.items():
+        shutil.copyfile(file, folder / name)
+    if config and read_json(config).get("tokenizer") == BYTES:
+        return {"tokenizer": BYTES}
+    if required and "tokenizer.json" not in files:
+        raise CheckpointError(
+            f"{tokenizer} holds no tokenizer.json to copy; give the folder or Hub id "
+            'that does, "bytes", or no tokenizer.'
+        )
+    return {}
+
+
+def _eos_id(raw: dict, files: dict[str, Path]) -> int | None:
+    ids = raw.get("eos_token_id")
+    found = ids[0] if isinstance(ids, list) and ids else ids
+    if isinstance(found, int):
+        return found
+    if "tokenizer_config.json" not in files:
+        return None
+    token = read_json(files["tokenizer_config.json"]).get("eos_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    vocabulary = read_json(files["tokenizer.json"]).get("added_tokens", [])
+    return next(
+        (entry["id"] for entry in vocabulary if entry["content"] == token), None
+    )
+
+
+def _check_text(text: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a str, but is {type(text).__name__}.")
+    if not text:
+        raise ValueError("The text is empty; give at least one character.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"The text is not valid Unicode at position {error.start}; read it "
+            "as UTF-8."
+        ) from error
+    return text
+
+
+def _check_ids(ids: Sequence[int], size: int | None) -> list[int]:
+    found = [int(i) for i in ids]
+    wrong = [i for i in found if i < 0 or (size is not None and i >= size)]
+    if wrong:
+        below = "at least 0" if size is None else f"in [0, {size})"
+        raise ValueError(f"Token ids must be {below}, but are {wrong[:8]}.")
+    return found
+
+
+def _readable(piece: bytes) -> str:
+    """Return bytes as text, with a mark for line ends and tabs and \\x for the rest."""
+    text = piece.decode("utf-8", errors="backslashreplace")
+    return text.replace("\n", "↵").replace("\t", "⇥").replace("\r", "␍")
+
+
+def _byte_alphabet() -> str:
+    """Return the 256 letters by which byte-level vocabularies write bytes (GPT-2).
+
+    Visible characters stand for themselves, the others for those from U+0100 on.
+    """
+    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return "".join(chr(b if b in visible else next(others)) for b in range(256))

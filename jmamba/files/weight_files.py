@@ -1,0 +1,168 @@
+"""Weight files: which there are, and reading them tensor by tensor."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jmamba.files.errors import CheckpointError, compress
+from jmamba.files.tensors import FLOATS, StoredTensor
+from jmamba.files.torch_files import open_torch
+from jmamba.models.mamba.layout import read_json
+
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+PREFERENCE = (SINGLE_FILES[0], INDEX_FILES[0], SINGLE_FILES[1], INDEX_FILES[1])
+"""Names of weight files, the first there is being read: safetensors runs no code."""
+
+
+class Weights(NamedTuple):
+    """The weight files of a checkpoint, and what an index says is in which."""
+
+    files: tuple[Path, ...]
+    weight_map: dict[str, str] | None = None
+    part: str | None = None
+    """Where a training checkpoint keeps them; None for files that hold nothing else."""
+
+    def open(self, file: Path) -> AbstractContextManager[dict[str, StoredTensor]]:
+        """Open one of the files."""
+        return open_torch(file, self.part) if self.part else open_weights(file)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.stat().st_size for file in self.files)
+
+
+def find_weights(folder: Path) -> Weights:
+    """Return the weight files of a folder, safetensors before pickles.
+
+    Raises:
+      CheckpointError: there are none, or an index names files that are not there.
+    """
+    for name in PREFERENCE:
+        if (folder / name).is_file():
+            return _find_shards(folder, name) if name in INDEX_FILES else Weights(
+                (folder / name,)
+            )  # fmt: skip
+    for suffix in _OPENERS:
+        found = sorted(folder.glob("*" + suffix))
+        if len(found) == 1:
+            return Weights((found[0],))
+    raise CheckpointError(
+        f"{folder} holds no weights: none of {', '.join(PREFERENCE)}, nor exactly one "
+        "other file ending in " + ", ".join(_OPENERS) + "."
+    )
+
+
+def _find_shards(folder: Path, name: str) -> Weights:
+    shards = shard_names(folder / name)
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder / name} names files that are not there: {', '.join(missing)}. "
+            "Copy or download the missing shards into the same folder."
+        )
+    index = read_json(folder / name)["weight_map"]
+    return Weights(tuple(folder / shard for shard in shards), index)
+
+
+def shard_names(index: Path) -> list[str]:
+    """Return the files an index names, each once.
+
+    Raises:
+      CheckpointError: the index has no weight_map, or names a file in another folder.
+    """
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            f'{index} has no "weight_map" from tensors to files; restore the file.'
+        )
+    names = sorted({str(name) for name in weight_map.values()})
+    outside = [name for name in names if Path(name).name != name or name in (".", "..")]
+    if outside:
+        raise CheckpointError(
+            f"{index} names files outside of its folder: {', '.join(outside)}; a shard "
+            "is a plain file name beside the index."
+        )
+    return names
+
+
+@contextmanager
+def open_safetensors(file: Path) -> Iterator[dict[str, StoredTensor]]:
+    """Open a safetensors file; nothing but its header is read until asked for."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        opened = safe_open(file, framework="np")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file} is cut short or no safetensors file ({error}); copy or download "
+            "it again."
+        ) from error
+    with opened as tensors:
+        found = {}
+        for key in tensors.keys():
+            part = tensors.get_slice(key)
+            found[key] = StoredTensor(
+                tuple(part.get_shape()),
+                part.get_dtype(),
+                lambda key=key: tensors.get_tensor(key),
+            )
+        yield found
+
+
+_OPENERS: dict[str, Callable[[Path], AbstractContextManager]] = {
+    ".safetensors": open_safetensors,
+    ".bin": open_torch,
+    ".pth": open_torch,
+    ".pt": open_torch,
+}
+
+
+def open_weights(file: Path) -> AbstractContextManager[dict[str, StoredTensor]]:
+    """Open a weight file of any known kind."""
+    return _OPENERS[file.suffix](file)
+
+
+def read_headers(weights: Weights) -> dict[str, StoredTensor]:
+    """Return shape and dtype of all tensors of all files; they can not be read.
+
+    Raises:
+      CheckpointError: a tensor is not of a floating dtype, is in two files, or is not
+        in the file that the index says.
+    """
+    found: dict[str, StoredTensor] = {}
+    places: dict[str, str] = {}
+    for file in weights.files:
+        with weights.open(file) as tensors:
+            twice = [key for key in tensors if key in found]
+            if twice:
+                raise CheckpointError(
+                    f"{file} repeats tensors of another file: {compress(twice)}."
+                )
+            for key, tensor in tensors.items():
+                found[key] = tensor._replace(read=_closed)
+                places[key] = file.name
+    odd = [f"{k} ({t.dtype})" for k, t in found.items() if t.dtype not in FLOATS]
+    if odd:
+        raise CheckpointError(
+            f"{weights.files[0].parent} holds tensors that are not plain floats: "
+            f"{compress(odd)}. Quantised checkpoints are not read; use the original "
+            "weights (" + ", ".join(FLOATS) + ")."
+        )
+    wrong = [
+        k for k, file in (weights.weight_map or {}).items() if places.get(k) != file
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"The index in {weights.files[0].parent} says where tensors are, but these "
+            f"are not there: {compress(wrong)}. Download the checkpoint again."
+        )
+    return found
+
+
+def _closed() -> np.ndarray:
+    raise AssertionError("the file of this tensor is closed")

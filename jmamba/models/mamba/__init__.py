@@ -1,0 +1,1 @@
+"""Mamba-1 and Falcon-Mamba, language models."""

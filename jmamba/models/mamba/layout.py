@@ -1,0 +1,292 @@
+"""Configurations of checkpoints: three dialects in, one out."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jmamba.files.errors import CheckpointError
+from jmamba.models.mamba.config import MambaConfig
+
+
+class StoredConfig(NamedTuple):
+    """What `config.json` says: the model, its layout, and the file itself."""
+
+    config: MambaConfig
+    layout: str
+    raw: dict[str, Any]
+
+
+_MODEL_TYPES = {"mamba": "hf", "falcon_mamba": "falcon"}
+
+_HARMLESS = frozenset(
+    # who wrote it and how it is run
+    "_name_or_path architectures transformers_version dtype torch_dtype use_cache"
+    " return_dict output_hidden_states output_attentions torchscript tokenizer"
+    " tokenizer_class prefix problem_type finetuning_task task_specific_params"
+    " id2label label2id num_labels chunk_size_feed_forward use_bfloat16 tf_legacy_loss"
+    " attn_implementation _attn_implementation _attn_implementation_autoset layer_types"
+    " is_decoder is_encoder_decoder use_mambapy use_falcon_mambapy fused_add_norm"
+    " use_associative_scan tie_encoder_decoder pruned_heads"
+    # ids and sampling, which act outside of the model
+    " bos_token_id pad_token_id sep_token_id decoder_start_token_id max_length"
+    " min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty"
+    " temperature top_k top_p typical_p repetition_penalty length_penalty bad_words_ids"
+    " no_repeat_ngram_size encoder_no_repeat_ngram_size num_return_sequences"
+    " forced_bos_token_id forced_eos_token_id remove_invalid_values suppress_tokens"
+    " begin_suppress_tokens exponential_decay_length_penalty output_scores"
+    " return_dict_in_generate"
+    # initialisation
+    " initializer_range rescale_prenorm_residual time_step_scale time_step_init_scheme"
+    # doubles of the sizes, sometimes stale: the ones that win are read below
+    " d_model d_inner n_layer expand ssm_cfg pad_vocab_size_multiple".split()
+)
+_READ = frozenset(
+    "model_type vocab_size hidden_size num_hidden_layers state_size conv_kernel"
+    " intermediate_size time_step_rank use_bias use_conv_bias layer_norm_epsilon"
+    " residual_in_fp32 tie_word_embeddings eos_token_id time_step_min time_step_max"
+    " time_step_floor mixer_rms_eps definite definite_threshold"
+    " equal_magnitudes".split()
+)
+_ORIGINAL = frozenset(
+    "d_model n_layer vocab_size ssm_cfg residual_in_fp32 fused_add_norm"
+    " pad_vocab_size_multiple tie_embeddings eos_token_id tokenizer".split()
+)
+_ORIGINAL_SSM = frozenset(
+    "layer d_state d_conv expand dt_rank dt_min dt_max dt_init dt_scale dt_init_floor"
+    " conv_bias bias use_fast_path".split()
+)
+_ONLY_VALUES = {  # keys that would change the maths, and what they may say
+    "hidden_act": ("silu", "swish"),
+    "rms_norm": (True,),
+    "d_intermediate": (0,),
+    "attn_layer_idx": ([], None),
+    "attn_cfg": ({}, None),
+    "quantization_config": (None,),
+    "add_cross_attention": (False,),
+    "cross_attention_hidden_size": (None,),
+    "residual_in_fp32": (True, False),
+    "use_bias": (True, False),
+    "use_conv_bias": (True, False),
+    "tie_word_embeddings": (True, False),
+    "tie_embeddings": (True, False),
+}
+_NEOX_VOCAB = (50277, 50280)  # rows used and rows padded of the released models
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+      CheckpointError: there is no such file, or it does not hold a JSON object.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path.parent} holds no {path.name}. A checkpoint is a folder with "
+            "config.json and its weights (model.safetensors or pytorch_model.bin)."
+        )
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is not valid JSON ({error}); restore it or download it again."
+        ) from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path} holds {type(raw).__name__}, not a JSON object.")
+    return raw
+
+
+def read_config(folder: Path) -> StoredConfig:
+    """Return the configuration in `folder/config.json`, whatever its dialect.
+
+    In the -hf and Falcon dialects hidden_size, num_hidden_layers, intermediate_size and
+    time_step_rank win over d_model, n_layer, d_inner and expand, which released files
+    carry stale. In the original dialect the vocabulary is padded to a multiple.
+
+    Raises:
+      CheckpointError: the file is missing or broken, its model type is unknown, a size
+        is missing, or it holds a key that is not known to leave the maths alone.
+    """
+    raw = read_json(folder / "config.json")
+    model_type = raw.get("model_type")
+    if model_type is None and "d_model" in raw:
+        layout, read = "original", _from_original
+    elif model_type in _MODEL_TYPES:
+        layout, read = _MODEL_TYPES[model_type], _from_hf
+    else:
+        raise CheckpointError(
+            f"{folder / 'config.json'} describes a model of type {model_type!r}; "
+            'jmamba reads "mamba" and "falcon_mamba", and the original state-spaces '
+            "files, which name no type but a d_model. A Vision Mamba loads with "
+            "Vim.from_pretrained."
+        )
+    try:
+        return StoredConfig(read(raw), layout, raw)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+    except ValueError as error:  # MambaConfig's own checks
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+
+
+def _from_hf(raw: dict) -> MambaConfig:
+    falcon = raw["model_type"] == "falcon_mamba"
+    _check_keys(raw, (_HARMLESS | _READ) - (set() if falcon else {"mixer_rms_eps"}))
+    d_model = _size(raw, "hidden_size", "d_model")
+    rank = raw.get("time_step_rank", "auto")
+    return MambaConfig(
+        vocab_size=_size(raw, "vocab_size"),
+        d_model=d_model,
+        num_layers=_size(raw, "num_hidden_layers", "n_layer"),
+        d_state=_size(raw, "state_size", default=16),
+        d_conv=_size(raw, "conv_kernel", default=4),
+        d_inner=_size(
+            raw, "intermediate_size", default=int(_number(raw, "expand", 2.0) * d_model)
+        ),
+        dt_rank=0 if rank == "auto" else _size(raw, "time_step_rank"),
+        use_bias=bool(raw.get("use_bias", False)),
+        use_conv_bias=bool(raw.get("use_conv_bias", True)),
+        norm_eps=_number(raw, "layer_norm_epsilon", 1e-5),
+        mixer_rms_eps=_number(raw, "mixer_rms_eps", 1e-6) if falcon else None,
+        residual_in_fp32=bool(raw.get("residual_in_fp32", True)),
+        tie_embeddings=bool(raw.get("tie_word_embeddings", True)),
+        eos_token_id=_token(raw.get("eos_token_id")),
+        dt_min=_number(raw, "time_step_min", 1e-3),
+        dt_max=_number(raw, "time_step_max", 1e-1),
+        dt_init_floor=_number(raw, "time_step_floor", 1e-4),
+        definite=raw.get("definite", "free"),
+        definite_threshold=_threshold(raw),
+        equal_magnitudes=bool(raw.get("equal_magnitudes", False)),
+    )
+
+
+def _from_original(raw: dict) -> MambaConfig:
+    _check_keys(raw, _ORIGINAL)
+    ssm = raw.get("ssm_cfg") or {}
+    _check_keys(ssm, _ORIGINAL_SSM, "ssm_cfg")
+    if ssm.get("layer", "Mamba1") != "Mamba1":
+        raise CheckpointError(
+            f"the layers are {ssm['layer']!r}, but jmamba reads Mamba-1 and "
+            "Falcon-Mamba."
+        )
+    rows, multiple = _size(raw, "vocab_size"), _size(
+        raw, "pad_vocab_size_multiple", default=8
+    )  # fmt: skip
+    d_model, rank = _size(raw, "d_model"), ssm.get("dt_rank", "auto")
+    neox = (
+        0 if rows in _NEOX_VOCAB else None
+    )  # the released models' tokenizer ends by 0
+    return MambaConfig(
+        vocab_size=math.ceil(rows / multiple) * multiple,
+        d_model=d_model,
+        num_layers=_size(raw, "n_layer"),
+        d_state=_size(ssm, "d_state", default=16),
+        d_conv=_size(ssm, "d_conv", default=4),
+        d_inner=int(_number(ssm, "expand", 2.0) * d_model),
+        dt_rank=0 if rank == "auto" else _size(ssm, "dt_rank"),
+        use_bias=bool(ssm.get("bias", False)),
+        use_conv_bias=bool(ssm.get("conv_bias", True)),
+        residual_in_fp32=bool(raw.get("residual_in_fp32", True)),
+        tie_embeddings=bool(raw.get("tie_embeddings", True)),
+        eos_token_id=_token(raw.get("eos_token_id", neox)),
+        dt_min=_number(ssm, "dt_min", 1e-3),
+        dt_max=_number(ssm, "dt_max", 1e-1),
+        dt_init_floor=_number(ssm, "dt_init_floor", 1e-4),
+    )
+
+
+def write_config(
+    config: MambaConfig, *, dtype: str, extra: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the `config.json` of a model, in the dialect that transformers reads.
+
+    Args:
+      config: the model.
+      dtype: dtype of the stored weights.
+      extra: further entries, such as token ids or `{"tokenizer": "bytes"}`.
+    """
+    kind = "FalconMamba" if config.is_falcon else "Mamba"
+    d_inner = config.d_inner or 0
+    raw = {
+        "architectures": [f"{kind}ForCausalLM"],
+        "model_type": "falcon_mamba" if config.is_falcon else "mamba",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "num_hidden_layers": config.num_layers,
+        "intermediate_size": d_inner,
+        "expand": max(1, d_inner // config.d_model),  # intermediate_size wins
+        "state_size": config.d_state,
+        "conv_kernel": config.d_conv,
+        "time_step_rank": config.dt_rank,
+        "use_bias": config.use_bias,
+        "use_conv_bias": config.use_conv_bias,
+        "hidden_act": "silu",
+        "layer_norm_epsilon": config.norm_eps,
+        "residual_in_fp32": config.residual_in_fp32,
+        "tie_word_embeddings": config.tie_embeddings,
+        "bos_token_id": config.eos_token_id,
+        "eos_token_id": config.eos_token_id,
+        "pad_token_id": config.eos_token_id,
+        "time_step_min": config.dt_min,
+        "time_step_max": config.dt_max,
+        "time_step_floor": config.dt_init_floor,
+        "dtype": dtype,
+    }
+    if config.is_falcon:
+        raw["mixer_rms_eps"] = config.mixer_rms_eps
+    if config.definite != "free":  # jmamba's own; transformers refuses the weights
+        raw["definite"] = config.definite
+        raw["definite_threshold"] = config.definite_threshold
+        raw["equal_magnitudes"] = config.equal_magnitudes
+    return raw | (extra or {})
+
+
+def _check_keys(raw: dict, known: frozenset[str], place: str = "") -> None:
+    where = f"{place} " if place else ""
+    unknown = sorted(set(raw) - known - set(_ONLY_VALUES))
+    if unknown:
+        raise CheckpointError(
+            f"{where}holds keys that jmamba does not know: {', '.join(unknown)}. They "
+            "may change what the model computes; remove them if you know they do not."
+        )
+    wrong = [
+        f"{key} = {raw[key]!r}, needs {' or '.join(map(repr, allowed))}"
+        for key, allowed in _ONLY_VALUES.items()
+        if key in raw and raw[key] not in allowed
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{where}asks for something jmamba does not compute: {'; '.join(wrong)}."
+        )
+
+
+def _size(raw: dict, *names: str, default: int | None = None) -> int:
+    """Return the first of the named sizes that is there."""
+    for name in names:
+        value = raw.get(name)
+        if value is not None:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise CheckpointError(
+                    f"{name} must be a positive integer, but is {value!r}."
+                )
+            return value
+    if default is None:
+        raise CheckpointError(f"{names[0]} is missing; add it with the model's size.")
+    return default
+
+
+def _number(raw: dict, name: str, default: float) -> float:
+    value = raw.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise CheckpointError(f"{name} must be a number, but is {value!r}.")
+    return float(value)
+
+
+def _threshold(raw: dict) -> float | None:
+    name = "definite_threshold"
+    return None if raw.get(name) is None else _number(raw, name, 0.0)
+
+
+def _token(value) -> int | None:
+    """Return the end-of-text id; of several the first, which ends plain text."""
+    ids = value if isinstance(value, list) else [value]
+    return ids[0] if ids else None

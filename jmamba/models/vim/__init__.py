@@ -1,0 +1,1 @@
+"""Vision Mamba, classifiers of images."""

@@ -1,0 +1,253 @@
+"""Sizes and choices of a Vision Mamba."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from jmamba.refinements.definite import check_definite
+from jmamba.refinements.soft_sort import check_reorder
+
+CLASS_TOKENS = ("first", "middle", "last", "none")
+"""Names of places of the class token; a number is its place among the patches."""
+
+DIVIDE_FLAGS = ("divide_out", "if_divide_out", "if_devide_out")
+"""The flag's name here, in Vim's own code, and in its forks and `vim_base`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VimConfig:
+    """Describe a Vision Mamba (Vim) with bidirectional mixers of version 2.
+
+    Attributes:
+      d_model: width of the residual stream.
+      num_layers: number of blocks.
+      num_classes: classes that the head tells apart.
+      image_size: side of the images that the position embedding was made for; other
+        sizes interpolate it.
+      patch_size: side of a patch.
+      stride: pixels between patches; 0 for patch_size.
+      image_channels: colours.
+      class_token: where the class token stands among the patches: "first", "middle"
+        (after half of them, rounded down), "last", the number of patches before it, or
+        "none" for a model that reads the mean over patches.
+      divide_out: whether the sum of both directions is halved.
+      d_state: states per channel.
+      d_conv: window of the causal convolutions.
+      d_inner: channels of the mixer; 0 for 2 d_model.
+      dt_rank: rank of the step-size projections; 0 for ceil(d_model / 16).
+      use_bias: whether the input and output projections have biases.
+      use_conv_bias: whether the convolutions have biases.
+      norm_eps: epsilon of the RMS norms.
+      residual_in_fp32: whether the residual stream is float32 under lower precision.
+      dt_min, dt_max, dt_init_floor: range of the step sizes at initialisation.
+      class_names: what the classes are called, in their order; () where that is not
+        known.
+      definite, definite_threshold, equal_magnitudes: signs of the eigenvalues of
+        S_C^T S_B in both directions, as in `MambaConfig`.
+      reorder: "none"; "official" to run recurrences on tokens sorted by importance,
+        the most important last, and leave their outputs in that order; "corrected" to
+        put outputs back where their tokens are. See `models.sorting.Sorting`.
+      reorder_layers: which layers sort; None for all.
+      reorder_by: "importance" for learned scores, or "random" for a permutation that
+        is fixed by `reorder_seed` and the number of tokens, as a control.
+      reorder_tau: temperature of `dynamics.soft_sort`.
+      reorder_hard: whether it is a permutation, with the soft one's derivative.
+      reorder_normalise: whether scores get mean 0 and deviation 1. Without it, and
+        with tau = 1, a fresh layer makes all tokens their mean.
+      reorder_seed: of the random permutation.
+
+    Raises:
+      ValueError: a size is not positive, the class token has no such place, there
+        are not as many names as classes, or a choice is unknown or does nothing.
+
+    Examples:
+      >>> config = VimConfig.named("vim-tiny")
+      >>> config.num_patches, config.class_position()
+      (196, 98)
+
+    References:
+      Zhu et al., "Vision Mamba", arXiv 2401.09417, section 3 and table 1.
+      Vo et al., arXiv 2410.03292, section 5, for definite gates and reordering.
+    """
+
+    d_model: int
+    num_layers: int = 24
+    num_classes: int = 1000
+    image_size: int = 224
+    patch_size: int = 16
+    stride: int = 0
+    image_channels: int = 3
+    class_token: str | int = "middle"
+    divide_out: bool = True
+    d_state: int = 16
+    d_conv: int = 4
+    d_inner: int = 0
+    dt_rank: int = 0
+    use_bias: bool = False
+    use_conv_bias: bool = True
+    norm_eps: float = 1e-5
+    residual_in_fp32: bool = True
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+    dt_init_floor: float = 1e-4
+    definite: str = "free"
+    definite_threshold: float | None = None
+    equal_magnitudes: bool = False
+    reorder: str = "none"
+    reorder_layers: Sequence[int] | None = None
+    reorder_by: str = "importance"
+    reorder_tau: float = 1.0
+    reorder_hard: bool = False
+    reorder_normalise: bool = False
+    reorder_seed: int = 0
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        """Fill in the derived sizes and check all of them."""
+        derived = {
+            "stride": self.patch_size,
+            "d_inner": 2 * self.d_model,
+            "dt_rank": math.ceil(self.d_model / 16),
+        }
+        for name, value in derived.items():
+            if getattr(self, name) == 0:
+                object.__setattr__(self, name, value)
+        sizes = ("d_model", "num_layers", "num_classes", "image_size", "patch_size",
+                 "stride", "image_channels", "d_state", "d_conv", "d_inner",
+                 "dt_rank")  # fmt: skip
+        wrong = {k: getattr(self, k) for k in sizes if not getattr(self, k) >= 1}
+        if wrong:
+            raise ValueError(f"VimConfig: sizes must be at least 1, but got {wrong}.")
+        if self.image_size < self.patch_size:
+            raise ValueError(
+                f"VimConfig: an image of side {self.image_size} holds no patch of side "
+                f"{self.patch_size}; give a larger image_size or a smaller patch_size."
+            )
+        self.class_position()
+        if len(self.class_names) not in (0, self.num_classes):
+            raise ValueError(
+                f"VimConfig: {len(self.class_names)} class_names for "
+                f"{self.num_classes} classes; give one for each, or none."
+            )
+        check_definite(self)
+        if self.reorder_layers is not None:  # a list has no hash
+            object.__setattr__(self, "reorder_layers", tuple(self.reorder_layers))
+        check_reorder(self)
+
+    @property
+    def sorted_layers(self) -> tuple[int, ...]:
+        """The layers that sort their tokens, in ascending order.
+
+        Examples:
+          >>> VimConfig(d_model=8, num_layers=3, reorder="corrected").sorted_layers
+          (0, 1, 2)
+        """
+        if self.reorder == "none":
+            return ()
+        if self.reorder_layers is None:
+            return tuple(range(self.num_layers))
+        return tuple(sorted(self.reorder_layers))
+
+    @property
+    def mixer_rms_eps(self) -> None:
+        """Vim does not normalise dt, B and C."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of an image of the native size."""
+        return self.grid_of(self.image_size, self.image_size)
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of an image of the native size."""
+        return math.prod(self.grid)
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Return rows and columns of patches of an image.
+
+        Examples:
+          >>> VimConfig(d_model=8, stride=8).grid_of(224, 256)
+          (27, 31)
+        """
+        rows, columns = (
+            (side - self.patch_size) // self.stride + 1 for side in (height, width)
+        )
+        return rows, columns
+
+    def class_position(self, num_patches: int | None = None) -> int | None:
+        """Return the place of the class token in the sequence, None if there is none.
+
+        Args:
+          num_patches: patches of the image; None for one of the native size.
+
+        Raises:
+          ValueError: there are fewer patches than should stand before the token.
+
+        Examples:
+          >>> [VimConfig(d_model=8, class_token=c).class_position(9) for c in
+          ...  ("first", "middle", "last", 2, "none")]
+          [0, 4, 9, 2, None]
+        """
+        count = self.num_patches if num_patches is None else num_patches
+        places = {"first": 0, "middle": count // 2, "last": count, "none": None}
+        place = places.get(self.class_token, self.class_token)  # type: ignore[arg-type]
+        if isinstance(place, str) or not 0 <= (place or 0) <= count:
+            raise ValueError(
+                f"class_token={self.class_token!r} is no place among {count} patches: "
+                f"give one of {', '.join(CLASS_TOKENS)}, or a number from 0 to {count}."
+            )
+        return place
+
+    @classmethod
+    def named(cls, name: str, **changes: Any) -> "VimConfig":
+        """Return the configuration of a released model by its short name.
+
+        Args:
+          name: "vim-tiny", "vim-small" or "vim-base".
+          **changes: fields that differ, such as `stride=8` of the fine-tuned models.
+
+        Raises:
+          ValueError: the name is unknown; the message lists the known ones.
+
+        Examples:
+          >>> VimConfig.named("vim-small", stride=8).num_patches
+          729
+        """
+        if name not in _NAMED:
+            raise ValueError(
+                f"Unknown configuration {name!r}; known are {', '.join(_NAMED)}."
+            )
+        return cls.from_dict({"d_model": _NAMED[name]} | changes)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "VimConfig":
+        """Return the configuration with the given fields.
+
+        The flag `divide_out` may have either of its spellings in Vim's own code.
+
+        Raises:
+          ValueError: a field is unknown, or spellings of the flag disagree.
+
+        Examples:
+          >>> VimConfig.from_dict({"d_model": 8, "if_devide_out": False}).divide_out
+          False
+        """
+        flags = {name: fields[name] for name in DIVIDE_FLAGS if name in fields}
+        rest = {name: value for name, value in fields.items() if name not in flags}
+        if len(set(flags.values())) > 1:
+            raise ValueError(f"Spellings of one flag disagree: {flags}; keep one.")
+        for value in flags.values():
+            rest["divide_out"] = bool(value)
+        rest["class_names"] = tuple(rest.get("class_names", ()))
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(rest) - known)
+        if unknown:
+            raise ValueError(
+                f"VimConfig has no fields {', '.join(unknown)}; it has "
+                f"{', '.join(sorted(known))}."
+            )
+        return cls(**rest)
+
+
+_NAMED = {"vim-tiny": 192, "vim-small": 384, "vim-base": 768}

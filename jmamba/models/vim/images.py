@@ -1,0 +1,187 @@
+"""From a picture to what a vision model reads."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jmamba.models.vim.config import VimConfig
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Mean and deviation of ImageNet's colours, scaled to [0, 1]: red, green, blue."""
+
+RESAMPLINGS = ("bicubic", "bilinear", "nearest")
+
+MOST_PIXELS = 2**26
+"""A picture is not resized to more."""
+
+
+def preprocess(
+    image: Any,
+    *,
+    crop: int = 224,
+    resize: int | None = None,
+    resample: str = "bicubic",
+) -> np.ndarray:
+    """Return a picture as a model reads it: resized, cropped, normalised.
+
+        (crop(resize(image)) / 255 - mean) / deviation
+
+    The defaults are those that Vim is evaluated with: the shorter side becomes 256 and
+    the middle 224 x 224 pixels are kept. The Hidden Attention of Mamba Models resizes
+    to 224, that is `resize=224`.
+
+    Args:
+      image: a file, a `PIL.Image`, or an array (height, width) or (height, width, 3)
+        of integers from 0 to 255.
+      crop: side of the square that is kept.
+      resize: the shorter side before cropping; None for crop / 0.875.
+      resample: "bicubic", "bilinear" or "nearest".
+
+    Returns:
+      Float32 (1, crop, crop, 3).
+
+    Raises:
+      ValueError: the file is no picture or cannot be read, the array has another shape
+        or type, or sizes do not fit together.
+
+    Examples:
+      >>> grey = np.full((300, 400, 3), 128, np.uint8)
+      >>> preprocess(grey).shape
+      (1, 224, 224, 3)
+    """
+    resized = resize_and_crop(image, crop=crop, resize=resize, resample=resample)
+    return normalise(np.asarray(resized, np.float32)[None] / 255)
+
+
+def normalise(pixels: np.ndarray) -> np.ndarray:
+    """Return colours in [0, 1] with ImageNet's mean taken off, over its deviation.
+
+    Examples:
+      >>> black = normalise(np.zeros((1, 1, 3), np.float32))
+      >>> [f"{colour:.2f}" for colour in black[0, 0]]
+      ['-2.12', '-2.04', '-1.80']
+    """
+    mean, deviation = (np.asarray(x, np.float32) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    return (pixels - mean) / deviation
+
+
+def preprocessing_of(config: VimConfig) -> dict[str, Any]:
+    """Return options of `preprocess` that keep all of a picture's shorter side.
+
+    Examples:
+      >>> preprocessing_of(VimConfig.named("vim-tiny"))
+      {'crop': 224, 'resize': 224}
+    """
+    return {"crop": config.image_size, "resize": config.image_size}
+
+
+def resize_and_crop(
+    image: Any, *, crop: int = 224, resize: int | None = None, resample: str = "bicubic"
+) -> Any:
+    """Return the part of a picture that `preprocess` keeps, as a `PIL.Image`.
+
+    Raises:
+      ValueError: as in `preprocess`.
+    """
+    from PIL import Image
+
+    if resample not in RESAMPLINGS:
+        raise ValueError(
+            f"resample={resample!r}: give one of {', '.join(RESAMPLINGS)}."
+        )
+    resize = round(crop / 0.875) if resize is None else resize
+    if not 1 <= crop <= resize:
+        raise ValueError(
+            f"crop={crop} and resize={resize}: give 1 <= crop <= resize, as the square "
+            "that is kept lies within the resized picture."
+        )
+    picture = open_image(image)
+    width, height = picture.size
+    short = min(width, height)
+    size = (int(resize * width / short), int(resize * height / short))
+    if size[0] * size[1] > MOST_PIXELS:
+        raise ValueError(
+            f"A picture of {width} x {height} pixels would be resized to {size[0]} x "
+            f"{size[1]} before its middle is kept; crop it to a shape that is less "
+            "long."
+        )
+    picture = picture.resize(size, Image.Resampling[resample.upper()])
+    left, top = (round((side - crop) / 2) for side in size)
+    return picture.crop((left, top, left + crop, top + crop))
+
+
+def open_image(image: Any) -> Any:
+    """Return a picture as it is seen, in red, green and blue, as a `PIL.Image`.
+
+    What is transparent becomes white, 16 bits become 8, and a photograph is turned as
+    its camera noted.
+
+    Args:
+      image: a file, a `PIL.Image`, or an array (height, width) or (height, width, 3)
+        of integers from 0 to 255.
+
+    Raises:
+      ValueError: the file is no picture, cannot be read or is too large to be read
+        safely, or the array has another shape or type.
+    """
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return _flatten(image)
+    if isinstance(image, str | os.PathLike):
+        return _open_file(Path(image).expanduser())
+    array = np.asarray(image)
+    fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if not fits or 0 in array.shape or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            "A picture must be a file, a PIL.Image or integers of shape (height, width,"
+            f" 3), but is {array.dtype} of shape {array.shape}. Colours in [0, 1] "
+            "become integers by (255 * x).astype(np.uint8)."
+        )
+    if array.min() < 0 or array.max() > 255:
+        raise ValueError(
+            f"Colours must lie in [0, 255], but range from {array.min()} to "
+            f"{array.max()}."
+        )
+    return Image.fromarray(array.astype(np.uint8)).convert("RGB")
+
+
+def _open_file(path: Path) -> Any:
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                return _flatten(opened)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(
+            f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, which may be an "
+            "attack on the memory of whoever opens it; shrink it first."
+        ) from error
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no picture {path}; check the name.") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a picture ({error}); give a whole PNG, "
+            "JPEG or other file that Pillow knows."
+        ) from error
+
+
+def _flatten(picture: Any) -> Any:
+    """Return a picture of any mode in red, green and blue."""
+    from PIL import Image, ImageOps
+
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+        levels = np.asarray(picture).astype(np.int64) // 257
+        picture = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")

@@ -1,0 +1,199 @@
+"""Configurations of Vision Mamba: written ones, and those read off the tensors."""
+
+import dataclasses
+import math
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any
+
+from jmamba.files.errors import CheckpointError
+from jmamba.models.vim.config import DIVIDE_FLAGS, VimConfig
+
+_HARMLESS = ("model_type", "architectures", "dtype", "torch_dtype", "label2id")
+_PLACES = {"midclstok": "middle", "noclstok": "none"}
+"""What the names of Vim's models say about the class token."""
+
+MODEL_TYPE = "vim"
+"""What `config.json` of a Vision Mamba calls it."""
+
+RELEASED_IMAGE_SIZE = 224
+
+
+def write_vision_config(config: VimConfig, *, dtype: str) -> dict[str, Any]:
+    """Return the `config.json` of a model: the fields of `VimConfig` by name.
+
+    Names of classes are written as transformers does, as `id2label`.
+    """
+    kind = {"architectures": ["Vim"], "model_type": MODEL_TYPE}
+    fields = dataclasses.asdict(config)
+    names = fields.pop("class_names")
+    labels = {"id2label": {str(i): name for i, name in enumerate(names)}}
+    return kind | fields | (labels if names else {}) | {"dtype": dtype}
+
+
+def read_vision_config(raw: Mapping[str, Any], where: str) -> VimConfig:
+    """Return the configuration that a `config.json` holds.
+
+    Raises:
+      CheckpointError: it is of another model, or a field is unknown or impossible.
+
+    Examples:
+      >>> raw = {"model_type": "vim", "d_model": 8, "num_classes": 2}
+      >>> labels = {"id2label": {"1": "dog", "0": "cat"}}
+      >>> read_vision_config(raw | labels, "config.json").class_names
+      ('cat', 'dog')
+    """
+    if raw.get("model_type") != MODEL_TYPE:
+        raise CheckpointError(
+            f"{where} describes a model of type {raw.get('model_type')!r}, not a "
+            "Vision Mamba ('vim'); language models load with MambaLM.from_pretrained."
+        )
+    fields = {name: value for name, value in raw.items() if name not in _HARMLESS}
+    if "id2label" in fields:
+        fields["class_names"] = _names(fields.pop("id2label"), where)
+    return _make(fields, where)
+
+
+def _names(labels: Any, where: str) -> tuple[str, ...]:
+    """Return the names of classes 0, 1, ..."""
+    numbers = {str(i) for i in range(len(labels))} if isinstance(labels, dict) else None
+    if numbers is None or set(labels) != numbers:
+        raise CheckpointError(
+            f'{where}: "id2label" must map "0", "1", ... to the names of the classes, '
+            f"but is {str(labels)[:80]}."
+        )
+    return tuple(str(labels[str(i)]) for i in range(len(labels)))
+
+
+def infer_config(
+    shapes: Mapping[str, tuple[int, ...]],
+    args: Namespace | None,
+    where: str,
+    changes: Mapping[str, Any] | None = None,
+) -> VimConfig:
+    """Return the configuration of Vim's own checkpoints, which hold none.
+
+    Sizes are read off the tensors. The image size is that of the training arguments;
+    without them 224 if a whole stride fits, else patches side by side. The class
+    token's place is in the name of the model, `midclstok`; without a name it is the
+    middle, as in all released models. `divide_out` holds unless the arguments say
+    otherwise, in either spelling.
+
+    Args:
+      shapes: name -> shape of the tensors.
+      args: the training arguments, or None.
+      where: what to call the checkpoint.
+      changes: fields that are known better.
+
+    Raises:
+      CheckpointError: the tensors are not those of a Vim, or contradict each other.
+
+    Examples:
+      >>> shapes = {
+      ...     "pos_embed": (1, 730, 192),
+      ...     "patch_embed.proj.weight": (192, 3, 16, 16),
+      ...     "cls_token": (1, 1, 192),
+      ...     "head.weight": (1000, 192),
+      ...     "layers.0.mixer.A_log": (384, 16),
+      ...     "layers.0.mixer.dt_proj.weight": (384, 12),
+      ...     "layers.0.mixer.conv1d.weight": (384, 1, 4),
+      ... }
+      >>> config = infer_config(shapes, None, "a file")
+      >>> config.stride, config.class_position()
+      (8, 364)
+    """
+    ranks = {
+        "pos_embed": 3,
+        "patch_embed.proj.weight": 4,
+        "head.weight": 2,
+        "layers.0.mixer.A_log": 2,
+        "layers.0.mixer.dt_proj.weight": 2,
+        "layers.0.mixer.conv1d.weight": 3,
+    }
+    missing = [key for key, rank in ranks.items() if len(shapes.get(key, ())) != rank]
+    if missing:
+        raise CheckpointError(
+            f"{where} is no checkpoint of a Vision Mamba: it holds no tensors "
+            f"{', '.join(missing)} of the rank they need. A language model is a folder "
+            "with its config.json."
+        )
+    d_model, colours, patch, _ = shapes["patch_embed.proj.weight"]
+    has_class = "cls_token" in shapes
+    options = vars(args) if args is not None else {}
+    known = dict(changes or {})
+    d_inner, d_state = shapes["layers.0.mixer.A_log"]
+    fields = {
+        "d_model": d_model,
+        "image_channels": colours,
+        "patch_size": patch,
+        "num_layers": _count_layers(shapes),
+        "num_classes": shapes["head.weight"][0],
+        "class_token": known["class_token"]
+        if "class_token" in known
+        else _class_token(options.get("model"), where, has_class=has_class),
+        "d_inner": d_inner,
+        "d_state": d_state,
+        "d_conv": shapes["layers.0.mixer.conv1d.weight"][2],
+        "dt_rank": shapes["layers.0.mixer.dt_proj.weight"][1],
+        "use_bias": "layers.0.mixer.in_proj.bias" in shapes,
+        "use_conv_bias": "layers.0.mixer.conv1d.bias" in shapes,
+    }
+    if not set(DIVIDE_FLAGS) & set(known):
+        fields |= {name: options[name] for name in DIVIDE_FLAGS if name in options}
+    side = _side(shapes["pos_embed"][1] - has_class, where)
+    size = known.get("image_size", options.get("input_size"))
+    fields |= _grid(side, patch, size, where)
+    return _make({**fields, **known}, where)
+
+
+def _make(fields: dict[str, Any], where: str) -> VimConfig:
+    try:
+        return VimConfig.from_dict(fields)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{where}: {error}") from error
+
+
+def _count_layers(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    return len({key.split(".")[1] for key in shapes if key.startswith("layers.")})
+
+
+def _class_token(name: object, where: str, *, has_class: bool) -> str:
+    if not has_class:
+        return "none"
+    if name is None:
+        return "middle"
+    for part, place in _PLACES.items():
+        if part in str(name) and place != "none":
+            return place
+    raise CheckpointError(
+        f"{where} is of a model called {name!r}, which does not say where its class "
+        'token stands: give changes={"class_token": "middle"}, "first", "last" or a '
+        "number."
+    )
+
+
+def _side(patches: int, where: str) -> int:
+    side = math.isqrt(patches)
+    if side * side != patches or side == 0:
+        raise CheckpointError(
+            f"{where} has places for {patches} patches, which make no square; models "
+            "with another grid or with two class tokens are not read."
+        )
+    return side
+
+
+def _grid(side: int, patch: int, image_size: object, where: str) -> dict[str, int]:
+    """Return image size and stride that make a grid of the given side."""
+    if isinstance(image_size, int):
+        size = image_size
+    else:
+        gap = RELEASED_IMAGE_SIZE - patch
+        fits = side > 1 and 0 <= gap and gap % (side - 1) == 0
+        size = RELEASED_IMAGE_SIZE if fits else side * patch
+    stride = (size - patch) // (side - 1) if side > 1 else patch
+    if stride < 1 or (size - patch) // stride + 1 != side:
+        raise CheckpointError(
+            f"{where} has {side} x {side} patches of side {patch}, which images of "
+            f"side {size} do not give at any stride."
+        )
+    return {"image_size": size, "stride": stride}

@@ -1,0 +1,111 @@
+"""One-layer models that read a number off every bit of a string."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jmamba.attention import hidden_attention, without_decay
+from jmamba.layers.mixer import Block
+from jmamba.layers.norm import Precision
+from jmamba.models.mamba.config import MambaConfig
+from jmamba.recipes.vit import ViTBlock, ViTConfig
+from jmamba.training.classification import Labelled
+
+KINDS = ("Mamba", "linear attention", "softmax attention")
+"""The second is the first with A = 0, the third a block of a Transformer with its MLP.
+None has positions; the first two have none by their convolution either, whose window
+is 1."""
+
+
+class Counter(nnx.Module):
+    """A layer between an embedding of bits and a linear map to one number.
+
+        y = w . (x + layer(norm(x))) + b,  x = embedding(bit)
+
+    No norm comes before the map, so that numbers can be larger than in training.
+
+    Args:
+      kind: one of `KINDS`.
+      d_model: width of the residual stream.
+      d_state: states per channel, of the first two kinds.
+      rngs: source of the initial weights.
+
+    Examples:
+      >>> model = Counter("Mamba", 8, 2, rngs=nnx.Rngs(0))
+      >>> model(jnp.array([[0, 1, 1]])).shape
+      (1, 3)
+    """
+
+    def __init__(self, kind: str, d_model: int, d_state: int, *, rngs: nnx.Rngs):
+        self.kind = kind
+        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (2, d_model)))
+        if kind == "softmax attention":
+            sizes = ViTConfig(d_model, 1, 2, 2, 1, 1, 1)
+            self.layer: Any = ViTBlock(sizes, rngs=rngs)
+        else:
+            config = MambaConfig(
+                vocab_size=2, d_model=d_model, num_layers=1, d_state=d_state, d_conv=1
+            )
+            single = Precision(jnp.dtype("float32"), jnp.dtype("float32"))
+            self.layer = Block(config, precision=single, rngs=rngs)
+        self.head = nnx.Linear(d_model, 1, rngs=rngs)
+
+    def __call__(self, bits: Int[Array, "b l"]) -> Float[Array, "b l"]:
+        """Return the number at each bit."""
+        x = jnp.take(self.embedding[...], bits, axis=0)
+        if self.kind == "softmax attention":
+            x, _ = self.layer(x, causal=True)
+        else:
+            x = x + self.layer.mixer.mix(self.ssm_inputs(x))[0]
+        return self.head(x)[..., 0]
+
+    def ssm_inputs(self, x: Float[Array, "b l m"]):
+        """Return the selective parameters, without decay for linear attention."""
+        ssm = self.layer.mixer.ssm_inputs(self.layer.norm(x))
+        return ssm if self.kind == "Mamba" else without_decay(ssm)
+
+    def attend(self, bits: Int[Array, "b l"]) -> Float[Array, "b l l"]:
+        """Return what each bit's number owes to each token before it.
+
+        Of softmax attention this is the mean of its heads. Of the others the number is
+        a sum over tokens, of which entry (i, j) is
+
+            sum_d (W_out w)[d] silu(z[i, d]) alpha[d][i, j] u[j, d]
+
+        plus what does not go through the recurrence.
+        """
+        x = jnp.take(self.embedding[...], bits, axis=0)
+        if self.kind == "softmax attention":
+            return jnp.mean(self.layer(x, causal=True)[1], axis=1)
+        ssm = self.ssm_inputs(x)
+        alpha = hidden_attention(ssm, fold=("gate",))
+        out = self.layer.mixer.out_proj.kernel[...] @ self.head.kernel[...][:, 0]
+        return jnp.einsum("bdij,bjd,d->bij", alpha, ssm.u, out)
+
+
+def counting_loss(model: Counter, batch: Labelled) -> Float[Array, ""]:
+    """Return the mean Huber loss of the numbers: half squares up to 1, then linear."""
+    return jnp.mean(optax.huber_loss(model(batch.inputs), batch.labels))
+
+
+def count(
+    model: Counter, bits: Int[np.ndarray, "b l"], *, batch: int = 256
+) -> Float[np.ndarray, "b l"]:
+    """Return the numbers of many strings, some at a time."""
+    graphdef, state = nnx.split(model)
+    parts = [
+        np.asarray(_count(graphdef, state, bits[start : start + batch]))
+        for start in range(0, len(bits), batch)
+    ]
+    return np.concatenate(parts)
+
+
+@partial(jax.jit, static_argnames="graphdef")
+def _count(graphdef, state, bits):
+    return nnx.merge(graphdef, state)(bits)

@@ -1,0 +1,1 @@
+"""Pieces that research hands to a mixer: gates of chosen signs, sorted tokens."""

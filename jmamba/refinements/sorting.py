@@ -1,0 +1,137 @@
+"""Where a mixer of Vision Mamba sorts its tokens, and what it learns to sort by."""
+
+from collections.abc import Collection
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jmamba.layers.norm import Precision
+from jmamba.layers.selection import Selection
+from jmamba.layers.stack import Run, take_layers
+from jmamba.models.vim.config import VimConfig
+from jmamba.refinements.soft_sort import (
+    keep_place,
+    normalise_scores,
+    shuffled_order,
+    soft_sort,
+)
+
+Tau = float | Float[Array, ""] | None
+"""A temperature in place of the configuration's, such as `dynamics.anneal_tau`'s."""
+
+
+class Sorting(nnx.Module):
+    """The weights of importance scores, K of both directions.
+
+        s[l] = K . (S_delta u[l]);  P = soft_sort(s);  the recurrence reads P u
+
+    Each direction has scores of its own, and its most important tokens come last in its
+    own reading order. The class token stays at its place and is not scored: only
+    patches are sorted. Gates and step sizes are made anew from P u.
+
+    A model's has a leading axis, one entry per layer that sorts; a mixer's has none. K
+    is None for the random control.
+
+    References:
+      Vo et al., arXiv 2410.03292, section 5.2.
+    """
+
+    def __init__(
+        self, config: VimConfig, count: int, *, precision: Precision, rngs: nnx.Rngs
+    ):
+        self.config = config
+        shape, bound = (count, config.d_inner), config.d_inner**-0.5
+
+        def draw() -> nnx.Param | None:
+            if config.reorder_by == "random":
+                return None
+            dtype = precision.param
+            K = jax.random.uniform(rngs.params(), shape, dtype, -bound, bound)
+            return nnx.Param(K)
+
+        self.forward, self.backward = draw(), draw()
+
+    def pick(self, layers: slice) -> "Sorting":
+        """Return the weights of some of the layers."""
+        return take_layers(self, layers)
+
+    def order(
+        self,
+        selection: Selection,
+        u: Float[Array, "b l d"],
+        *,
+        is_backward: bool,
+        tau: Tau = None,
+    ) -> Float[Array, "b l l"]:
+        """Return the matrix that one direction sorts its tokens with.
+
+        Args:
+          selection: of the direction.
+          u: inputs of its recurrence, unsorted, in its reading order.
+          is_backward: which direction it is.
+          tau: a temperature in place of the configuration's.
+        """
+        config, length = self.config, u.shape[1]
+        place = class_place(config, length, is_backward=is_backward)
+        others = length if place is None else length - 1
+        K = self.backward if is_backward else self.forward
+        if K is None:
+            P = jnp.asarray(shuffled_order(others, config.reorder_seed), u.dtype)
+            return jnp.broadcast_to(keep_place(P, place), (len(u), length, length))
+        scores = selection.scores(u, K[...])
+        if place is not None:
+            scores = jnp.concatenate([scores[:, :place], scores[:, place + 1 :]], 1)
+
+        def sort(scores):
+            scores = normalise_scores(scores) if config.reorder_normalise else scores
+            own = config.reorder_tau if tau is None else tau
+            return soft_sort(scores, tau=own, is_hard=config.reorder_hard)
+
+        return keep_place(jax.vmap(sort)(scores), place)
+
+
+def class_place(config: VimConfig, length: int, *, is_backward: bool) -> int | None:
+    """Return where a direction reads the class token; None if there is none."""
+    if config.class_token == "none":
+        return None
+    place = config.class_position(length - 1)
+    assert place is not None
+    return length - 1 - place if is_backward else place
+
+
+def reorder_tokens(
+    P: Float[Array, "b l l"], x: Float[Array, "b l d"]
+) -> Float[Array, "b l d"]:
+    """Return P x, exactly if P is a permutation."""
+    moved = jnp.einsum("bkl,bld->bkd", P, x.astype(P.dtype), precision="highest")
+    return moved.astype(x.dtype)
+
+
+def split_runs(
+    blocks: Any, count: int, sorting: Sorting | None, chosen: Collection[int]
+) -> list[Run]:
+    """Return a stack of layers as runs: of each, all layers sort or none does.
+
+    Args:
+      blocks: the stack, whose mixers do not know whether they sort.
+      count: how many layers.
+      sorting: of the layers that sort, in their order; None if none does.
+      chosen: which layers sort.
+    """
+    if sorting is None:
+        return [Run(slice(0, count), blocks)]
+    edges = [i for i in range(1, count) if (i in chosen) != (i - 1 in chosen)]
+    runs, done = [], 0
+    for start, stop in pairwise([0, *edges, count]):
+        part = take_layers(blocks, slice(start, stop))
+        part.mixer.is_known = True
+        if start in chosen:
+            mine = sorting.pick(slice(done, done + stop - start))
+            part.mixer.sorting = nnx.data(mine)  # was None, which is static
+            done += stop - start
+        runs.append(Run(slice(start, stop), part))
+    return runs

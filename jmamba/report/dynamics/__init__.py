@@ -1,0 +1,1 @@
+"""How the tokens of a text move."""

@@ -1,0 +1,187 @@
+"""What a model's layers do to the tokens of a text: the numbers behind the report."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jmamba.dynamics import (
+    ContractionMap,
+    DepthExponents,
+    RegimeReport,
+    contraction_map,
+    depth_exponents,
+    layer_stack,
+    map_regimes,
+    measure_trajectories,
+    report_regimes,
+)
+from jmamba.files.tokenizer import Tokenizer
+from jmamba.models.mamba.model import MambaLM
+from jmamba.report.depth import Progress
+from jmamba.report.environment import environment
+from jmamba.report.labels import Piece, split_pieces, token_label, token_labels
+from jmamba.report.text.explain import encode
+from jmamba.tracing.trace import trace
+
+STAGES = ("trajectories", "regimes", "contraction", "exponents")
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicsReport:
+    """How the tokens of one text move through a model; see `measure_dynamics`.
+
+    Attributes:
+      model: name of the model.
+      text: the text.
+      ids: its tokens.
+      pieces: the tokens as stretches of text.
+      labels: one readable label per token.
+      norms: Euclidean norm of each token; row 0 is the embedding, row k + 1 is after
+        layer k.
+      growth: ln(|h out| / |h in|) of each token in each layer.
+      cosine: cosine of the angle by which a layer turns a token.
+      expands: whether the mean of C[i].B[j] over j <= i is positive: the layer then
+        moves token i along with the tokens it remembers, else against them.
+      fast: fraction of channels whose step size is past the softplus's bend.
+      log_norms: whether a layer can take two values of a token apart (above zero) or
+        brings any two closer (below), see `contraction_map`.
+      regimes: what the theory asks of a layer, one number per layer.
+      exponents: of small differences over depth, largest first.
+      exponents_per_layer: what each layer adds to them.
+      settings: what was asked for.
+      environment: versions, device and implementation.
+      timings: seconds per stage.
+    """
+
+    model: str
+    text: str
+    ids: Int[np.ndarray, "l"]
+    pieces: tuple[Piece, ...]
+    labels: tuple[str, ...]
+    norms: Float[np.ndarray, "t l"]
+    growth: Float[np.ndarray, "s l"]
+    cosine: Float[np.ndarray, "s l"]
+    expands: Bool[np.ndarray, "s l"]
+    fast: Float[np.ndarray, "s l"]
+    log_norms: Float[np.ndarray, "s l"]
+    regimes: RegimeReport
+    exponents: Float[np.ndarray, "p"]
+    exponents_per_layer: Float[np.ndarray, "s p"]
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    timings: dict[str, float]
+
+    @property
+    def starts(self) -> list[str]:
+        """The visible text of each piece at its first token, nothing at the others."""
+        texts = [""] * len(self.ids)
+        for text, start, _ in self.pieces:
+            texts[start] = token_label(text, self.labels[start])
+        return texts
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays to store, by name."""
+        regimes = {f"regime_{k}": v for k, v in self.regimes._asdict().items()}
+        return {
+            "token_ids": self.ids,
+            "residual_norms": self.norms,
+            "growth": self.growth,
+            "cosine": self.cosine,
+            "expands": self.expands,
+            "fast": self.fast,
+            "log_norms": self.log_norms,
+            "depth_exponents": self.exponents,
+            "depth_exponents_per_layer": self.exponents_per_layer,
+            **regimes,
+        }
+
+
+def measure_dynamics(
+    model: MambaLM,
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    exponents: int = 8,
+    name: str = "model",
+    progress: Progress = lambda stage, done, total: None,
+) -> DynamicsReport:
+    """Measure how the tokens of a text move from layer to layer.
+
+    Args:
+      model: the model.
+      tokenizer: its tokenizer.
+      text: the text.
+      exponents: how many exponents over depth to compute.
+      name: name of the model in the report.
+      progress: told how far each of `STAGES` is.
+
+    Raises:
+      ValueError: the text is empty or has tokens the model does not know, or there are
+        not so many exponents.
+
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> from jmamba.checkpoints import ByteTokenizer
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> found = measure_dynamics(model, ByteTokenizer(), "hello", exponents=2)
+      >>> found.norms.shape, found.growth.shape, found.exponents.shape
+      ((3, 5), (2, 5), (2,))
+
+    References:
+      Vo et al., "Demystifying the Token Dynamics of Deep Selective State Space
+      Models", arXiv 2410.03292, sections 4 and 5.
+    """
+    ids = encode(tokenizer, text)
+    tokens = jnp.asarray(ids, jnp.int32)[None]
+    timings: dict[str, float] = {}
+
+    def timed(stage, run):
+        progress(stage, 0, 1)
+        start = time.perf_counter()
+        out = jax.block_until_ready(run())
+        timings[stage] = round(time.perf_counter() - start, 3)
+        progress(stage, 1, 1)
+        return out
+
+    inside = trace(model, tokens)
+    moved = timed(STAGES[0], lambda: measure_trajectories(inside))
+    regimes, labels = timed(
+        STAGES[1],
+        lambda: (report_regimes(model, tokens), jax.lax.map(map_regimes, inside.ssm)),
+    )
+    x = inside.residual_in[0, 0]
+    steps = min(32, model.config.d_model)
+    contraction: ContractionMap = timed(
+        STAGES[2],
+        lambda: contraction_map(model, inside.residual_in[:, 0], steps=steps),
+    )
+    growing: DepthExponents = timed(
+        STAGES[3], lambda: depth_exponents(layer_stack(model), x, exponents)
+    )
+    pieces = split_pieces(ids, tokenizer.decode)
+    return DynamicsReport(
+        model=name,
+        text=text,
+        ids=np.asarray(ids, np.int32),
+        pieces=tuple(pieces),
+        labels=tuple(token_labels(pieces, tokenizer.pieces(ids))),
+        norms=np.asarray(moved.norms[:, 0], np.float32),
+        growth=np.asarray(moved.growth[:, 0], np.float32),
+        cosine=np.asarray(moved.cosine[:, 0], np.float32),
+        expands=np.asarray(labels.expands[:, 0]),
+        fast=np.asarray(jnp.mean(labels.fast[:, 0], axis=-1), np.float32),
+        log_norms=np.asarray(contraction.log_norms, np.float32),
+        regimes=regimes,
+        exponents=np.asarray(growing.exponents, np.float32),
+        exponents_per_layer=np.asarray(growing.per_layer, np.float32),
+        settings={"exponents": exponents, "dtype": jnp.dtype(model.dtype).name},
+        environment=environment(),
+        timings=timings,
+    )

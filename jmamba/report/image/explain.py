@@ -1,0 +1,291 @@
+"""Explain what a model sees in an image: the numbers behind the report."""
+
+import difflib
+import inspect
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jmamba.attention import METHODS, explain, patch_grid
+from jmamba.attention.relevance.settings import choose_settings
+from jmamba.models.vim.config import VimConfig
+from jmamba.models.vim.images import (
+    normalise,
+    open_image,
+    preprocessing_of,
+    resize_and_crop,
+)
+from jmamba.models.vim.model import Vim
+from jmamba.report.depth import Progress, ignore, measure_depth, timed
+from jmamba.report.environment import environment
+from jmamba.report.image.explanation import ImageExplanation, Square
+from jmamba.report.text.explain import check_finite, choose_layers
+from jmamba.report.text.explanation import best_predictions
+
+DEFAULT_METHOD = "mamba_lrp"
+
+USUAL = {
+    name: inspect.signature(of).parameters["settings"].default
+    for name, of in METHODS.items()
+    if "settings" in inspect.signature(of).parameters
+}
+"""Settings of the methods that have some, where papers and released code differ."""
+
+STAGES = ("prediction", "relevance", "hidden attention")
+
+
+def explain_image(
+    model: Vim,
+    image: Any,
+    *,
+    method: str = DEFAULT_METHOD,
+    target: int | str | None = None,
+    settings: str | None = None,
+    layers: Sequence[int] | None = None,
+    top: int = 5,
+    compare: bool = True,
+    matrices: bool = True,
+    name: str = "model",
+    progress: Progress = ignore,
+) -> ImageExplanation:
+    """Compute what a model sees in an image, and which parts of it made it so.
+
+    The middle square of the picture is resized to what the model reads.
+
+    Args:
+      model: the model.
+      image: a file, a `PIL.Image`, or an array of integers from 0 to 255.
+      method: which explanation to draw large, a name in `jmamba.attention.METHODS`.
+      target: the class to explain, its number or its name; None for the predicted one.
+      settings: of the method, a name in `jmamba.attention.PRESETS`; None for its usual
+        ones, which the other methods have in any case.
+      layers: layers to draw large, counted from 0, negative ones from the end; None
+        for about a quarter, half and three quarters of the depth and the last.
+      top: how many of the likeliest classes to keep.
+      compare: whether to compute all other explanations too; those that refuse, for
+        want of a class token or of memory, are named in the report's settings.
+      matrices: whether to keep hidden attention between all pairs of tokens.
+      name: name of the model in the report.
+      progress: told how far each of `STAGES` is.
+
+    Returns:
+      Everything that `jmamba.report.write_image` draws.
+
+    Raises:
+      ValueError: the picture cannot be read; the method, the settings, the class or a
+        layer do not exist; `top` is less than 1; logits or relevance are not finite.
+
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> config = jmamba.VimConfig(
+      ...     d_model=16, num_layers=2, num_classes=2, image_size=32, patch_size=8,
+      ...     class_names=("cat", "dog"),
+      ... )
+      >>> model = jmamba.Vim(config, rngs=nnx.Rngs(0))
+      >>> photo = np.full((40, 60, 3), 128, np.uint8)
+      >>> found = explain_image(model, photo, target="dog", compare=False)
+      >>> found.label, found.seen, found.heat().shape
+      ('dog', Square(top=0, left=10, side=40), (40, 60))
+
+    References:
+      Ali, Zimerman & Wolf, "The Hidden Attention of Mamba Models", arXiv 2403.01590.
+    """
+    chosen = check_question(method, settings, top)
+    wanted = None if target is None else choose_class(model.config, target)
+    large = choose_layers(layers, model.config.num_layers)
+    picture = open_image(image)
+    pixels = resize_and_crop(picture, **preprocessing_of(model.config))
+    inputs = jnp.asarray(normalise(np.asarray(pixels, np.float32)[None] / 255))
+    timings: dict[str, float] = {}
+
+    with timed(STAGES[0], timings, progress):
+        logits = np.asarray(model(inputs)[0])
+        check_finite(logits, name)
+        best = best_predictions(
+            logits, top, lambda ids: tuple(label_of(model.config, i) for i in ids)
+        )
+    explained = int(best.ids[0]) if wanted is None else wanted
+    with timed(STAGES[1], timings, progress):
+        relevance = {method: _relevance(model, inputs, method, explained, chosen)}
+        refused = {}
+        if compare:
+            more, refused = _compare(
+                model, inputs, method, explained, partial(progress, STAGES[1])
+            )
+            relevance |= more
+    with timed(STAGES[2], timings, progress):
+        attention = _attend(
+            model, inputs, best.ids, matrices, partial(progress, STAGES[2])
+        )
+    return ImageExplanation(
+        model=name,
+        name=_name(image),
+        picture=np.asarray(picture),
+        seen=seen_square(*picture.size),
+        predictions=best,
+        target=explained,
+        label=label_of(model.config, explained),
+        probability=float(jax.nn.softmax(logits.astype(np.float32))[explained]),
+        method=method,
+        relevance=relevance,
+        layers=large,
+        **attention,
+        settings={
+            "method": method,
+            "settings": chosen,
+            "target": explained,
+            "layers": list(large),
+            "top": top,
+            "compare": compare,
+            "matrices": matrices,
+            **({"refused": refused} if refused else {}),
+            **preprocessing_of(model.config),
+            "dtype": jnp.dtype(model.dtype).name,
+        },
+        environment=environment(),
+        timings=timings,
+    )
+
+
+def seen_square(width: int, height: int) -> Square:
+    """Return the middle square of a picture.
+
+    Examples:
+      >>> seen_square(60, 40)
+      Square(top=0, left=10, side=40)
+    """
+    side = min(width, height)
+    return Square((height - side) // 2, (width - side) // 2, side)
+
+
+def choose_class(config: VimConfig, target: int | str) -> int:
+    """Return the number of a class that is given by number or name.
+
+    Raises:
+      ValueError: there is no such class, or the model has no names.
+
+    Examples:
+      >>> config = VimConfig(d_model=8, num_classes=2, class_names=("cat", "dog"))
+      >>> [choose_class(config, target) for target in ("Dog", "1", 0)]
+      [1, 1, 0]
+    """
+    count, names = config.num_classes, config.class_names
+    text = str(target).strip()
+    if text.lstrip("-").isdecimal():
+        if not 0 <= int(text) < count:
+            raise ValueError(
+                f"There is no class {text}: the model tells {count} apart, 0 to "
+                f"{count - 1}."
+            )
+        return int(text)
+    if not names:
+        raise ValueError(
+            f"There is no class {text!r}, as the model's config.json names none: give "
+            f'a number from 0 to {count - 1}, or add "id2label" to it.'
+        )
+    folded = [name.casefold() for name in names]
+    if text.casefold() in folded:
+        return folded.index(text.casefold())
+    near = difflib.get_close_matches(text.casefold(), folded, n=5, cutoff=0.5)
+    shown = [names[folded.index(one)] for one in near] or list(names[:12])
+    more = ", ..." if not near and len(names) > 12 else ""
+    raise ValueError(
+        f"There is no class {text!r}. {'Near are' if near else 'Classes are'} "
+        f"{', '.join(shown)}{more}; a number from 0 to {count - 1} will do too."
+    )
+
+
+def label_of(config: VimConfig, number: int) -> str:
+    """Return what a class is called, by its number if it has no name."""
+    return config.class_names[number] if config.class_names else f"class {number}"
+
+
+def check_question(
+    method: str, settings: str | None = None, top: int = 5
+) -> str | None:
+    """Return the settings of a method, None if it has none.
+
+    Raises:
+      ValueError: the method or the settings are unknown or do not go together, or `top`
+        is less than 1.
+    """
+    if method not in METHODS:
+        raise ValueError(
+            f"Unknown method {method!r}: give one of {', '.join(METHODS)}."
+        )
+    if settings is not None and method not in USUAL:
+        raise ValueError(
+            f"settings={settings!r} is for {', '.join(USUAL)}; {method} takes none."
+        )
+    if top < 1:
+        raise ValueError(f"top must be at least 1, but is {top}.")
+    if settings is not None:
+        choose_settings(settings)
+    return USUAL.get(method) if settings is None else settings
+
+
+def _compare(
+    model: Vim, inputs, method: str, target: int, progress
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the relevance by all other methods, and why some refused."""
+    found, refused = {}, {}
+    others = [name for name in METHODS if name != method]
+    for done, name in enumerate(others):
+        try:
+            found[name] = _relevance(model, inputs, name, target, USUAL.get(name))
+        except ValueError as error:
+            refused[name] = str(error)
+        progress(done + 1, len(others))
+    return found, refused
+
+
+def _relevance(
+    model: Vim, inputs, method: str, target: int, settings: str | None
+) -> Float[np.ndarray, "rows columns"]:
+    options: dict[str, Any] = {} if settings is None else {"settings": settings}
+    found = explain(model, inputs, method, target=target, **options)
+    grid = np.asarray(patch_grid(model, found, *inputs.shape[1:3])[0], np.float32)
+    if not np.isfinite(grid).all():
+        raise ValueError(
+            f"The relevance that {method} finds is not finite: the model overflows in "
+            "this dtype. Ask for float32, or another method."
+        )
+    return grid
+
+
+def _attend(model: Vim, inputs, ids, matrices, progress) -> dict[str, Any]:
+    """Return what `ImageExplanation` says of the layers."""
+    rows, columns = model.config.grid_of(*inputs.shape[1:3])
+    query = model.class_index(rows * columns + (model.class_token is not None))
+    few = None if matrices or query is None else [query]
+
+    def read(x):
+        return jax.nn.softmax(model.unembed(x)[0])[ids]
+
+    depth = measure_depth(model, inputs, rows=few, read=read, progress=progress)
+    if query is None:
+        seen = depth.attention.mean(axis=1)
+    else:
+        row = depth.attention[:, query if few is None else 0]
+        seen = np.delete(row, query, axis=1)
+    return {
+        "class_index": query,
+        "class_attention": seen.reshape(-1, rows, columns),
+        "attention": depth.attention if matrices else None,
+        "reading": depth.readings.astype(np.float32),
+        "norms": depth.norms,
+    }
+
+
+def _name(image: Any) -> str:
+    return (
+        str(image)
+        if isinstance(image, str) or hasattr(image, "__fspath__")
+        else "image"
+    )

@@ -1,0 +1,150 @@
+"""What an explanation of one image holds."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from jmamba.report.labels import visible
+from jmamba.report.text.explanation import Predictions
+
+
+class Square(NamedTuple):
+    """The square of a picture that the model saw, in the picture's own pixels."""
+
+    top: int
+    left: int
+    side: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageExplanation:
+    """What a model saw in one image; see `jmamba.report.image.explain`.
+
+    Layers are counted from 0. `rows x columns` are the patches.
+
+    Attributes:
+      model: name of the model.
+      name: of the picture.
+      picture: the whole picture.
+      seen: the square of it that the model saw.
+      predictions: the likeliest classes.
+      target: number of the class that is explained.
+      label: its name.
+      probability: what the model gives it.
+      method: name of the explanation in `jmamba.attention.METHODS`.
+      relevance: of every patch, by method: the one asked for and the others.
+      class_index: place of the class token among the tokens, None without one.
+      layers: the layers chosen for large pictures.
+      class_attention: mean |alpha| over channels from the class token to every patch,
+        or from all tokens alike if there is none, in every layer.
+      attention: the same between all tokens, or None where it was not asked for.
+      reading: probability of the likeliest classes, read off the class token before
+        the first layer and after each.
+      norms: Euclidean norm of each token; row 0 is the embedding, row k + 1 is after
+        layer k.
+      settings: what was asked for.
+      environment: versions, device and implementation.
+      timings: seconds per stage.
+    """
+
+    model: str
+    name: str
+    picture: UInt8[np.ndarray, "height width 3"]
+    seen: Square
+    predictions: Predictions
+    target: int
+    label: str
+    probability: float
+    method: str
+    relevance: dict[str, Float[np.ndarray, "rows columns"]]
+    class_index: int | None
+    layers: tuple[int, ...]
+    class_attention: Float[np.ndarray, "s rows columns"]
+    attention: Float[np.ndarray, "s l l"] | None
+    reading: Float[np.ndarray, "s+1 t"]
+    norms: Float[np.ndarray, "s+1 l"]
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    timings: dict[str, float]
+
+    @property
+    def shown_name(self) -> str:
+        """The picture's name, with nothing invisible but its blanks."""
+        return "".join(c if c == " " else visible(c) for c in self.name)
+
+    @property
+    def square(self) -> UInt8[np.ndarray, "side side 3"]:
+        """The part of the picture that the model saw."""
+        top, left, side = self.seen
+        return self.picture[top : top + side, left : left + side]
+
+    @property
+    def others(self) -> dict[str, Float[np.ndarray, "rows columns"]] | None:
+        """Relevance by every method, or None if only one was asked for."""
+        return self.relevance if len(self.relevance) > 1 else None
+
+    def heat(self, method: str | None = None) -> Float[np.ndarray, "height width"]:
+        """Return relevance as a map of the whole picture, 0 where nothing was seen.
+
+        Between the centres of patches values are interpolated bilinearly.
+
+        Args:
+          method: one of `relevance`; None for the one asked for.
+        """
+        top, left, side = self.seen
+        grid = self.relevance[method or self.method].astype(np.float32)
+        found = np.zeros(self.picture.shape[:2], np.float32)
+        part = jax.image.resize(grid, (side, side), method="linear")
+        found[top : top + side, left : left + side] = part
+        return found
+
+    def agreement(self) -> dict[str, float]:
+        """Return the rank correlation of each other method's patches with the chosen's.
+
+        Spearman's; NaN for a map without differences.
+        """
+        chosen = _ranks(self.relevance[self.method])
+        return {
+            name: _correlate(chosen, _ranks(grid))
+            for name, grid in self.relevance.items()
+            if name != self.method
+        }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays to store, by name."""
+        arrays = {
+            self.method: self.heat(),
+            "seen": np.asarray(self.seen, np.int32),
+            "chosen_layers": np.asarray(self.layers, np.int32),
+            "prediction_ids": self.predictions.ids,
+            "prediction_probabilities": self.predictions.probabilities,
+            "class_attention": self.class_attention,
+            "layer_probabilities": self.reading,
+            "residual_norms": self.norms,
+        }
+        grids = {f"patches_{name}": grid for name, grid in self.relevance.items()}
+        if self.attention is not None:
+            arrays["attention"] = self.attention
+        return arrays | grids
+
+
+def _ranks(grid: np.ndarray) -> np.ndarray | None:
+    """Return each value's place in ascending order, None if all are equal.
+
+    Equal values share the mean of their places.
+    """
+    values = grid.ravel()
+    if np.ptp(values) == 0:
+        return None
+    ordered = np.sort(values)
+    first = np.searchsorted(ordered, values, "left")
+    return (first + np.searchsorted(ordered, values, "right")) / 2
+
+
+def _correlate(first: np.ndarray | None, second: np.ndarray | None) -> float:
+    if first is None or second is None:
+        return float("nan")
+    return float(np.corrcoef(first, second)[0, 1])

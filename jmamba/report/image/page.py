@@ -1,0 +1,156 @@
+"""An image's report as a folder: one HTML page, pictures, arrays, summary."""
+
+import os
+from html import escape
+from pathlib import Path
+
+from jmamba.report.depth import Progress, ignore
+from jmamba.report.folder import MADE_BY, describe_arrays, write_folder
+from jmamba.report.image.explanation import ImageExplanation
+from jmamba.report.image.plates import image_plates_of
+from jmamba.report.page import colophon, document, figure_section, prediction_rows
+from jmamba.report.text.plates import ALPHA
+
+INTRO = f"""<p>Hidden attention: <span class="formula">{ALPHA}</span></p>
+<p>Methods after Ali, Zimerman &amp; Wolf, arXiv 2403.01590, and Jafari et al., arXiv
+2406.07592.</p>"""
+"""What the footer says first."""
+
+
+def write_image(
+    explanation: ImageExplanation,
+    directory: str | os.PathLike = "jmamba-out",
+    *,
+    overwrite: bool = False,
+    progress: Progress = ignore,
+) -> Path:
+    """Write pictures, page, arrays and summary of an image's explanation.
+
+    Args:
+      explanation: what to write.
+      directory: where to; an earlier report there is replaced.
+      overwrite: whether to write into a folder that holds something else.
+      progress: called as progress(stage, done, total).
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      ValueError: the directory is a file, holds something else or cannot be written.
+    """
+    return write_folder(
+        explanation,
+        directory,
+        plates=image_plates_of(explanation),
+        make_page=image_page,
+        make_summary=image_summary,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def image_page(explanation: ImageExplanation, figures: dict[str, bytes]) -> str:
+    """Return the page of an image's explanation; it needs nothing but itself.
+
+    Args:
+      explanation: what to show.
+      figures: PNG files by the name of their plate.
+    """
+    best = explanation.predictions
+    heat, *rest = [
+        figure_section(plate, figures[plate.name])
+        for plate in image_plates_of(explanation)
+        # The table of the page says the same as the picture of the predictions.
+        if plate.name in figures and plate.name != "predictions"
+    ]
+    title = f"{Path(explanation.shown_name).name} → {best.labels[0]}"
+    body = f"""<header>
+<p class="kicker">jmamba explain · {escape(explanation.model)} ·
+{escape(explanation.shown_name)}</p>
+<h1>In this picture the model sees <q class="best">{escape(best.labels[0])}</q>
+<small>{100 * best.probabilities[0]:.1f} % sure</small></h1>
+{_other_target(explanation)}
+</header>
+<section>
+{heat}
+</section>
+{_tables(explanation)}
+<section>
+<h2>Figures</h2>
+{"".join(rest)}
+</section>
+{colophon(explanation, INTRO, _subject(explanation))}"""
+    return document(title, body)
+
+
+def image_summary(explanation: ImageExplanation, files: list[str]) -> dict:
+    """Return what was run and what came out, ready for JSON."""
+    best = explanation.predictions
+    rows = zip(best.ids, best.labels, best.probabilities, strict=True)
+    height, width = explanation.picture.shape[:2]
+    return {
+        "made_by": MADE_BY,
+        "model": explanation.model,
+        "image": explanation.name,
+        "size": {"width": width, "height": height},
+        "seen": explanation.seen._asdict(),
+        "predictions": [
+            {"id": int(i), "label": label, "probability": float(p)}
+            for i, label, p in rows
+        ],
+        "target": {
+            "id": explanation.target,
+            "label": explanation.label,
+            "probability": explanation.probability,
+        },
+        "method": explanation.method,
+        "agreement": {
+            name: None if value != value else value
+            for name, value in explanation.agreement().items()
+        },
+        "settings": explanation.settings,
+        "environment": explanation.environment,
+        "seconds": explanation.timings,
+        "arrays": describe_arrays(explanation),
+        "files": files,
+    }
+
+
+def _subject(explanation: ImageExplanation) -> dict[str, str]:
+    height, width = explanation.picture.shape[:2]
+    rows, columns = explanation.relevance[explanation.method].shape
+    top, left, side = explanation.seen
+    return {
+        "picture": f"{width} x {height} pixels",
+        "seen": f"{side} x {side} pixels from ({left}, {top}) on",
+        "patches": f"{rows} x {columns}",
+    }
+
+
+def _other_target(explanation: ImageExplanation) -> str:
+    """Return a line about the class that is explained, if it is not the best one."""
+    if explanation.target == explanation.predictions.ids[0]:
+        return ""
+    label, percent = escape(explanation.label), 100 * explanation.probability
+    return f"""<p>Explained is another class, <q class="best">{label}</q>, to which it
+gives {percent:.2f} %.</p>"""
+
+
+def _tables(explanation: ImageExplanation) -> str:
+    agreement = "".join(
+        f"<tr><td>{name.replace('_', ' ')}</td>"
+        f"<td class=number>{'–' if value != value else f'{value:+.2f}'}</td></tr>"
+        for name, value in explanation.agreement().items()
+    )
+    others = f"""<section><h2>Do other methods agree?</h2>
+<table><thead><tr><th>method</th>
+<th class=number>rank correlation with {explanation.method.replace("_", " ")}, patch by
+patch</th>
+</tr></thead><tbody>{agreement}</tbody></table></section>"""
+    return f"""<div class="columns">
+<section><h2>Likeliest classes</h2>
+<table><thead><tr><th>class</th><th class=number>number</th>
+<th class=number>probability</th><th></th></tr></thead>
+<tbody>{prediction_rows(explanation.predictions)}</tbody></table></section>
+{others if agreement else ""}
+</div>"""

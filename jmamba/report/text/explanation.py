@@ -1,0 +1,171 @@
+"""What an explanation of one text holds."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jmamba.report.labels import Piece, token_label
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """The likeliest next tokens of a text, or classes of an image, best first.
+
+    Attributes:
+      ids: token ids, or numbers of classes.
+      probabilities: their probabilities.
+      labels: their readable forms.
+    """
+
+    ids: Int[np.ndarray, "t"]
+    probabilities: Float[np.ndarray, "t"]
+    labels: tuple[str, ...]
+
+
+def best_predictions(
+    logits: Float[np.ndarray, "v"],
+    top: int,
+    label: Callable[[list[int]], tuple[str, ...]],
+) -> Predictions:
+    """Return the likeliest tokens or classes.
+
+    Args:
+      logits: of all of them.
+      top: how many to return.
+      label: makes their readable forms.
+
+    Examples:
+      >>> found = best_predictions(np.log([1.0, 3.0]), 1, lambda ids: ("yes",))
+      >>> found.ids.tolist(), found.probabilities.tolist()
+      ([1], [0.75])
+    """
+    logits = logits.astype(np.float64)
+    ids = np.argsort(-logits, kind="stable")[:top]
+    weights = np.exp(logits - logits.max())
+    probabilities = (weights / weights.sum())[ids].astype(np.float32)
+    return Predictions(ids.astype(np.int32), probabilities, label(ids.tolist()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What a model made of one text; see `jmamba.report.text.explain`.
+
+    All layers are counted from 0. `l` is the number of tokens.
+
+    Attributes:
+      model: name of the model.
+      text: the text.
+      ids: its tokens.
+      pieces: the tokens as stretches of text.
+      labels: one readable label per token.
+      layers: the layers chosen for large pictures.
+      predictions: the likeliest next tokens.
+      left_out: bits of the best next token's log-probability that are lost when a
+        piece is left out of the text, for the last k of the p pieces: positive where
+        the piece speaks for the prediction. All of them unless the text is long.
+      gradient_input: gradient of the best next token's logit with respect to each
+        token's embedding, times the embedding.
+      last_attention: mean |alpha| over channels, from the last token to each token, in
+        every layer.
+      attention: the same from every token, or None where it was not asked for.
+      norms: Euclidean norm of each token's residual stream; row 0 is the embedding,
+        row k + 1 is after layer k.
+      jacobian: Frobenius norms of d x_last[i] / d x_first[j] through the whole stack of
+        layers, or None where they were not asked for.
+      settings: what was asked for.
+      environment: versions, device and implementation.
+      timings: seconds per stage.
+    """
+
+    model: str
+    text: str
+    ids: Int[np.ndarray, "l"]
+    pieces: tuple[Piece, ...]
+    labels: tuple[str, ...]
+    layers: tuple[int, ...]
+    predictions: Predictions
+    left_out: Float[np.ndarray, "k"]
+    gradient_input: Float[np.ndarray, "l"]
+    last_attention: Float[np.ndarray, "s l"]
+    attention: Float[np.ndarray, "s l l"] | None
+    norms: Float[np.ndarray, "s+1 l"]
+    jacobian: Float[np.ndarray, "l l"] | None
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    timings: dict[str, float]
+
+    @property
+    def piece_starts(self) -> Int[np.ndarray, "p"]:
+        """The first token of each piece."""
+        return np.array([piece.start for piece in self.pieces], np.int32)
+
+    @property
+    def drivers(self) -> Float[np.ndarray, "p"]:
+        """`left_out` of all pieces, NaN for those that were too far back."""
+        unknown = np.full(len(self.pieces) - len(self.left_out), np.nan, np.float32)
+        return np.concatenate([unknown, self.left_out])
+
+    @property
+    def piece_labels(self) -> list[str]:
+        """One readable label per piece."""
+        return [token_label(text, self.labels[start]) for text, start, _ in self.pieces]
+
+    def by_piece(self, values: Float[np.ndarray, "*s l"]) -> Float[np.ndarray, "*s p"]:
+        """Add up the values of the tokens of each piece."""
+        return np.add.reduceat(values, self.piece_starts, axis=-1)
+
+    def strongest(self, count: int) -> list[int]:
+        """Return the pieces that drove the prediction most, strongest first."""
+        order = np.argsort(-np.abs(self.drivers), kind="stable")  # NaN comes last
+        return order[: min(count, len(self.left_out))].tolist()
+
+    @property
+    def starts(self) -> list[str]:
+        """The visible text of each piece at its first token, nothing at the others."""
+        texts = [""] * len(self.ids)
+        for start, label in zip(self.piece_starts, self.piece_labels, strict=True):
+            texts[start] = label
+        return texts
+
+    @property
+    def layer_shares(self) -> Float[np.ndarray, "s l"]:
+        """Each layer's attention from the last token, as shares that sum to 1."""
+        return shares(self.last_attention)
+
+    @property
+    def mean_share(self) -> Float[np.ndarray, "l"]:
+        """`layer_shares`, averaged over layers."""
+        return self.layer_shares.mean(axis=0)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays to store, by name."""
+        arrays = {
+            "token_ids": self.ids,
+            "chosen_layers": np.asarray(self.layers, np.int32),
+            "prediction_ids": self.predictions.ids,
+            "prediction_probabilities": self.predictions.probabilities,
+            "left_out": self.left_out,
+            "gradient_input": self.gradient_input,
+            "piece_starts": self.piece_starts,
+            "last_attention": self.last_attention,
+            "residual_norms": self.norms,
+        }
+        if self.attention is not None:
+            arrays["attention"] = self.attention
+        if self.jacobian is not None:
+            arrays["jacobian_norms"] = self.jacobian
+        return arrays
+
+
+def shares(rows: Float[np.ndarray, "*s l"]) -> Float[np.ndarray, "*s l"]:
+    """Divide non-negative rows by their sums; a row of zeros stays zero.
+
+    Examples:
+      >>> shares(np.array([[1.0, 3.0], [0.0, 0.0]])).tolist()
+      [[0.25, 0.75], [0.0, 0.0]]
+    """
+    total = rows.sum(axis=-1, keepdims=True)
+    return rows / np.where(total > 0, total, 1)

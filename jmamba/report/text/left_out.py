@@ -1,0 +1,92 @@
+"""What the prediction owes to each piece of the text: run the model without it.
+
+Gradient times input says little here. A layer sees a token only through an RMS norm,
+which takes out its length, so that the gradient is almost at right angles to the
+embedding. Leaving a token out is exact, and needs no baseline.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from jmamba.models.mamba.model import MambaLM
+from jmamba.report.labels import Piece
+from jmamba.report.text.cost import choose_left_out
+
+ROWS_BYTES = 256 * 2**20
+"""Memory that the texts in flight may take."""
+
+
+def leave_out(
+    model: MambaLM,
+    ids: Sequence[int],
+    pieces: Sequence[Piece],
+    logits: Float[np.ndarray, "v"],
+) -> Float[np.ndarray, "k"]:
+    """Return what leaving out each piece costs the best next token, in bits.
+
+        log2 p(best | text) - log2 p(best | text without the piece)
+
+    Args:
+      model: the model.
+      ids: tokens of the text.
+      pieces: the tokens as stretches of text; each is left out as a whole.
+      logits: what the model predicts after the text.
+
+    Returns:
+      One value for each of the last k pieces: of all unless the text is long. A text
+      of a single piece is compared with knowing nothing: all tokens equally likely.
+    """
+    best = int(np.argmax(logits))
+    whole = float(jax.nn.log_softmax(jnp.asarray(logits))[best])
+    if len(pieces) == 1:
+        known = whole + np.log(len(logits))
+        return np.array([known / np.log(2)], np.float32)
+    reach = choose_left_out(len(ids), model.config)
+    far = [i for i, piece in enumerate(pieces) if piece.start < len(ids) - reach]
+    first = min(len(far), len(pieces) - 2)  # what is left must not be empty
+    start = pieces[first].start
+    rows, lengths = _without(ids[start:], start, pieces[first:])
+    cache = None
+    if start > 0:
+        cache = model(jnp.asarray([ids[:start]], jnp.int32)).cache
+    without = _score_in_batches(model, rows, lengths, cache, best)
+    return ((whole - without) / np.log(2)).astype(np.float32)
+
+
+def _without(ids, start, pieces):
+    """Return rows of tokens with one piece left out, zeros at the end, and lengths."""
+    rows = np.zeros((len(pieces), len(ids) - 1), np.int32)
+    lengths = np.zeros(len(pieces), np.int32)
+    for i, piece in enumerate(pieces):
+        rest = [*ids[: piece.start - start], *ids[piece.stop - start :]]
+        rows[i, : len(rest)], lengths[i] = rest, len(rest)
+    return rows, lengths
+
+
+def _score_in_batches(model, rows, lengths, cache, best):
+    """Return the log-probability of a token after each row."""
+    graphdef, state = nnx.split(model)
+    per_row = 40 * rows.shape[1] * model.config.d_inner
+    size = max(1, min(len(rows), ROWS_BYTES // per_row))
+    scores = []
+    for i in range(0, len(rows), size):
+        chosen = np.arange(i, i + size).clip(max=len(rows) - 1)  # one shape for all
+        part = _score(graphdef, state, rows[chosen], lengths[chosen], cache, best)
+        scores.append(np.asarray(part)[: len(rows) - i])
+    return np.concatenate(scores)
+
+
+@partial(jax.jit, static_argnums=0)
+def _score(graphdef, state, rows, lengths, cache, best):
+    model = nnx.merge(graphdef, state)
+    if cache is not None:
+        cache = jax.tree.map(lambda x: jnp.repeat(x, len(rows), axis=1), cache)
+    x, _, _ = model.run_layers(model.embed(rows), cache=cache, lengths=lengths)
+    last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)[:, 0]
+    return jax.nn.log_softmax(model.unembed(last), axis=-1)[:, best]

@@ -1,0 +1,118 @@
+"""The pictures of a report: how each is drawn, and what it shows in plain words."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from jmamba.report.figures import attention, stream
+from jmamba.report.text.explanation import Explanation
+
+
+class Plate(NamedTuple):
+    """One picture of the report.
+
+    Attributes:
+      name: file name without its ending.
+      title: heading.
+      caption: what is seen, in plain words.
+      formula: what is computed.
+      arrays: names of the arrays behind it in arrays.npz.
+      draw: makes the picture.
+      needs: attribute of `Explanation` without which there is no such picture.
+    """
+
+    name: str
+    title: str
+    caption: str
+    formula: str
+    arrays: tuple[str, ...]
+    draw: Callable[[Any], Figure]
+    needs: str = "left_out"
+
+
+ALPHA = "α[i,j] = Σₙ C[i,n] · exp(A[n] Σ δ[k], j<k≤i) · δ[j] · B[j,n]"
+
+PLATES = (
+    Plate(
+        "predictions",
+        "Likeliest next tokens",
+        "The longer the bar, the surer the model is that this token comes next.",
+        "p = softmax(logits of the last token)",
+        ("prediction_ids", "prediction_probabilities"),
+        stream.predictions,
+    ),
+    Plate(
+        "drivers",
+        "What drove the prediction",
+        "Above: the text is read again without the token. An orange bar of 3 bits "
+        "says that without it the prediction is 2³ = 8 times less likely; a blue bar "
+        "says that the token spoke against it. Below: gradient × input, the usual "
+        "first-order estimate. Mamba reads tokens through a norm that takes out their "
+        "length, which leaves little of that estimate: trust the upper bars.",
+        "above: log₂ p(best | text) − log₂ p(best | text without j); "
+        "below: ∂ logit / ∂ x₀[j] · x₀[j], x₀ the token embeddings",
+        ("left_out", "gradient_input"),
+        stream.drivers,
+    ),
+    Plate(
+        "last_token_attention",
+        "Where the last token looks",
+        "Hidden attention says how much each earlier token enters what a layer's "
+        "recurrence puts out at the last token. Every row of the strip is a layer; its "
+        "shares add up to 100 %. The bars on top average them over layers.",
+        f"{ALPHA}, i the last token; |α| averaged over channels",
+        ("last_attention",),
+        attention.last_token_attention,
+    ),
+    Plate(
+        "attention_maps",
+        "Hidden attention of chosen layers",
+        "Each row is a token that reads, each column a token that is read; bright "
+        "means more. A bright diagonal is a layer that looks at its neighbours, bright "
+        "columns are tokens that many later ones keep reading. Nothing can be read "
+        "ahead of time, hence the empty corner.",
+        f"{ALPHA}; |α| averaged over channels",
+        ("attention", "chosen_layers"),
+        attention.attention_maps,
+        "attention",
+    ),
+    Plate(
+        "attention_depth",
+        "Hidden attention through depth",
+        "The same maps for every layer, each on its own scale so that weak layers show "
+        "too. Layers with a dot are the ones drawn large above.",
+        "mean |α| divided by the layer's largest value",
+        ("attention",),
+        attention.attention_depth,
+        "attention",
+    ),
+    Plate(
+        "token_norms",
+        "Token norms through depth",
+        "How long each token's vector in the residual stream is after every layer. "
+        "Growing lines are tokens that the layers keep adding to; a line that stays "
+        "flat is a token that is left alone.",
+        "‖x after layer k, token i‖₂",
+        ("residual_norms",),
+        stream.token_norms,
+    ),
+    Plate(
+        "jacobian_norms",
+        "How a token's end depends on another's start",
+        "Bright means that a small change of the input token's embedding moves the "
+        "output token's last vector a lot, through all layers and every path: "
+        "attention, gates, step sizes and norms. Hidden attention holds these still; "
+        "this does not. Norms are estimated with random directions (probes, see the "
+        "settings below), so single pixels may be off by a tenth or more.",
+        "‖∂ x_out[i] / ∂ x_in[j]‖, Frobenius norm of a d_model × d_model block",
+        ("jacobian_norms",),
+        stream.jacobian_norms,
+        "jacobian",
+    ),
+)
+
+
+def plates_of(explanation: Explanation) -> list[Plate]:
+    """Return the pictures an explanation has the numbers for."""
+    return [plate for plate in PLATES if getattr(explanation, plate.needs) is not None]

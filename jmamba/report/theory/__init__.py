@@ -1,0 +1,1 @@
+"""The theory of token dynamics in pictures."""

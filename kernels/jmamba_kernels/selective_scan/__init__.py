@@ -1,0 +1,1 @@
+"""Implementations of the selective scan, one file each, under one contract."""
