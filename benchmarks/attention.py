@@ -29,7 +29,7 @@ from rich.table import Table
 from timing import interleave
 
 from jmamba.attention import reduced_attention
-from jmamba.types import BidirectionalInputs, SSMInputs
+from jmamba.types import BidirectionalRecurrence, Recurrence
 
 TORCH = ("torch double loop", "torch log space")
 
@@ -47,11 +47,10 @@ def draw_direction(seed, length, channels, states=16) -> dict[str, np.ndarray]:
     }
 
 
-def parameters(arrays: dict[str, np.ndarray]) -> SSMInputs:
+def parameters(arrays: dict[str, np.ndarray]) -> Recurrence:
     """Return selective parameters; attention asks for nothing else of them."""
     delta, A, B, C = (jnp.asarray(arrays[name]) for name in ("delta", "A", "B", "C"))
-    skip, window = jnp.ones(A.shape[0]), jnp.zeros((1, A.shape[0], 3))
-    return SSMInputs(delta, delta, A, B, C, skip, delta, window)
+    return Recurrence(delta, delta, A, B[:, :, None], C[:, :, None])
 
 
 def double_loop(delta, A, B, C):
@@ -105,7 +104,7 @@ def torch_program(one_direction, directions):
 def ours(directions, reduction):
     """Return our program: compiled, and waited for."""
     forward, backward = map(parameters, directions)
-    inputs = BidirectionalInputs(forward, backward)
+    inputs = BidirectionalRecurrence(forward, backward)
     run = jax.jit(partial(reduced_attention, reduction=reduction))
     compiled = run.lower(inputs).compile()
     return lambda: jax.block_until_ready(compiled(inputs))
@@ -177,11 +176,13 @@ def measure_rows(lengths: list[int], channels: int, runs: int) -> list[dict]:
     """Time the last token's row, reduced over channels, at growing lengths."""
     results = []
     for length in lengths:
-        ssm = parameters(draw_direction(0, length, channels))
+        recurrence = parameters(draw_direction(0, length, channels))
         last = partial(reduced_attention, reduction="mean_abs", rows=[-1])
-        compiled = jax.jit(last).lower(ssm).compile()
+        compiled = jax.jit(last).lower(recurrence).compile()
         program = {
-            "row": partial(lambda f, x: jax.block_until_ready(f(x)), compiled, ssm)
+            "row": partial(
+                lambda f, x: jax.block_until_ready(f(x)), compiled, recurrence
+            )
         }
         results.append({
             "row": f"last token, d {channels}, l {length}",

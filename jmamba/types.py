@@ -1,20 +1,23 @@
-"""The axis glossary and the types that models and analyses share: read this first.
+"""The axis glossary and the types that layers and analyses share: read this first.
 
 Axes, one letter each, the same in every file:
 
     b  batch                 m  model width (d_model)
     l  length, tokens        r  rank of the step-size projection (dt_rank)
     d  channels (d_inner)    k  window of the convolution (d_conv)
-    n  states (d_state)      v  vocabulary, classes
-    g  groups of B and C     s  chosen layers
-    q  query positions       c  chosen channels
+    h  heads                 p  width of a head: d = h p
+    n  states (d_state)      g  groups of heads that share B and C
+    v  vocabulary, classes   s  chosen layers
+    q  query positions       c  chosen channels or heads
 
-Quantities, with the paper's letters (Gu & Dao, arXiv 2312.00752):
+Quantities, with the paper's letters (Gu & Dao, arXiv 2312.00752) and their names in
+linear attention:
 
-    A, B, C, D   rates, input gates, output gates, skip weights
-    delta        step sizes, positive
-    u            what enters the recurrence: the convolved, activated input
+    C, B, u      output gates, input gates, inputs: queries, keys, values
+    delta, A     step sizes, positive, and rates: a step decays by exp(delta A)
+    D            skip weights
     h            states;  y  what leaves the recurrence;  z  the gate's argument
+    alpha        hidden attention: y_i = sum_j alpha_ij u_j + D u_i
 """
 
 from typing import NamedTuple
@@ -25,21 +28,44 @@ Tokens = Int[Array, "b l"] | UInt[Array, "b l"]
 Images = Float[Array, "b height width colours"]
 
 
-class SSMInputs(NamedTuple):
-    """The selective parameters of one layer, as `Mixer.ssm_inputs` makes them.
+class Recurrence(NamedTuple):
+    """A gated linear recurrence in the form that all layers share, one head at a time.
 
-    With `y, _ = selective_scan(*ssm[:7])` the mixer's output is `out_proj(y)`. A trace
-    holds the same with a leading axis of chosen layers.
+        h[t] = exp(delta[t] A) h[t-1] + delta[t] B[t] u[t]^T
+        y[t] = h[t]^T C[t] + D u[t]
+
+    with h (n, p) per head; B and C are those of the head's group, and decays stay in
+    the factors delta and A. So y = (alpha + D) u with one matrix alpha per head,
+
+        alpha[i, j] = C[i] . exp(A (delta[j+1] + ... + delta[i])) B[j] delta[j]
+
+    which p channels share. A Mamba-1 layer has a head per channel (p = 1) and one
+    group; retention has constant decays, delta = 1 and A = log gamma.
+
+    A trace holds the same with a leading axis of chosen layers.
+
+    Attributes:
+      u: inputs (values).
+      delta: step sizes, positive.
+      A: rates of decay of every state of a head, or one for all of them.
+      B: input gates (keys).
+      C: output gates (queries).
+      D: skip weights; None for no skip.
+      z: the argument of the gate behind the recurrence, None if there is none. How a
+        layer's output is finished with it, only the layer knows.
+
+    References:
+      Gu & Dao, "Mamba", arXiv 2312.00752, section 3.2; Dao & Gu, "Transformers are
+      SSMs", arXiv 2405.21060, section 5, for heads and groups.
     """
 
     u: Float[Array, "*s b l d"]
-    delta: Float[Array, "*s b l d"]
-    A: Float[Array, "*s d n"]
-    B: Float[Array, "*s b l n"]
-    C: Float[Array, "*s b l n"]
-    D: Float[Array, "*s d"]
-    z: Float[Array, "*s b l d"]
-    conv_state: Float[Array, "*s b d k-1"]
+    delta: Float[Array, "*s b l h"]
+    A: Float[Array, "*s h n"]
+    B: Float[Array, "*s b l g n"]
+    C: Float[Array, "*s b l g n"]
+    D: Float[Array, "*s d"] | None = None
+    z: Float[Array, "*s b l d"] | None = None
 
 
 class Orders(NamedTuple):
@@ -52,25 +78,30 @@ class Orders(NamedTuple):
     backward: Float[Array, "*s b l l"]
 
 
-class BidirectionalInputs(NamedTuple):
-    """The selective parameters of both directions of a layer of Vision Mamba.
+class BidirectionalRecurrence(NamedTuple):
+    """The recurrences of a layer that reads its tokens in both directions.
 
-    Those of `backward` run from the last token to the first: flip their length axis to
-    compare tokens. If the layer sorts its tokens, parameters stand in the order of its
+    `backward` runs from the last token to the first: flip its length axis to compare
+    tokens. If the layer sorts its tokens, parameters stand in the order of its
     `orders`, but for the gate's argument z, which stays with the tokens.
     """
 
-    forward: SSMInputs
-    backward: SSMInputs
+    forward: Recurrence
+    backward: Recurrence
     orders: Orders | None = None
+
+
+AnyRecurrence = Recurrence | BidirectionalRecurrence
+"""What a layer of a text's or an image's model projects its input to."""
 
 
 class LayerCache(NamedTuple):
     """What a layer remembers of the tokens so far; a model's has a leading layer axis.
 
-    `conv_state` holds the last k-1 inputs of the convolution, `ssm_state` the state of
-    the recurrence. Its size does not depend on how many tokens there were.
+    `conv_state` holds the last k-1 inputs of the convolution, None where there is none;
+    `ssm_state` the state of the recurrence. Its size does not depend on how many tokens
+    there were.
     """
 
-    conv_state: Float[Array, "*s b d k-1"]
+    conv_state: Float[Array, "*s b c k-1"] | None
     ssm_state: Float[Array, "*s b d n"]

@@ -218,3 +218,9 @@ def loop_definition(inputs, *, delta_softplus):
                 y[b, t, d] *= z / (1 + np.exp(-z))
         last_state[b, d] = h
     return y, last_state
+
+
+def selective_arrays(recurrence) -> list[np.ndarray]:
+    """Return delta, A, B and C of a layer of one group in float64, without its axis."""
+    found = recurrence.delta, recurrence.A, recurrence.B[:, :, 0], recurrence.C[:, :, 0]
+    return [np.asarray(x, np.float64) for x in found]

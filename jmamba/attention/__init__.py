@@ -9,13 +9,13 @@ from jmamba.attention.matrices.expressivity import (
     softmax_head_error as softmax_head_error,
 )
 from jmamba.attention.matrices.expressivity import without_decay as without_decay
-from jmamba.attention.matrices.factors import PARTS as PARTS
+from jmamba.attention.matrices.factorisation import bias_output as bias_output
+from jmamba.attention.matrices.factorisation import factorise as factorise
+from jmamba.attention.matrices.factors import FOLDS as FOLDS
 from jmamba.attention.matrices.factors import (
     BidirectionalFactors as BidirectionalFactors,
 )
 from jmamba.attention.matrices.factors import Factors as Factors
-from jmamba.attention.matrices.factors import bias_output as bias_output
-from jmamba.attention.matrices.factors import factorise as factorise
 from jmamba.attention.matrices.hidden_attention import (
     hidden_attention as hidden_attention,
 )
@@ -34,6 +34,7 @@ from jmamba.attention.matrices.statistics import measure_layers as measure_layer
 from jmamba.attention.relevance.contributions import alti as alti
 from jmamba.attention.relevance.contributions import alti_logit as alti_logit
 from jmamba.attention.relevance.contributions import token_norms as token_norms
+from jmamba.attention.relevance.gamma_rule import Gammas as Gammas
 from jmamba.attention.relevance.gradients import gradient_x_input as gradient_x_input
 from jmamba.attention.relevance.gradients import (
     integrated_gradients as integrated_gradients,
@@ -67,11 +68,3 @@ from jmamba.attention.relevance.token_vectors import (
 )
 from jmamba.attention.relevance.token_vectors import norm_matrix as norm_matrix
 from jmamba.attention.relevance.token_vectors import token_vectors as token_vectors
-from jmamba.generation.decimation import DecimatedOutput as DecimatedOutput
-from jmamba.generation.decimation import Decimation as Decimation
-from jmamba.generation.decimation import decimated_lengths as decimated_lengths
-from jmamba.generation.decimation import prefill_decimated as prefill_decimated
-from jmamba.generation.decimation import (
-    score_decimating_layers as score_decimating_layers,
-)
-from jmamba.layers.gamma_rule import Gammas as Gammas

@@ -77,7 +77,7 @@ from jmamba.dynamics.trained.importance import sorting_variances as sorting_vari
 from jmamba.dynamics.trained.jacobian import jacobian_norms as jacobian_norms
 from jmamba.dynamics.trained.jacobian import layer_span as layer_span
 from jmamba.dynamics.trained.jacobian import token_jacobian as token_jacobian
-from jmamba.dynamics.trained.ladder import PARTS as PARTS
+from jmamba.dynamics.trained.ladder import OMITTED as OMITTED
 from jmamba.dynamics.trained.ladder import partial_block as partial_block
 from jmamba.dynamics.trained.operators import block_eigenvalues as block_eigenvalues
 from jmamba.dynamics.trained.operators import diagonal_blocks as diagonal_blocks
@@ -122,15 +122,7 @@ from jmamba.refinements.definite import draw_gates as draw_gates
 from jmamba.refinements.definite import live_entries as live_entries
 from jmamba.refinements.definite import semidefinite_gate as semidefinite_gate
 from jmamba.refinements.definite import signed_scales as signed_scales
-from jmamba.refinements.soft_sort import anneal_tau as anneal_tau
-from jmamba.refinements.soft_sort import normalise_scores as normalise_scores
-from jmamba.refinements.soft_sort import remaining_variance as remaining_variance
-from jmamba.refinements.soft_sort import soft_sort as soft_sort
-from jmamba.surgery.polarisation import polarise_states as polarise_states
-from jmamba.surgery.projection import ProjectedModel as ProjectedModel
-from jmamba.surgery.projection import (
-    project_from_pretrained as project_from_pretrained,
-)
-from jmamba.surgery.projection import project_gates as project_gates
-from jmamba.surgery.projection import with_gates as with_gates
-from jmamba.surgery.rebuilding import as_free as as_free
+from jmamba.refinements.permutations import anneal_tau as anneal_tau
+from jmamba.refinements.permutations import normalise_scores as normalise_scores
+from jmamba.refinements.permutations import remaining_variance as remaining_variance
+from jmamba.refinements.permutations import soft_sort as soft_sort

@@ -11,11 +11,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jmamba.layers.mixer import Block
-from jmamba.layers.stack import Run, join_runs, scan_layers, take_layers
-from jmamba.models.mamba.model import MambaLM
-from jmamba.tracing.trace import choose_layers
-from jmamba.types import LayerCache, SSMInputs, Tokens
+from jmamba.layers.block import Block
+from jmamba.layers.stack import cut_runs, join_layers, run_layers
+from jmamba.models.language_model import LanguageModel
+from jmamba.requests import choose_layers
+from jmamba.types import LayerCache, Recurrence, Tokens
+
+PER_TOKEN = ("u", "delta", "B", "C", "z")
+"""What of a recurrence each token has of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,19 +120,18 @@ def largest_steps(
     return jnp.sort(places, axis=1)
 
 
-def take_tokens(ssm: SSMInputs, kept: Int[Array, "b p"]) -> SSMInputs:
-    """Return the selective parameters of some tokens, of each row its own.
+def take_tokens(recurrence: Recurrence, kept: Int[Array, "b p"]) -> Recurrence:
+    """Return the recurrence of some tokens, of each row its own."""
+    taken = {
+        name: _take(x, kept)
+        for name, x in recurrence._asdict().items()
+        if name in PER_TOKEN and x is not None
+    }
+    return recurrence._replace(**taken)
 
-    The last inputs of the convolution stay those of all tokens.
-    """
-    u, delta, B, C, z = (
-        _take(x, kept) for x in (ssm.u, ssm.delta, ssm.B, ssm.C, ssm.z)
-    )
-    return ssm._replace(u=u, delta=delta, B=B, C=C, z=z)
 
-
-def _take(x: Float[Array, "b l c"], kept: Int[Array, "b p"]) -> Float[Array, "b p c"]:
-    return jnp.take_along_axis(x, kept[:, :, None], axis=1)
+def _take(x: Float[Array, "b l ..."], kept: Int[Array, "b p"]):
+    return jnp.take_along_axis(x, kept.reshape(*kept.shape, *(1,) * (x.ndim - 2)), 1)
 
 
 class DecimatedOutput(NamedTuple):
@@ -147,7 +149,7 @@ class DecimatedOutput(NamedTuple):
 
 
 def prefill_decimated(
-    model: MambaLM, tokens: Tokens, decimation: Decimation
+    model: LanguageModel, tokens: Tokens, decimation: Decimation
 ) -> DecimatedOutput:
     """Read texts with a model that drops tokens of small steps on the way.
 
@@ -168,7 +170,7 @@ def prefill_decimated(
       ValueError: tokens do not fit the model, or a layer does not exist.
 
     Examples:
-      >>> from jmamba import MambaConfig
+      >>> from jmamba import MambaConfig, MambaLM
       >>> config = MambaConfig(vocab_size=256, d_model=16, num_layers=3)
       >>> model = MambaLM(config, rngs=nnx.Rngs(0))
       >>> tokens = jnp.array([list(b"a longer text than that")])
@@ -202,10 +204,12 @@ def _prefill(graphdef, state, tokens, drops, last):
     kept = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
 
     def run_to(stop, x):
-        part = slice(start, stop)
-        x, cache, _ = scan_layers([Run(part, take_layers(model.layers, part))], x)
-        caches.append(cache)
-        return x
+        part = cut_runs(model.runs(), start, stop)
+        if not part:
+            return x
+        passed = run_layers(part, x)
+        caches.append(passed.cache)
+        return passed.x
 
     for layer, count in drops:
         x = run_to(layer, x)
@@ -213,20 +217,21 @@ def _prefill(graphdef, state, tokens, drops, last):
         caches.append(jax.tree.map(lambda leaf: leaf[None], cache))
         kept, start = jnp.take_along_axis(kept, stay, axis=1), layer + 1
     x = run_to(model.config.num_layers, x)
-    return DecimatedOutput(model.unembed(x), join_runs(caches), kept)
+    return DecimatedOutput(model.unembed(x), join_layers(caches), kept)
 
 
 def _decimate(block: Block, x: Float[Array, "b l m"], count: int, last: int):
     """Return the residual stream of a block's kept tokens, its cache, their places."""
-    ssm = block.mixer.ssm_inputs(block.norm(x))
-    stay = largest_steps(ssm.delta, count, last=last)
-    out, last_state = block.mixer.mix(take_tokens(ssm, stay))
-    cache = LayerCache(ssm.conv_state, last_state)
+    recurrence, conv_state, _ = block.project(x)
+    assert isinstance(recurrence, Recurrence)
+    stay = largest_steps(recurrence.delta, count, last=last)
+    out, last_state = block.mixer.mix(take_tokens(recurrence, stay))
+    cache = LayerCache(conv_state, last_state)
     return _take(x, stay) + out.astype(x.dtype), cache, stay
 
 
 def score_decimating_layers(
-    model: MambaLM,
+    model: LanguageModel,
     tokens: Tokens,
     score: Callable[[DecimatedOutput], float],
     decimation: Decimation | None = None,
@@ -252,7 +257,7 @@ def score_decimating_layers(
       ValueError: as in `prefill_decimated`.
 
     Examples:
-      >>> from jmamba import MambaConfig
+      >>> from jmamba import MambaConfig, MambaLM
       >>> config = MambaConfig(vocab_size=256, d_model=8, num_layers=2)
       >>> model = MambaLM(config, rngs=nnx.Rngs(0))
       >>> tokens = jnp.array([list(b"a longer text than that")])

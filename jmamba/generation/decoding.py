@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Int
 
 from jmamba.generation.sampling import Sampling, draw
 from jmamba.generation.streaming import Callback, deliver, listening
-from jmamba.models.mamba.model import MambaLM, check_tokens, compact
+from jmamba.models.language_model import LanguageModel, check_tokens, compact
 from jmamba.types import LayerCache, Tokens
 
 
@@ -31,7 +31,7 @@ class Generated(NamedTuple):
 
 
 def generate(
-    model: MambaLM,
+    model: LanguageModel,
     tokens: Tokens,
     *,
     max_new_tokens: int,
@@ -162,7 +162,7 @@ def _start(model, request: _Request, max_new_tokens) -> _Loop:
     if mask is not None:
         order, lengths, _ = compact(mask)
         tokens = jnp.take_along_axis(tokens, order, axis=1)
-    x, cache, _ = model.run_layers(
+    x, cache, *_ = model.run_layers(
         model.embed(tokens), cache=request.cache, lengths=lengths
     )
     if lengths is None:
@@ -197,7 +197,7 @@ def _step(model, request: _Request, loop: _Loop) -> _Loop:
     seen = loop.seen
     if seen is not None:
         seen = seen.at[jnp.arange(token.shape[0]), token].max(running)
-    x, cache, _ = model.run_layers(
+    x, cache, *_ = model.run_layers(
         model.embed(token[:, None]), cache=loop.cache, lengths=running.astype(jnp.int32)
     )
     return _Loop(
@@ -231,7 +231,7 @@ def _check_prompt(tokens, attention_mask, callback, cache) -> None:
             "directly (it is compiled already), or leave callback out."
         )
     batch = jnp.shape(tokens)[0]
-    rows = batch if cache is None else cache.ssm_state.shape[1]
+    rows = batch if cache is None else jax.tree.leaves(cache)[0].shape[1]
     if rows != batch:
         raise ValueError(
             f"generate: the cache holds {rows} rows, but tokens have {batch}. Give one "

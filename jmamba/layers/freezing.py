@@ -1,15 +1,32 @@
 """Which factors of a block count as constants when it is differentiated."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.layers.gamma_rule import Gammas
-
 stop_gradient = jax.lax.stop_gradient
+
+
+@runtime_checkable
+class LinearRule(Protocol):
+    """Says how the linear maps of a model are differentiated; values stay the same."""
+
+    def __call__(
+        self, place: str, run: Callable[[Any], Float[Array, "..."]], operands: Any
+    ) -> Float[Array, "..."]:
+        """Return run(operands), with derivatives of the rule's own.
+
+        Args:
+          place: "patch", "in_proj", "conv" or "out_proj".
+          run: an affine map of its input, with weights and bias among its operands.
+          operands: a pytree of arrays.
+        """
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +43,8 @@ class Frozen:
       gate: "no" for the product y silu(z) as it is, "whole" for a constant silu(z),
         "half" for half of the derivative to either factor (p/2 + constant p/2).
       norm: 1/rms of the norms.
-      gammas: how much more agreeing contributions count in linear maps.
+      linear: how linear maps are differentiated, such as the gamma rule; None for the
+        ordinary derivative.
 
     Examples:
       >>> import jax
@@ -46,7 +64,7 @@ class Frozen:
     activation: bool = False
     gate: Literal["no", "whole", "half"] = "no"
     norm: bool = False
-    gammas: Gammas = Gammas()
+    linear: LinearRule | None = None
 
 
 NOTHING = Frozen()
@@ -75,3 +93,25 @@ def gate(
         half = product * jnp.asarray(0.5, product.dtype)
         return half + stop_gradient(half)
     return product
+
+
+def call_linear(
+    layer: nnx.Linear | nnx.Conv, x: Float[Array, "..."], place: str, frozen: Frozen
+) -> Float[Array, "..."]:
+    """Return layer(x), differentiated as `frozen` says of linear maps.
+
+    Args:
+      layer: a linear map with a kernel and perhaps a bias.
+      x: its input.
+      place: which map it is, see `LinearRule`.
+      frozen: what derivatives take for constants.
+    """
+    if frozen.linear is None:
+        return layer(x)
+    graphdef, state = nnx.split(layer)
+
+    def run(operands):
+        state, x = operands
+        return nnx.merge(graphdef, state)(x)
+
+    return frozen.linear(place, run, (state, x))

@@ -1,160 +1,166 @@
-"""The Mamba mixer and its block: where the selective parameters are made and used."""
+"""The seam: what a layer says of itself, and all that an analysis asks of it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from flax import nnx
-from jax.nn import initializers
 from jaxtyping import Array, Float, Int
 
+from jmamba.layers import freezing
 from jmamba.layers.freezing import NOTHING, Frozen
-from jmamba.layers.gamma_rule import call_linear
-from jmamba.layers.norm import Precision, RMSNorm
-from jmamba.layers.selection import MixerConfig, Selection, make_linear, run_ssm
-from jmamba.models.mamba.config import MambaConfig
-from jmamba.types import LayerCache, SSMInputs
+from jmamba.layers.recurrence import RecurrenceOutput, run_recurrence
+from jmamba.types import AnyRecurrence, LayerCache, Recurrence
 
 
-class Mixer(Selection):
-    """The mixer of one block: projections, convolution and selective scan.
+class Convolution(NamedTuple):
+    """How a recurrence's inputs were made: u = silu(conv(x) + bias).
 
-    `ssm_inputs` is the only place that makes selective parameters; the forward pass and
-    every analysis call it.
-
-    References:
-      Gu & Dao, "Mamba", arXiv 2312.00752, section 3.4 and figure 3.
-      Zuo et al., "Falcon Mamba", arXiv 2410.05355, section 3.
+    Attributes:
+      x: what the convolution reads.
+      taps: its weights, the last of which meets the token itself.
+      bias: its bias; None for none.
     """
 
-    def __init__(self, config: MambaConfig, *, precision: Precision, rngs: nnx.Rngs):
-        self.in_proj = make_in_proj(config, precision=precision, rngs=rngs)
-        super().__init__(config, precision=precision, rngs=rngs)
-        self.out_proj = make_out_proj(config, precision=precision, rngs=rngs)
+    x: Float[Array, "*s b l d"]
+    taps: Float[Array, "*s d k"]
+    bias: Float[Array, "*s d"] | None
 
-    def ssm_inputs(
+
+class Projection(NamedTuple):
+    """What a mixer projects its input to.
+
+    Attributes:
+      recurrence: of one direction or two.
+      kept: what later tokens need besides the recurrence's state.
+      convolutions: how u was made in each direction; () where u is a projection of its
+        own token alone.
+    """
+
+    recurrence: AnyRecurrence
+    kept: Any = None
+    convolutions: tuple[Convolution, ...] = ()
+
+
+class Mixer(nnx.Module):
+    """A layer's mixing of tokens: it projects, it recurs, and it is finished.
+
+        recurrence = project(x);  y = recur(recurrence);  out = finish(y, recurrence)
+
+    A kind of layer defines `project` and `project_out`, and `gate` where its output is
+    not simply gated by silu(z). Everything that analyses need follows from these.
+
+    References:
+      Gu & Dao, "Mamba", arXiv 2312.00752, figure 3.
+    """
+
+    window: int = 1
+    """Tokens that the projection of one token reaches: d_conv where there is one."""
+
+    scale: float = 1.0
+    """What the sum of a mixer's directions is multiplied with."""
+
+    def project(
         self,
         x: Float[Array, "b l m"],
         *,
-        conv_state: Float[Array, "b d _"] | None = None,
-        lengths: Int[Array, "b"] | None = None,
-        segment_ids: Int[Array, "b l"] | None = None,
+        kept: Any = None,
         frozen: Frozen = NOTHING,
-    ) -> SSMInputs:
-        """Make the selective parameters of a layer from its normalised input.
-
-            x, z = split(W_in x);  u = silu(conv(x));  dt, B, C = split(W_x u)
-            delta = softplus(W_dt dt + dt_bias);  A = -exp(A_log)
-
-        Falcon-Mamba divides dt, B and C by their RMS before W_dt.
+        **context: Any,
+    ) -> Projection:
+        """Make a recurrence of the normalised input.
 
         Args:
           x: normalised input.
-          conv_state: the k-1 convolution inputs before the first token.
-          lengths: tokens per row, the rest being padding on the right: padding gets
-            delta = 0, which leaves the state as it is.
-          segment_ids: packed sequences, see `causal_conv1d`.
+          kept: what an earlier projection kept, to go on from it.
           frozen: what derivatives take for constants.
-
-        Returns:
-          All operands of `selective_scan`; delta is positive and float32.
+          **context: what a kind of model knows of its tokens, such as `lengths` and
+            `segment_ids` of texts.
         """
-        x = call_linear(self.in_proj, x, frozen.gammas.in_proj)
-        x, z = jnp.split(x, 2, axis=-1)
-        return self.select(
-            x,
-            z,
-            conv_state=conv_state,
-            lengths=lengths,
-            segment_ids=segment_ids,
-            frozen=frozen,
+        raise NotImplementedError
+
+    def recur(
+        self,
+        recurrence: Recurrence,
+        *,
+        state: Float[Array, "b d n"] | None = None,
+        segment_ids: Int[Array, "b l"] | None = None,
+    ) -> RecurrenceOutput:
+        """Return what a recurrence puts out, and its state; see `run_recurrence`."""
+        return run_recurrence(recurrence, state=state, segment_ids=segment_ids)
+
+    def gate(
+        self,
+        y: Float[Array, "b l d"],
+        recurrence: Recurrence,
+        *,
+        frozen: Frozen = NOTHING,
+    ) -> Float[Array, "b l d"]:
+        """Return what the output projection reads: y silu(z), or y without a gate."""
+        return y if recurrence.z is None else freezing.gate(y, recurrence.z, frozen)
+
+    def project_out(
+        self, y: Float[Array, "b l d"], *, frozen: Frozen = NOTHING
+    ) -> Float[Array, "b l m"]:
+        """Return the mixer's output of gated y; linear up to a bias."""
+        raise NotImplementedError
+
+    def finish(
+        self,
+        y: Float[Array, "b l d"],
+        recurrence: Recurrence,
+        *,
+        frozen: Frozen = NOTHING,
+    ) -> Float[Array, "b l m"]:
+        """Return the mixer's output, made of what its recurrence put out."""
+        return self.project_out(self.gate(y, recurrence, frozen=frozen), frozen=frozen)
+
+    def run(
+        self,
+        recurrence: AnyRecurrence,
+        *,
+        state: Any = None,
+        segment_ids: Int[Array, "b l"] | None = None,
+        frozen: Frozen = NOTHING,
+    ) -> tuple[Float[Array, "b l d"], Any]:
+        """Return what the output projection reads, and the state after the last token.
+
+        The gate is fused with the recurrence where it is the ordinary one.
+        """
+        assert isinstance(recurrence, Recurrence)
+        kind = type(self)
+        is_own = kind.gate is not Mixer.gate or kind.recur is not Mixer.recur
+        if is_own or frozen.activation or frozen.gate != "no":
+            y, state = self.recur(recurrence, state=state, segment_ids=segment_ids)
+            return self.gate(y, recurrence, frozen=frozen), state
+        return run_recurrence(
+            recurrence, state=state, segment_ids=segment_ids, is_gated=True
         )
 
     def mix(
-        self,
-        ssm: SSMInputs,
-        *,
-        ssm_state: Float[Array, "b d n"] | None = None,
-        segment_ids: Int[Array, "b l"] | None = None,
-        frozen: Frozen = NOTHING,
-    ) -> tuple[Float[Array, "b l m"], Float[Array, "b d n"]]:
-        """Run the recurrence on selective parameters and project its output.
-
-        Returns:
-          The mixer's output and the state after the last token.
-        """
-        y, last_state = run_ssm(
-            ssm, ssm_state=ssm_state, segment_ids=segment_ids, frozen=frozen
-        )
-        return call_linear(self.out_proj, y, frozen.gammas.out_proj), last_state
-
-
-def make_in_proj(config: MixerConfig, *, precision: Precision, rngs: nnx.Rngs):
-    """Return the projection to the convolution's and the gate's argument."""
-    return make_linear(
-        config.d_model,
-        2 * config.d_inner,
-        use_bias=config.use_bias,
-        precision=precision,
-        rngs=rngs,
-    )
-
-
-def make_out_proj(config: MixerConfig, *, precision: Precision, rngs: nnx.Rngs):
-    """Return the projection back, so small that the residual stream keeps its scale."""
-    shrink = config.num_layers**-0.5
-    return make_linear(
-        config.d_inner,
-        config.d_model,
-        use_bias=config.use_bias,
-        kernel_init=initializers.variance_scaling(shrink**2 / 3, "fan_in", "uniform"),
-        precision=precision,
-        rngs=rngs,
-    )
-
-
-class BlockOutput(NamedTuple):
-    """The residual stream after a block, and all that the block made on the way."""
-
-    x: Float[Array, "b l m"]
-    ssm: SSMInputs
-    cache: LayerCache
-
-
-class Block(nnx.Module):
-    """One residual block: x + mixer(norm(x))."""
-
-    def __init__(self, config: MambaConfig, *, precision: Precision, rngs: nnx.Rngs):
-        self.norm = RMSNorm(config.d_model, eps=config.norm_eps, precision=precision)
-        self.mixer = Mixer(config, precision=precision, rngs=rngs)
-
-    def __call__(
-        self,
-        x: Float[Array, "b l m"],
-        *,
-        cache: LayerCache | None = None,
-        lengths: Int[Array, "b"] | None = None,
-        segment_ids: Int[Array, "b l"] | None = None,
-        frozen: Frozen = NOTHING,
-    ) -> BlockOutput:
-        """Return x + mixer(norm(x)) with everything an analysis needs.
+        self, recurrence: AnyRecurrence, *, frozen: Frozen = NOTHING, **context: Any
+    ) -> tuple[Float[Array, "b l m"], Any]:
+        """Return the mixer's output of a recurrence, and the state after it.
 
         Args:
-          x: the residual stream.
-          cache: what the layer remembers of earlier tokens.
-          lengths: tokens per row, the rest being padding on the right.
-          segment_ids: packed sequences.
+          recurrence: what `project` made, or something else in its place.
           frozen: what derivatives take for constants.
+          **context: `state` and `segment_ids`, as in `run`.
         """
-        conv_state, ssm_state = (None, None) if cache is None else cache
-        ssm = self.mixer.ssm_inputs(
-            self.norm(x, frozen=frozen.norm),
-            conv_state=conv_state,
-            lengths=lengths,
-            segment_ids=segment_ids,
-            frozen=frozen,
-        )
-        out, last_state = self.mixer.mix(
-            ssm, ssm_state=ssm_state, segment_ids=segment_ids, frozen=frozen
-        )
-        cache = LayerCache(ssm.conv_state, last_state)
-        return BlockOutput(x + out.astype(x.dtype), ssm, cache)
+        y, state = self.run(recurrence, frozen=frozen, **context)
+        return self.project_out(y, frozen=frozen), state
+
+    def gate_matrices(self) -> tuple[Any, ...]:
+        """Return the `GateMatrices` of each direction; () if B, C are not made of u."""
+        return ()
+
+    def empty_cache(self, batch: int, dtype: Any) -> LayerCache | None:
+        """Return what the layer remembers before the first token.
+
+        Args:
+          batch: rows.
+          dtype: of activations.
+
+        Returns:
+          A cache, whose convolution part is what `project` keeps; None for a layer that
+          reads all tokens at once.
+        """
+        raise NotImplementedError

@@ -27,17 +27,23 @@ class Precision(NamedTuple):
 
 
 def rms_norm(
-    x: Float[Array, "... c"], eps: float, *, frozen: bool = False
+    x: Float[Array, "... c"],
+    eps: float,
+    *,
+    over: Float[Array, "... c"] | None = None,
+    frozen: bool = False,
 ) -> Float[Array, "... c"]:
     """Return x / sqrt(mean(x^2) + eps) over the last axis, in float32 or better.
 
     Args:
       x: what to normalise.
       eps: keeps the division finite.
+      over: what the RMS is of, if not of x.
       frozen: whether derivatives take 1/rms for a constant.
     """
     x = x.astype(accumulation_dtype(x.dtype))
-    scale = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
+    over = x if over is None else over.astype(x.dtype)
+    scale = jax.lax.rsqrt(jnp.mean(over * over, axis=-1, keepdims=True) + eps)
     return x * (jax.lax.stop_gradient(scale) if frozen else scale)
 
 
@@ -50,9 +56,13 @@ class RMSNorm(nnx.Module):
         self.compute = precision.compute
 
     def __call__(
-        self, x: Float[Array, "... m"], *, frozen: bool = False
+        self,
+        x: Float[Array, "... m"],
+        *,
+        over: Float[Array, "... m"] | None = None,
+        frozen: bool = False,
     ) -> Float[Array, "... m"]:
-        """Return x / rms(x) * scale in the compute dtype."""
-        y = rms_norm(x, self.eps, frozen=frozen)
+        """Return x / rms(x) * scale in the compute dtype; see `rms_norm`."""
+        y = rms_norm(x, self.eps, over=over, frozen=frozen)
         scale = jnp.broadcast_to(self.scale[...].astype(y.dtype), y.shape)
         return (y * scale).astype(self.compute)

@@ -1,7 +1,7 @@
-"""Where selective parameters are made, and the recurrence that they steer."""
+"""Where selective parameters are made."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +11,15 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.layers import freezing
 from jmamba.layers.freezing import NOTHING, Frozen, stop_gradient
-from jmamba.layers.gamma_rule import gamma_rule
+from jmamba.layers.mixer import Convolution, Projection
 from jmamba.layers.norm import Precision, rms_norm
-from jmamba.models.mamba.config import MambaConfig
-from jmamba.models.vim.config import VimConfig
-from jmamba.ops import causal_conv1d, selective_scan, selective_state_update
+from jmamba.layers.sizes import MixerSizes
+from jmamba.ops import causal_conv1d
 from jmamba.ops.causal_conv1d import count_segments
-from jmamba.refinements.gates import make_gates
-from jmamba.types import SSMInputs
+from jmamba.types import Recurrence
 
-MixerConfig = MambaConfig | VimConfig
-"""What a mixer reads its sizes from."""
-
-Sort = Callable[[Float[Array, "b l d"]], Float[Array, "b l d"]]
-"""Puts tokens in another order."""
+MakeGates = Callable[..., Callable[[], tuple[Array, Array]] | None]
+"""Makes S_B and S_C of a mixer, from (sizes, precision=, rngs=); None for free ones."""
 
 torch_uniform = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the initialisation of the released models."""
@@ -51,46 +46,72 @@ def make_linear(
     )
 
 
+class GateMatrices(NamedTuple):
+    """What a selection makes its parameters with, as linear maps of u.
+
+    B[j] = S_B u[j],  C[i] = S_C u[i],  delta[j] = softplus(S_delta u[j] + bias)
+    """
+
+    S_B: Float[Array, "n d"]
+    S_C: Float[Array, "n d"]
+    S_delta: Float[Array, "d d"]
+    A: Float[Array, "d n"]
+    bias: Float[Array, "d"]
+
+
 class Conv1D(nnx.Module):
     """Parameters of the causal depthwise convolution."""
 
-    def __init__(self, config: MixerConfig, *, precision: Precision, rngs: nnx.Rngs):
-        d, k = config.d_inner, config.d_conv
+    def __init__(self, sizes: MixerSizes, *, precision: Precision, rngs: nnx.Rngs):
+        d, k = sizes.d_inner, sizes.d_conv
         bound = k**-0.5
         uniform = jax.random.uniform
         weight = uniform(rngs.params(), (d, k), precision.param, -bound, bound)
         bias = uniform(rngs.params(), (d,), precision.param, -bound, bound)
         self.weight = nnx.Param(weight)
-        self.bias = nnx.Param(bias) if config.use_conv_bias else None
+        self.bias = nnx.Param(bias) if sizes.use_conv_bias else None
 
 
 class Selection(nnx.Module):
     """What one direction of a mixer has between its projections.
 
-    A `Mixer` has one, a `BidirectionalMixer` two. `select` is the only place that makes
-    selective parameters. If the configuration constrains the signs of S_C^T S_B, W_x
-    has rows for dt alone, and `gates` make the others.
+    A `MambaMixer` has one, a `BidirectionalMixer` two. `select` is the only place that
+    makes selective parameters.
+
+    Args:
+      sizes: of the mixer.
+      make_gates: makes the rows S_B and S_C of W_x, which are then parameters of their
+        own and x_proj has rows for dt alone; None for free rows.
+      precision: dtypes.
+      rngs: source of the initial weights.
     """
 
-    def __init__(self, config: MixerConfig, *, precision: Precision, rngs: nnx.Rngs):
-        d, n, r = config.d_inner, config.d_state, config.dt_rank
-        self.conv1d = Conv1D(config, precision=precision, rngs=rngs)
-        self.gates = make_gates(config, precision=precision, rngs=rngs)
+    def __init__(
+        self,
+        sizes: MixerSizes,
+        *,
+        make_gates: MakeGates | None = None,
+        precision: Precision,
+        rngs: nnx.Rngs,
+    ):
+        d, n, r = sizes.d_inner, sizes.d_state, sizes.dt_rank
+        self.conv1d = Conv1D(sizes, precision=precision, rngs=rngs)
+        self.gates = make_gates and make_gates(sizes, precision=precision, rngs=rngs)
         rows = r if self.gates is not None else r + 2 * n
         self.x_proj = make_linear(d, rows, precision=precision, rngs=rngs)
         self.dt_proj = make_linear(r, d, precision=precision, rngs=rngs)
-        self.dt_bias = nnx.Param(_dt_bias(config, rngs).astype(precision.sensitive))
+        self.dt_bias = nnx.Param(_dt_bias(sizes, rngs).astype(precision.sensitive))
         A_log = jnp.log(jnp.arange(1, n + 1, dtype=precision.sensitive))
         self.A_log = nnx.Param(jnp.tile(A_log, (d, 1)))
         self.D = nnx.Param(jnp.ones((d,), precision.sensitive))
-        self.config = config
+        self.sizes = sizes
 
     def convolve(
         self,
         x: Float[Array, "b l d"],
         *,
         activation: str | None = None,
-        gamma: float = 0.0,
+        frozen: Frozen = NOTHING,
         initial_state: Float[Array, "b d _"] | None = None,
         **options,
     ):
@@ -98,8 +119,8 @@ class Selection(nnx.Module):
 
         Args:
           x: what it reads.
-          activation: None or "silu"; None if there is a gamma.
-          gamma: of `gamma_rule`.
+          activation: None or "silu"; None if there is a rule for linear maps.
+          frozen: how linear maps are differentiated.
           initial_state: the inputs before the first token.
           **options: of `causal_conv1d`.
         """
@@ -113,11 +134,12 @@ class Selection(nnx.Module):
             )
 
         out = run(operands, activation)
-        if gamma == 0:
+        if frozen.linear is None:
             return out
         assert activation is None
-        magnitudes = run(jax.tree.map(jnp.abs, operands))
-        return out._replace(y=gamma_rule(out.y, magnitudes.y, gamma))
+        return out._replace(
+            y=frozen.linear("conv", lambda operands: run(operands).y, operands)
+        )
 
     def W_x(self) -> Float[Array, "d _"]:
         """Return the projection of u to dt, B and C, (d, r + 2 n)."""
@@ -127,14 +149,19 @@ class Selection(nnx.Module):
         S_B, S_C = (S.T.astype(kernel.dtype) for S in self.gates())
         return jnp.concatenate([kernel, S_B, S_C], axis=1)
 
-    def scores(
-        self, u: Float[Array, "b l d"], K: Float[Array, "d"]
-    ) -> Float[Array, "b l"]:
-        """Return K . (S_delta u[l]) of each token, in the dtype of the step sizes."""
-        wide = self.dt_bias[...].dtype
-        dt = self.W_x()[:, : self.config.dt_rank].astype(wide)
-        weights = dt @ (self.dt_proj.kernel[...].astype(wide) @ K.astype(wide))
-        return jnp.einsum("bld,d->bl", u.astype(wide), weights, precision="highest")
+    def gate_matrices(self) -> tuple[GateMatrices, ...]:
+        """Return the matrices of this selection; S_delta is dense, d^2 numbers.
+
+        In Falcon-Mamba B, C and delta's argument are then divided by a norm.
+        """
+        r, n = self.sizes.dt_rank, self.sizes.d_state
+        dtype = self.A_log[...].dtype
+        W_x = self.W_x().astype(dtype)  # d r+2n
+        W_dt = self.dt_proj.kernel[...].astype(dtype)  # r d
+        A = -jnp.exp(self.A_log[...])
+        S_delta = jnp.einsum("er,rd->de", W_x[:, :r], W_dt, precision="highest")
+        S_B, S_C = W_x[:, r : r + n].T, W_x[:, r + n :].T
+        return (GateMatrices(S_B, S_C, S_delta, A, self.dt_bias[...]),)
 
     def activate(
         self,
@@ -154,14 +181,13 @@ class Selection(nnx.Module):
             "initial_state": conv_state,
             "segment_ids": segment_ids,
         }
-        gamma = frozen.gammas.conv
-        if frozen.activation or gamma:
-            a, last = self.convolve(x, gamma=gamma, **options)
+        if frozen.activation or frozen.linear is not None:
+            a, last = self.convolve(x, frozen=frozen, **options)
             u = freezing.silu(a, frozen)
         else:
             u, last = self.convolve(x, activation="silu", **options)
         if lengths is not None:
-            window = self.config.d_conv
+            window = self.sizes.d_conv
             last = _last_inputs(x, conv_state, lengths, segment_ids, window)
         return u, last
 
@@ -174,7 +200,7 @@ class Selection(nnx.Module):
         lengths: Int[Array, "b"] | None = None,
         segment_ids: Int[Array, "b l"] | None = None,
         frozen: Frozen = NOTHING,
-    ) -> SSMInputs:
+    ) -> Projection:
         """Make the selective parameters from the halves of the projected input.
 
             u = silu(conv(x));  dt, B, C = split(W_x u)
@@ -198,35 +224,39 @@ class Selection(nnx.Module):
             segment_ids=segment_ids,
             frozen=frozen,
         )
-        return self.parametrise(u, z, last, lengths=lengths, frozen=frozen)
+        recurrence = self.parametrise(u, z, lengths=lengths, frozen=frozen)
+        return Projection(recurrence, last, (self.convolution_of(x),))
+
+    def convolution_of(self, x: Float[Array, "b l d"]) -> Convolution:
+        """Return what makes u of x."""
+        weight, bias = self.conv1d.weight[...], self.conv1d.bias
+        return Convolution(x, weight, None if bias is None else bias[...])
 
     def parametrise(
         self,
         u: Float[Array, "b l d"],
         z: Float[Array, "b l d"],
-        conv_state: Float[Array, "b d _"],
         *,
         lengths: Int[Array, "b"] | None = None,
         frozen: Frozen = NOTHING,
-    ) -> SSMInputs:
+    ) -> Recurrence:
         """Make the selective parameters of what the convolution put out.
 
         Args:
           u: what the recurrence is to read.
           z: the gate's argument.
-          conv_state: the last inputs of the convolution, to be handed on.
           lengths, frozen: as in `select`.
         """
-        config = self.config
-        r, n = config.dt_rank, config.d_state
+        sizes = self.sizes
+        r, n = sizes.dt_rank, sizes.d_state
         if self.gates is None:
             projected = self.x_proj(u)
         else:
             projected = jnp.matmul(u, self.W_x().astype(u.dtype))
         dt, B, C = jnp.split(projected, [r, r + n], axis=-1)
-        if config.mixer_rms_eps is not None:
+        if sizes.mixer_rms_eps is not None:
             dt, B, C = (
-                rms_norm(v, config.mixer_rms_eps).astype(u.dtype) for v in (dt, B, C)
+                rms_norm(v, sizes.mixer_rms_eps).astype(u.dtype) for v in (dt, B, C)
             )
         dt_bias = self.dt_bias[...][None, None]
         delta = jax.nn.softplus(self.dt_proj(dt).astype(dt_bias.dtype) + dt_bias)
@@ -237,54 +267,17 @@ class Selection(nnx.Module):
         if frozen.selection:
             delta, B, C = stop_gradient((delta, B, C))
         A = -jnp.exp(self.A_log[...])
-        return SSMInputs(u, delta, A, B, C, self.D[...], z, conv_state)
+        # one group: all channels share B and C
+        return Recurrence(u, delta, A, B[:, :, None], C[:, :, None], self.D[...], z)
 
 
-def run_ssm(
-    ssm: SSMInputs,
-    *,
-    ssm_state: Float[Array, "b d n"] | None = None,
-    segment_ids: Int[Array, "b l"] | None = None,
-    frozen: Frozen = NOTHING,
-    restore: Sort | None = None,
-) -> tuple[Float[Array, "b l d"], Float[Array, "b d n"]]:
-    """Run the recurrence and the gate on selective parameters.
-
-    Args:
-      ssm: what `Selection.select` made.
-      ssm_state: the state before the first token.
-      segment_ids: packed sequences.
-      frozen: what derivatives take for constants.
-      restore: puts tokens back in their order before the gate.
-
-    Returns:
-      What the output projection reads, and the state after the last token.
-    """
-    if restore is not None or frozen.activation or frozen.gate != "no":
-        y, last_state = selective_scan(
-            *ssm[:6], initial_state=ssm_state, segment_ids=segment_ids
-        )
-        y = y if restore is None else restore(y)
-        return freezing.gate(y, ssm.z, frozen), last_state
-    if ssm.u.shape[1] == 1 and ssm_state is not None and segment_ids is None:
-        u, delta, A, B, C, D, z, _ = ssm
-        y, last_state = selective_state_update(
-            ssm_state, u[:, 0], delta[:, 0], A, B[:, 0], C[:, 0], D, z[:, 0]
-        )
-        return y[:, None], last_state
-    y, last_state = selective_scan(
-        *ssm[:7], initial_state=ssm_state, segment_ids=segment_ids
-    )
-    return y, last_state
-
-
-def _dt_bias(config: MixerConfig, rngs: nnx.Rngs):
+def _dt_bias(sizes: MixerSizes, rngs: nnx.Rngs):
     """Draw b with softplus(b) log-uniform in [dt_min, dt_max] (Mamba, section 3.6)."""
-    low, high = jnp.log(config.dt_min), jnp.log(config.dt_max)
+    low, high = jnp.log(sizes.dt_min), jnp.log(sizes.dt_max)
     dt = jnp.exp(
-        jax.random.uniform(rngs.params(), (config.d_inner,)) * (high - low) + low
+        jax.random.uniform(rngs.params(), (sizes.d_inner,)) * (high - low) + low
     )
-    dt = jnp.maximum(dt, config.dt_init_floor)
+    dt = jnp.maximum(dt, sizes.dt_init_floor)
     return dt + jnp.log(-jnp.expm1(-dt))
 
 

@@ -1,12 +1,31 @@
-"""Blocks of the same kind, stacked along a leading layer axis and run in one scan."""
+"""The one walk over the layers of a model: it reads and edits what passes.
+
+Blocks of one kind are stacked along a leading layer axis and run in one scan, so that
+compile time does not grow with depth.
+"""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+
+PLACES = ("residual_in", "recurrence", "state", "gated", "output", "residual_out")
+"""Where an edit is asked, in the order of a block's forward pass.
+
+residual_in   the residual stream entering the block
+recurrence    what the mixer projects its input to
+state         the recurrence's state before the first token; None for an empty one
+gated         what the output projection reads
+output        what the mixer puts out
+residual_out  the residual stream leaving the block
+"""
+
+Edit = Callable[[str, Any, Any], Any]
+"""edit(place, value, own) -> value: what passes on in its place, the same shape."""
 
 
 def stack_layers(
@@ -17,74 +36,181 @@ def stack_layers(
     return nnx.split_rngs(splits=count)(make)(rngs)
 
 
-def pick_layer(layers: Any, count: int, index: int) -> Any:
-    """Return one of the stacked blocks as a module of its own.
-
-    Raises:
-      IndexError: there is no such layer; negative indices count from the end.
-    """
-    if not -count <= index < count:
-        raise IndexError(f"layer {index} of a model with {count} layers (0 based).")
-    graphdef, state = nnx.split(layers)
-    return nnx.merge(graphdef, jax.tree.map(lambda x: x[index], state))
-
-
-class Run(NamedTuple):
-    """Consecutive layers of one kind, stacked, and which of a model's they are."""
-
-    layers: slice
-    blocks: Any
-
-
-def take_layers(layers: Any, part: slice) -> Any:
-    """Return some of the stacked blocks, as a stack."""
-    graphdef, state = nnx.split(layers)
+def take_layers(blocks: Any, part: slice | int) -> Any:
+    """Return some of the stacked blocks as a stack, or one of them by its number."""
+    graphdef, state = nnx.split(blocks)
     return nnx.merge(graphdef, jax.tree.map(lambda x: x[part], state))
 
 
-def scan_layers(
+class Merge(NamedTuple):
+    """Makes a block of its parameters; equal ones compile once."""
+
+    graphdef: nnx.GraphDef
+
+    def __call__(self, state: Any) -> Any:
+        """Return the block."""
+        return nnx.merge(self.graphdef, state)
+
+
+class Run(NamedTuple):
+    """Consecutive layers of one kind.
+
+    Attributes:
+      layers: which of a model's they are.
+      parameters: of all of them, stacked along a leading axis.
+      open: makes a block of the parameters of one layer.
+    """
+
+    layers: slice
+    parameters: Any
+    open: Callable[[Any], Any]
+
+    @classmethod
+    def of(cls, blocks: nnx.Module, layers: slice) -> "Run":
+        """Return stacked blocks as a run."""
+        graphdef, state = nnx.split(blocks)
+        return cls(layers, state, Merge(graphdef))
+
+    def block(self, index: int) -> Any:
+        """Return one block, by its number in the model."""
+        place = index - self.layers.start
+        return self.open(jax.tree.map(lambda x: x[place], self.parameters))
+
+
+def cut_runs(runs: Sequence[Run], start: int, stop: int) -> list[Run]:
+    """Return layers start to stop - 1 as runs."""
+    kept = []
+    for layers, parameters, open_block in runs:
+        first, last = max(start, layers.start), min(stop, layers.stop)
+        if first >= last:
+            continue
+        if (first, last) != (layers.start, layers.stop):
+            part = slice(first - layers.start, last - layers.start)
+            parameters = jax.tree.map(lambda x, part=part: x[part], parameters)
+        kept.append(Run(slice(first, last), parameters, open_block))
+    return kept
+
+
+def walk(
     runs: Sequence[Run],
-    x: Float[Array, "b l m"],
-    visit: tuple[Callable, Any] | None = None,
+    step: Callable[[Any, Any, Any], tuple[Any, Any]],
+    carry: Any,
+    own: Any = None,
     *,
-    cache: Any = None,
+    reverse: bool = False,
     remat: bool = False,
-    **options,
-):
-    """Run stacked blocks in one scan per run: compile time is flat in depth.
+) -> tuple[Any, Any]:
+    """Go from layer to layer, in one scan per run.
 
     Args:
-      runs: all layers, as a model's `runs()`: one run unless layers differ in kind.
+      runs: the layers, as a model's `runs()`.
+      step: called as step(block, carry, own) -> (carry, found) at every layer.
+      carry: what is handed from layer to layer.
+      own: a pytree with a leading axis of layers, of which each gets its own part.
+      reverse: whether to go from the last layer to the first.
+      remat: whether the backward pass computes each step again.
+
+    Returns:
+      The last carry, and what was found, with a leading axis of layers.
+
+    Examples:
+      >>> run = Run(slice(0, 3), jnp.array([2.0, 3.0, 5.0]), open=lambda weight: weight)
+      >>> total, found = walk([run], lambda w, x, _: (x * w, x), jnp.array(1.0))
+      >>> float(total), found.tolist()
+      (30.0, [1.0, 2.0, 6.0])
+    """
+    whole, found = len(runs) == 1, []
+    first = runs[0].layers.start
+    for layers, parameters, open_block in reversed(runs) if reverse else runs:
+        part = slice(layers.start - first, layers.stop - first)
+        mine = own if whole else jax.tree.map(lambda x, part=part: x[part], own)
+
+        def body(carry, layer, open_block=open_block):
+            parameters, own = layer
+            return step(open_block(parameters), carry, own)
+
+        body = jax.checkpoint(body) if remat else body
+        carry, seen = jax.lax.scan(body, carry, (parameters, mine), reverse=reverse)
+        found.append(seen)
+    return carry, join_layers(found[::-1] if reverse else found)
+
+
+def join_layers(parts: Sequence[Any]) -> Any:
+    """Return what consecutive layers made, stacked along the leading axis."""
+    if len(parts) == 1:
+        return parts[0]
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+
+
+class Passed(NamedTuple):
+    """What came of a walk through the blocks of a model.
+
+    Attributes:
+      x: the residual stream after the last block.
+      cache: what each block remembers of the tokens.
+      carry: of `visit`.
+      found: what `read` returned, with a leading axis of layers.
+    """
+
+    x: Float[Array, "b l m"]
+    cache: Any
+    carry: Any
+    found: Any
+
+
+def run_layers(
+    runs: Sequence[Run],
+    x: Float[Array, "b l m"],
+    *,
+    read: Callable[[Any, Any, Any], Any] | None = None,
+    visit: tuple[Callable, Any] | None = None,
+    edit: Edit | None = None,
+    edits: Any = None,
+    cache: Any = None,
+    remat: bool = False,
+    **options: Any,
+) -> Passed:
+    """Run the blocks, reading and editing what passes.
+
+    Args:
+      runs: the layers, as a model's `runs()`.
       x: the residual stream before the first block.
-      visit: called as visit(carry, x_in, output of the block) -> carry after each
-        block; a pair (visit, initial carry), or None.
+      read: called as read(block, x_in, output of the block) behind each block; what it
+        returns is stacked over layers.
+      visit: a pair of visit(carry, x_in, output of the block) -> carry and the first
+        carry, for what is not kept of every layer.
+      edit: called as edit(place, value, own) -> value at each of `PLACES`.
+      edits: what edit is given as its own, a pytree with a leading axis of layers.
       cache: what each block remembers of earlier tokens, or None.
       remat: whether the backward pass recomputes each block.
       **options: keywords of the blocks.
 
-    Returns:
-      The residual stream after the last block, the new cache and visit's carry.
+    Examples:
+      >>> import jmamba
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=8, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> x = model.embed(jnp.array([list(b"hello")]))
+      >>> def silence(place, value, layer):
+      ...     return jnp.where(layer == 1, 0, value) if place == "output" else value
+      >>> walked = run_layers(model.runs(), x, edit=silence, edits=jnp.arange(2))
+      >>> bool(jnp.all(walked.x == model.layer(0)(x).x))
+      True
     """
     see, carry = visit or (lambda carry, x, out: carry, None)
-    caches = []
-    for layers, blocks in runs:
-        graphdef, state = nnx.split(blocks)
+    look = read or (lambda block, x, out: None)
 
-        def body(carry, layer, graphdef=graphdef):
-            x, seen = carry
-            state, cache = layer
-            out = nnx.merge(graphdef, state)(x, cache=cache, **options)
-            return (out.x, see(seen, x, out)), out.cache
+    def step(block, carry, own):
+        x, seen = carry
+        cache, mine = own
+        mine = {} if edit is None else {"edit": partial(_edit_own, edit, mine)}
+        out = block(x, cache=cache, **options, **mine)
+        return (out.x, see(seen, x, out)), (out.cache, look(block, x, out))
 
-        body = jax.checkpoint(body) if remat else body
-        mine = cache if len(runs) == 1 else jax.tree.map(lambda x: x[layers], cache)  # noqa: B023
-        (x, carry), new = jax.lax.scan(body, (x, carry), (state, mine))
-        caches.append(new)
-    return x, join_runs(caches), carry
+    (x, carry), (cache, found) = walk(
+        runs, step, (x, carry), (cache, edits), remat=remat
+    )
+    return Passed(x, cache, carry, found)
 
 
-def join_runs(parts: Sequence[Any]) -> Any:
-    """Return what the layers of all runs made, stacked along the leading axis."""
-    if len(parts) == 1:
-        return parts[0]
-    return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+def _edit_own(edit: Edit, own: Any, place: str, value: Any) -> Any:
+    return edit(place, value, own)

@@ -3,26 +3,13 @@
 import os
 from typing import Any, TypeVar
 
-from flax import nnx
-from jaxtyping import Array, Float
-
-from jmamba.layers.stack import Run, pick_layer, scan_layers
+from jmamba.layers.model import LayeredModel
 
 Kind = TypeVar("Kind", bound="StackedModel")
 
 
-class StackedModel(nnx.Module):
-    """A model of stacked blocks; see `MambaLM` and `Vim`.
-
-    Attributes:
-      config: sizes and choices.
-      layers: the blocks, each parameter with a leading axis of layers.
-      remat: whether the backward pass recomputes each block.
-    """
-
-    config: Any
-    layers: Any
-    remat: bool
+class StackedModel(LayeredModel):
+    """A model of stacked blocks that loads and saves; see `MambaLM` and `Vim`."""
 
     @classmethod
     def from_pretrained(
@@ -92,46 +79,3 @@ class StackedModel(nnx.Module):
         from jmamba.checkpoints import save  # for the same reason as above
 
         save(self, directory, tokenizer=tokenizer, overwrite=overwrite)  # type: ignore[arg-type]
-
-    def layer(self, index: int) -> Any:
-        """Return one block as a module of its own.
-
-        Raises:
-          IndexError: there is no such layer; negative indices count from the end.
-        """
-        count = self.config.num_layers
-        for part, blocks in self.runs():
-            if part.start <= index % count < part.stop and -count <= index < count:
-                size = part.stop - part.start
-                return pick_layer(blocks, size, index % count - part.start)
-        return pick_layer(self.layers, count, index)
-
-    def runs(self) -> list[Run]:
-        """Return the layers as runs of one kind; see `scan_layers`."""
-        return [Run(slice(0, self.config.num_layers), self.layers)]
-
-    def run_layers(
-        self,
-        x: Float[Array, "b l m"],
-        visit: Any = None,
-        *,
-        cache: Any = None,
-        **options: Any,
-    ) -> Any:
-        """Run the stacked blocks in one scan.
-
-        Args:
-          x: the residual stream before the first block.
-          visit: called as visit(carry, x_in, output of the block) -> carry after each
-            block, to record what an analysis needs; a pair (visit, initial carry), or
-            None.
-          cache: what a call on earlier tokens returned; None for images.
-          **options: keywords of the blocks: `frozen`, of a language model `lengths` and
-            `segment_ids`, of a Vision Mamba `tau`.
-
-        Returns:
-          The residual stream after the last block, the new cache and visit's carry.
-        """
-        return scan_layers(
-            self.runs(), x, visit, cache=cache, remat=self.remat, **options
-        )

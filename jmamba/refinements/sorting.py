@@ -1,6 +1,7 @@
 """Where a mixer of Vision Mamba sorts its tokens, and what it learns to sort by."""
 
-from collections.abc import Collection
+import dataclasses
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,8 +13,7 @@ from jaxtyping import Array, Float
 from jmamba.layers.norm import Precision
 from jmamba.layers.selection import Selection
 from jmamba.layers.stack import Run, take_layers
-from jmamba.models.vim.config import VimConfig
-from jmamba.refinements.soft_sort import (
+from jmamba.refinements.permutations import (
     keep_place,
     normalise_scores,
     shuffled_order,
@@ -23,6 +23,109 @@ from jmamba.refinements.soft_sort import (
 Tau = float | Float[Array, ""] | None
 """A temperature in place of the configuration's, such as `dynamics.anneal_tau`'s."""
 
+REORDER = ("none", "official", "corrected")
+"""Whether layers sort their tokens, and whether they put outputs back in place."""
+
+REORDER_BY = ("importance", "random")
+"""What layers sort by: learned scores, or, for a control, nothing at all."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SortingChoices:
+    """Choose what sorts tokens; configurations of models hold the same fields.
+
+    Attributes:
+      reorder: "none"; "official" to run recurrences on tokens sorted by importance,
+        the most important last, and leave their outputs in that order; "corrected" to
+        put outputs back where their tokens are. See `Sorting`.
+      reorder_layers: which layers sort; None for all.
+      reorder_by: "importance" for learned scores, or "random" for a permutation that
+        is fixed by `reorder_seed` and the number of tokens, as a control.
+      reorder_tau: temperature of `soft_sort`.
+      reorder_hard: whether it is a permutation, with the soft one's derivative.
+      reorder_normalise: whether scores get mean 0 and deviation 1. Without it, and
+        with tau = 1, a fresh layer makes all tokens their mean.
+      reorder_seed: of the random permutation.
+
+    References:
+      Vo et al., arXiv 2410.03292, section 5.2.
+    """
+
+    reorder: str = "none"
+    reorder_layers: Sequence[int] | None = None
+    reorder_by: str = "importance"
+    reorder_tau: float = 1.0
+    reorder_hard: bool = False
+    reorder_normalise: bool = False
+    reorder_seed: int = 0
+
+    def sorted_layers_of(self, count: int) -> tuple[int, ...]:
+        """Return the layers that sort their tokens, of so many, in ascending order.
+
+        Examples:
+          >>> SortingChoices(reorder="corrected").sorted_layers_of(3)
+          (0, 1, 2)
+        """
+        if self.reorder == "none":
+            return ()
+        if self.reorder_layers is None:
+            return tuple(range(count))
+        return tuple(sorted(self.reorder_layers))
+
+    def class_position(self, num_patches: int | None = None) -> int | None:
+        """Return the place of a token that is not sorted; None if there is none.
+
+        Args:
+          num_patches: tokens that are sorted.
+        """
+        raise NotImplementedError
+
+
+def check_sorting(config: "SortingChoices", num_layers: int) -> None:
+    """Raise unless the fields of a configuration that sort tokens make sense.
+
+    Args:
+      config: the choices.
+      num_layers: blocks of the model.
+
+    Raises:
+      ValueError: a choice is unknown, a layer does not exist or is named twice, tau is
+        not positive, or something is set that does nothing.
+    """
+    for name, choices in {"reorder": REORDER, "reorder_by": REORDER_BY}.items():
+        if getattr(config, name) not in choices:
+            raise ValueError(
+                f"{name}={getattr(config, name)!r}: give one of {', '.join(choices)}."
+            )
+    idle = {"reorder_layers": None, "reorder_by": REORDER_BY[0], "reorder_tau": 1.0}
+    idle |= {"reorder_hard": False, "reorder_normalise": False, "reorder_seed": 0}
+    if config.reorder == "none":
+        wrong = [name for name, value in idle.items() if getattr(config, name) != value]
+    elif config.reorder_by == "random":
+        names = ("reorder_tau", "reorder_hard", "reorder_normalise")
+        wrong = [name for name in names if getattr(config, name) != idle[name]]
+    else:
+        wrong = ["reorder_seed"] if config.reorder_seed != 0 else []
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)}: does nothing with reorder={config.reorder!r} and "
+            f"reorder_by={config.reorder_by!r}; leave it out, or choose those."
+        )
+    count, layers = num_layers, config.reorder_layers
+    if layers is not None and (
+        not layers
+        or len(set(layers)) < len(layers)
+        or not all(0 <= i < count for i in layers)
+    ):
+        raise ValueError(
+            f"reorder_layers={layers}: give different ones of 0 to {count - 1}, or "
+            "None for all."
+        )
+    if not 0 < config.reorder_tau < float("inf"):
+        raise ValueError(f"reorder_tau={config.reorder_tau}: give a positive one.")
+    if not 0 <= config.reorder_seed < 2**32:
+        raise ValueError(f"reorder_seed={config.reorder_seed}: give 0 to 2**32 - 1.")
+
 
 class Sorting(nnx.Module):
     """The weights of importance scores, K of both directions.
@@ -31,7 +134,10 @@ class Sorting(nnx.Module):
 
     Each direction has scores of its own, and its most important tokens come last in its
     own reading order. The class token stays at its place and is not scored: only
-    patches are sorted. Gates and step sizes are made anew from P u.
+    patches are sorted. Gates and step sizes are made anew from P u. In the official
+    mode the k-th token of the new order then meets the gate, and is added to the
+    residual stream, of the k-th token in the old one; in the corrected mode P^T puts
+    outputs back first.
 
     A model's has a leading axis, one entry per layer that sorts; a mixer's has none. K
     is None for the random control.
@@ -41,10 +147,16 @@ class Sorting(nnx.Module):
     """
 
     def __init__(
-        self, config: VimConfig, count: int, *, precision: Precision, rngs: nnx.Rngs
+        self,
+        config: SortingChoices,
+        channels: int,
+        count: int,
+        *,
+        precision: Precision,
+        rngs: nnx.Rngs,
     ):
         self.config = config
-        shape, bound = (count, config.d_inner), config.d_inner**-0.5
+        shape, bound = (count, channels), channels**-0.5
 
         def draw() -> nnx.Param | None:
             if config.reorder_by == "random":
@@ -59,7 +171,12 @@ class Sorting(nnx.Module):
         """Return the weights of some of the layers."""
         return take_layers(self, layers)
 
-    def order(
+    @property
+    def restores(self) -> bool:
+        """Whether outputs go back to their tokens before they meet the gate."""
+        return self.config.reorder == "corrected"
+
+    def rank(
         self,
         selection: Selection,
         u: Float[Array, "b l d"],
@@ -82,7 +199,7 @@ class Sorting(nnx.Module):
         if K is None:
             P = jnp.asarray(shuffled_order(others, config.reorder_seed), u.dtype)
             return jnp.broadcast_to(keep_place(P, place), (len(u), length, length))
-        scores = selection.scores(u, K[...])
+        scores = score_tokens(selection, u, K[...])
         if place is not None:
             scores = jnp.concatenate([scores[:, :place], scores[:, place + 1 :]], 1)
 
@@ -93,26 +210,87 @@ class Sorting(nnx.Module):
 
         return keep_place(jax.vmap(sort)(scores), place)
 
+    def move(
+        self, P: Float[Array, "b l l"], x: Float[Array, "b l d"]
+    ) -> Float[Array, "b l d"]:
+        """Return P x, exactly if P is a permutation."""
+        moved = jnp.einsum("bkl,bld->bkd", P, x.astype(P.dtype), precision="highest")
+        return moved.astype(x.dtype)
 
-def class_place(config: VimConfig, length: int, *, is_backward: bool) -> int | None:
+
+@dataclasses.dataclass(frozen=True)
+class SameOrder:
+    """The order of a layer that does not sort, in a model of which some layers do."""
+
+    restores: bool = False
+
+    def rank(
+        self,
+        selection: Selection,
+        u: Float[Array, "b l d"],
+        *,
+        is_backward: bool,
+        tau: Tau = None,
+    ) -> Float[Array, "b l l"]:
+        """Return the identity."""
+        batch, length, _ = u.shape
+        dtype = selection.dt_bias[...].dtype
+        same = jnp.eye(length, dtype=dtype)
+        return jnp.broadcast_to(same, (batch, length, length))
+
+    def move(
+        self, P: Float[Array, "b l l"], x: Float[Array, "b l d"]
+    ) -> Float[Array, "b l d"]:
+        """Return x."""
+        return x
+
+
+@dataclasses.dataclass(frozen=True)
+class UnknownOrder:
+    """The order of the stack of all layers, of which some sort and some do not."""
+
+    restores: bool = False
+
+    def rank(self, *args: Any, **context: Any) -> Float[Array, "b l l"]:
+        """Raise.
+
+        Raises:
+          ValueError: always.
+        """
+        raise ValueError(
+            "This is the stack of all layers, of which some sort their tokens: "
+            "take one of them, model.layer(i), or run the runs of model.runs()."
+        )
+
+    def move(
+        self, P: Float[Array, "b l l"], x: Float[Array, "b l d"]
+    ) -> Float[Array, "b l d"]:
+        """Return x."""
+        return x
+
+
+def score_tokens(
+    selection: Selection, u: Float[Array, "b l d"], K: Float[Array, "d"]
+) -> Float[Array, "b l"]:
+    """Return K . (S_delta u[l]) of each token, in the dtype of the step sizes."""
+    wide = selection.dt_bias[...].dtype
+    dt = selection.W_x()[:, : selection.sizes.dt_rank].astype(wide)
+    weights = dt @ (selection.dt_proj.kernel[...].astype(wide) @ K.astype(wide))
+    return jnp.einsum("bld,d->bl", u.astype(wide), weights, precision="highest")
+
+
+def class_place(
+    config: SortingChoices, length: int, *, is_backward: bool
+) -> int | None:
     """Return where a direction reads the class token; None if there is none."""
-    if config.class_token == "none":
-        return None
     place = config.class_position(length - 1)
-    assert place is not None
+    if place is None:
+        return None
     return length - 1 - place if is_backward else place
 
 
-def reorder_tokens(
-    P: Float[Array, "b l l"], x: Float[Array, "b l d"]
-) -> Float[Array, "b l d"]:
-    """Return P x, exactly if P is a permutation."""
-    moved = jnp.einsum("bkl,bld->bkd", P, x.astype(P.dtype), precision="highest")
-    return moved.astype(x.dtype)
-
-
 def split_runs(
-    blocks: Any, count: int, sorting: Sorting | None, chosen: Collection[int]
+    blocks: Any, count: int, sorting: Sorting | None, chosen: Sequence[int]
 ) -> list[Run]:
     """Return a stack of layers as runs: of each, all layers sort or none does.
 
@@ -123,15 +301,15 @@ def split_runs(
       chosen: which layers sort.
     """
     if sorting is None:
-        return [Run(slice(0, count), blocks)]
+        return [Run.of(blocks, slice(0, count))]
     edges = [i for i in range(1, count) if (i in chosen) != (i - 1 in chosen)]
     runs, done = [], 0
     for start, stop in pairwise([0, *edges, count]):
         part = take_layers(blocks, slice(start, stop))
-        part.mixer.is_known = True
+        part.mixer.order = SameOrder()
         if start in chosen:
             mine = sorting.pick(slice(done, done + stop - start))
-            part.mixer.sorting = nnx.data(mine)  # was None, which is static
+            part.mixer.order = nnx.data(mine)  # was static
             done += stop - start
-        runs.append(Run(slice(start, stop), part))
+        runs.append(Run.of(part, slice(start, stop)))
     return runs

@@ -10,9 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jmamba.attention import reduced_attention
-from jmamba.attention.relevance.question import count_tokens
-from jmamba.models.mamba.model import MambaLM
-from jmamba.models.vim.model import Vim
+from jmamba.layers.model import LayeredModel
 from jmamba.tracing.trace import trace
 
 TRACE_BYTES = 512 * 2**20
@@ -52,7 +50,7 @@ class Depth(NamedTuple):
 
 
 def measure_depth(
-    model: MambaLM | Vim,
+    model: LayeredModel,
     inputs: Any,
     *,
     rows: Sequence[int] | None = None,
@@ -69,8 +67,8 @@ def measure_depth(
       progress: called as progress(done, total) after each layer.
     """
     config = model.config
-    count, length = config.num_layers, count_tokens(model, inputs.shape)
-    directions = 2 if isinstance(model, Vim) else 1
+    count, length = config.num_layers, model.count_tokens(inputs.shape)
+    directions = 2 if model.reads == "images" else 1
     bytes_per_layer = 20 * directions * length * config.d_inner
     at_a_time = max(1, TRACE_BYTES // bytes_per_layer)
     attention, norms, readings = [], [], []

@@ -34,7 +34,7 @@ def polarise_states(
       >>> import jmamba
       >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> model = polarise_states(jmamba.MambaLM(config, rngs=nnx.Rngs(0)))
-      >>> A = jmamba.trace(model, jnp.array([[3, 1]])).ssm.A
+      >>> A = jmamba.trace(model, jnp.array([[3, 1]])).recurrence.A
       >>> A[0, 0, 0].item() == 0, A[0, 0, -1].item() < -1e29
       (True, True)
 

@@ -19,7 +19,6 @@ from jmamba.refinements.definite import (
     pack_live,
     signed_scales,
 )
-from jmamba.refinements.gates import choose_threshold
 from jmamba.surgery.rebuilding import (
     parameters_of,
     rebuild,
@@ -187,7 +186,7 @@ def project_from_pretrained(
 def _project_layers(W_x, config):
     """Return the stacked parameters of gates near those of W_x, and the errors."""
     r, n = config.dt_rank, config.d_state
-    least, made, errors = choose_threshold(config), [], []
+    least, made, errors = config.threshold, [], []
     for layer in np.swapaxes(np.asarray(W_x.astype(jnp.float32), np.float64), 1, 2):
         S_B, S_C = layer[r : r + n], layer[r + n :]
         if config.definite in SEMIDEFINITE:

@@ -20,7 +20,7 @@ from vision_definition import draw_images, tiny_vim
 
 import jmamba
 from jmamba.attention import (
-    PARTS,
+    FOLDS,
     AttentionSettings,
     attention_rollout,
     discard_lowest,
@@ -128,7 +128,7 @@ def test_gradient_at_the_gated_output(kind):
 @pytest.mark.parametrize("kind", ["text", "image"])
 def test_unified_attribution_is_the_product_of_weighted_matrices(kind):
     g = gradients(kind, 3).mean(-1)[:, :, None, :]
-    beta = np.maximum(matrices(kind, PARTS).mean(2) * g, 0)
+    beta = np.maximum(matrices(kind, FOLDS).mean(2) * g, 0)
     expected = product(beta, normalise=False)[:, query_of(kind)]
     found = unified_attribution(model_of(kind), inputs_of(kind), target=3)
     assert_close(found, expected, 1e-5)

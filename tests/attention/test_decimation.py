@@ -11,7 +11,7 @@ from helpers import assert_close
 from random_models import random_text_model, random_tokens
 
 import jmamba
-from jmamba.attention import (
+from jmamba.generation import (
     Decimation,
     decimated_lengths,
     prefill_decimated,
@@ -41,14 +41,14 @@ def run_slowly(model, tokens, drops, *, new=0, last=1):
     x, places = model.embed(tokens), np.arange(tokens.shape[1])
     for i in range(model.config.num_layers):
         block = model.layer(i)
-        ssm = block.mixer.ssm_inputs(block.norm(x))
+        recurrence = block.project(x).recurrence
         if i in drops:
             old = x.shape[1] - new
-            stay = largest_by_loop(ssm.delta[0, :old], drops[i], last)
+            stay = largest_by_loop(recurrence.delta[0, :old], drops[i], last)
             stay = np.array([*stay, *range(old, x.shape[1])])
-            ssm, x = take_tokens(ssm, jnp.asarray(stay[None])), x[:, stay]
+            recurrence, x = take_tokens(recurrence, jnp.asarray(stay[None])), x[:, stay]
             places = places[stay]
-        x = x + block.mixer.mix(ssm)[0]
+        x = x + block.mixer.mix(recurrence)[0]
     return model.unembed(x), places
 
 
@@ -84,17 +84,17 @@ def test_nothing_dropped_is_the_ordinary_forward():
 def test_tokens_of_no_step_change_nothing_when_dropped():
     block = random_text_model().layer(0)
     x = jax.random.normal(jax.random.key(0), (2, LENGTH, 8))
-    ssm = block.mixer.ssm_inputs(x)
+    recurrence = block.mixer.project(x).recurrence
     gone = np.array([[0, 4, 5, 9], [1, 2, 7, 11]])
-    delta = np.array(ssm.delta)
+    delta = np.array(recurrence.delta)
     for row, places in enumerate(gone):
         delta[row, places] = 0
-    ssm = ssm._replace(delta=jnp.asarray(delta))
-    kept = largest_steps(ssm.delta, LENGTH - 4)
+    recurrence = recurrence._replace(delta=jnp.asarray(delta))
+    kept = largest_steps(recurrence.delta, LENGTH - 4)
     for row, places in enumerate(gone):
         assert not set(places) & set(np.asarray(kept[row]).tolist())
-    out, state = block.mixer.mix(ssm)
-    few, same = block.mixer.mix(take_tokens(ssm, kept))
+    out, state = block.mixer.mix(recurrence)
+    few, same = block.mixer.mix(take_tokens(recurrence, kept))
     expected = np.take_along_axis(np.asarray(out), np.asarray(kept)[..., None], axis=1)
     assert_close(few, expected, 2e-6)
     assert_close(same, state, 2e-6)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close
+from helpers import assert_close, selective_arrays
 from random_models import random_text_model, random_tokens
 
 import jmamba
@@ -19,6 +19,7 @@ from jmamba.attention import (
     softmax_head_error,
     without_decay,
 )
+from jmamba.layers import run_recurrence
 from jmamba.ops import selective_scan
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -118,13 +119,13 @@ def test_softmax_head_does_not_see_the_order():
 
 
 def test_layer_without_decay_is_linear_attention():
-    ssm = jmamba.trace(random_text_model(), random_tokens()).layer(1)
-    free = without_decay(ssm)
-    y = selective_scan(*free[:5]).y
-    assert_close(linear_attention(ssm), y, 2e-6)
-    C, B, delta = (np.asarray(x, np.float64) for x in (ssm.C, ssm.B, ssm.delta))
+    recurrence = jmamba.trace(random_text_model(), random_tokens()).layer(1)
+    free = without_decay(recurrence)
+    y = run_recurrence(free._replace(D=None)).y
+    assert_close(linear_attention(recurrence), y, 2e-6)
+    delta, _, B, C = selective_arrays(recurrence)
     alpha = np.tril(np.einsum("bin,bjn->bij", C, B))[:, None]
     alpha = alpha * delta.transpose(0, 2, 1)[:, :, None]  # b l d -> b d 1 l
     assert_close(hidden_attention(free), alpha, 2e-6)
-    with_decay = selective_scan(*ssm[:5]).y
+    with_decay = run_recurrence(recurrence._replace(D=None)).y
     assert float(jnp.max(jnp.abs(with_decay - y)) / jnp.max(jnp.abs(y))) > 0.1

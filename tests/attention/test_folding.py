@@ -14,7 +14,7 @@ from vision_definition import draw_images, tiny_vim
 
 import jmamba
 from jmamba.attention import (
-    PARTS,
+    FOLDS,
     BidirectionalFactors,
     Factors,
     bias_output,
@@ -24,14 +24,13 @@ from jmamba.attention import (
     reduced_attention,
     top_channels,
 )
+from jmamba.layers import run_recurrence
 from jmamba.layers.freezing import UNIFIED
-from jmamba.layers.selection import run_ssm
-from jmamba.ops import selective_scan
-from jmamba.types import BidirectionalInputs
+from jmamba.types import BidirectionalRecurrence
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
-FOLDS = [(), ("D", "gate"), ("silu",), ("conv",), PARTS]
+FOLDS = [(), ("D", "gate"), ("silu",), ("conv",), FOLDS]
 
 
 @cache
@@ -61,17 +60,19 @@ def image_factors() -> BidirectionalFactors:
 def dense(factors: Factors, fold) -> np.ndarray:
     """Multiply the matrices themselves, in float64: (b, d, l, l)."""
     numbers = jax.tree.map(lambda x: np.asarray(x, np.float64), factors)
-    ssm, length = numbers.ssm, numbers.x.shape[1]
+    recurrence, length = numbers.recurrence, numbers.x.shape[1]
     out = np.zeros((*numbers.x.shape[::2], length, length))
     for b, d in np.ndindex(out.shape[:2]):
         M = np.zeros((length, length))
         for i, j in np.ndindex(M.shape):
             if j <= i:
-                elapsed = ssm.delta[b, j + 1 : i + 1, d].sum()
-                decay = np.exp(ssm.A[d] * elapsed)
-                M[i, j] = (ssm.C[b, i] * ssm.B[b, j] * decay).sum() * ssm.delta[b, j, d]
+                elapsed = recurrence.delta[b, j + 1 : i + 1, d].sum()
+                decay = np.exp(recurrence.A[d] * elapsed)
+                M[i, j] = (
+                    recurrence.C[b, i, 0] * recurrence.B[b, j, 0] * decay
+                ).sum() * recurrence.delta[b, j, d]
         if "D" in fold:
-            M = M + ssm.D[d] * np.eye(length)
+            M = M + recurrence.D[d] * np.eye(length)
         if "silu" in fold:
             M = M @ np.diag(numbers.slope[b, :, d])
         if "conv" in fold:
@@ -83,7 +84,10 @@ def dense(factors: Factors, fold) -> np.ndarray:
                     band[t, s] = taps[window - 1 - (t - s)]
             M = M @ band
         if "gate" in fold:
-            z = ssm.z[b, :, d]
+            z = recurrence.z[b, :, d]
+            np.testing.assert_allclose(
+                numbers.gate[b, :, d], z / (1 + np.exp(-z)), 1e-5
+            )
             M = np.diag(z / (1 + np.exp(-z))) @ M
         out[b, d] = M
     return out
@@ -95,7 +99,7 @@ def test_folded_attention_is_the_product_of_its_matrices(fold):
     assert_close(hidden_attention(factors, fold=fold), dense(factors, fold), 2e-6)
 
 
-@pytest.mark.parametrize("fold", [(), PARTS])
+@pytest.mark.parametrize("fold", [(), FOLDS])
 def test_both_directions_add_up(fold):
     factors = image_factors()
     expected = dense(factors.forward, fold)
@@ -105,26 +109,28 @@ def test_both_directions_add_up(fold):
     assert_close(rows, expected[:, 3:4][:, :, [4, 8]], 2e-6)
 
 
-def test_selective_parameters_suffice_for_D_and_gate():
-    factors, fold = image_factors(), ("D", "gate")
-    both = BidirectionalInputs(factors.forward.ssm, factors.backward.ssm)
+def test_a_recurrence_suffices_for_D():
+    factors, fold = image_factors(), ("D",)
+    both = BidirectionalRecurrence(
+        factors.forward.recurrence, factors.backward.recurrence
+    )
     alpha = hidden_attention(both, fold=fold)
     assert_close(alpha, hidden_attention(factors, fold=fold), 1e-6)
 
 
 def test_everything_folded_is_the_text_mixers_output():
     factors = text_factors()
-    alpha = hidden_attention(factors, fold=PARTS)
+    alpha = hidden_attention(factors, fold=FOLDS)
     bias = bias_output(factors)
     assert np.abs(bias).max() > 0.01  # the bias counts
     seen = jnp.einsum("bdij,bjd->bid", alpha, factors.x)
-    output, _ = run_ssm(factors.ssm)
+    output, _ = run_recurrence(factors.recurrence, is_gated=True)
     assert_close(seen + bias, output, 2e-6)
 
 
 def test_everything_folded_is_the_image_mixers_output():
     factors, (block, x) = image_factors(), image_case()
-    alpha = hidden_attention(factors, fold=PARTS)
+    alpha = hidden_attention(factors, fold=FOLDS)
     seen = jnp.einsum("bdij,bjd->bid", alpha, factors.forward.x)
     output = (seen + bias_output(factors)) * factors.scale
     assert_close(x + block.mixer.out_proj(output), block(x).x, 2e-6)
@@ -133,40 +139,41 @@ def test_everything_folded_is_the_image_mixers_output():
 def test_everything_folded_is_the_jacobian_of_the_frozen_mixer():
     """T5: forward plus flipped backward is the derivative in front of out_proj."""
     factors, (block, _) = image_factors(), image_case()
-    z = factors.forward.ssm.z[:1]
+    z = factors.forward.recurrence.z[:1]
 
     def mixer(x):
         forward = block.mixer.forward.select(x, z, frozen=UNIFIED)
         backward = block.mixer.backward.select(
             jnp.flip(x, 1), jnp.flip(z, 1), frozen=UNIFIED
         )
-        y, _ = run_ssm(forward, frozen=UNIFIED)
-        y_backward, _ = run_ssm(backward, frozen=UNIFIED)
-        return (y + jnp.flip(y_backward, 1))[0]
+        both = BidirectionalRecurrence(forward.recurrence, backward.recurrence)
+        return block.mixer.run(both, frozen=UNIFIED)[0][0] / block.mixer.scale
 
     jacobian = quick_jit(jax.jacrev(mixer))(factors.forward.x[:1])[:, :, 0]  # i d j d
     across = jacobian - jnp.einsum("idjd,de->idje", jacobian, jnp.eye(16))
     assert not np.any(np.abs(across) > 1e-7)  # channels do not mix
     expected = jnp.einsum("idjd->dij", jacobian)
-    assert_close(hidden_attention(factors, fold=PARTS)[0], expected, 2e-6)
+    assert_close(hidden_attention(factors, fold=FOLDS)[0], expected, 2e-6)
 
 
 def test_attention_times_u_plus_skip_is_the_scan_in_both_directions():
     factors = image_factors()
     for one in (factors.forward, factors.backward):
-        alpha = hidden_attention(one.ssm, fold=("D",))
-        y = selective_scan(*one.ssm[:6]).y
-        assert_close(jnp.einsum("bdij,bjd->bid", alpha, one.ssm.u), y, 2e-6)
+        alpha = hidden_attention(one.recurrence, fold=("D",))
+        y = run_recurrence(one.recurrence).y
+        assert_close(jnp.einsum("bdij,bjd->bid", alpha, one.recurrence.u), y, 2e-6)
 
 
 def test_inner_attention_adds_up_to_hidden_attention():
-    ssm = text_factors().ssm
-    inner = inner_attention(ssm)
+    recurrence = text_factors().recurrence
+    inner = inner_attention(recurrence)
     assert inner.shape == (2, 16, 3, 7, 7)
-    assert_close(jnp.sum(inner, axis=2), hidden_attention(ssm), 2e-6)
-    state = ssm._replace(A=ssm.A[:, 1:2], B=ssm.B[..., 1:2], C=ssm.C[..., 1:2])
+    assert_close(jnp.sum(inner, axis=2), hidden_attention(recurrence), 2e-6)
+    state = recurrence._replace(
+        A=recurrence.A[:, 1:2], B=recurrence.B[..., 1:2], C=recurrence.C[..., 1:2]
+    )
     assert_close(inner[:, :, 1], hidden_attention(state), 2e-6)
-    part = inner_attention(ssm, channels=[2], rows=[-1])
+    part = inner_attention(recurrence, channels=[2], rows=[-1])
     assert_close(part, inner[:, 2:3, :, -1:], 1e-6)
 
 
@@ -176,30 +183,32 @@ def test_inner_attention_adds_up_to_hidden_attention():
 )
 def test_reductions_of_folded_attention(reduction, top):
     factors = image_factors()
-    alpha = np.asarray(hidden_attention(factors, fold=PARTS), np.float64)
+    alpha = np.asarray(hidden_attention(factors, fold=FOLDS), np.float64)
     if top is not None:
         order = np.argsort(-np.abs(alpha).sum((2, 3)), axis=1)[:, :top]
-        np.testing.assert_array_equal(top_channels(factors, top, fold=PARTS), order)
+        np.testing.assert_array_equal(top_channels(factors, top, fold=FOLDS), order)
         alpha = np.take_along_axis(alpha, order[:, :, None, None], axis=1)
     change = np.abs(alpha) if reduction == "mean_abs" else alpha
     name = {"mean_abs": "mean", "product": "prod"}.get(reduction, reduction)
     expected = getattr(change, name)(axis=1)
     found = reduced_attention(
-        factors, reduction, fold=PARTS, top=top, channels_at_once=5
+        factors, reduction, fold=FOLDS, top=top, channels_at_once=5
     )
     assert_close(found, expected, 3e-6)
 
 
 def test_reduced_attention_of_two_directions_holds_no_matrix_per_channel():
     factors = image_factors()
-    both = BidirectionalInputs(factors.forward.ssm, factors.backward.ssm)
+    both = BidirectionalRecurrence(
+        factors.forward.recurrence, factors.backward.recurrence
+    )
     wide = jax.tree.map(lambda x: jnp.zeros((1, 64, 48), x.dtype), both.forward.u)
     one = both.forward._replace(
         u=wide, delta=wide, z=wide, A=-jnp.ones((48, 3)), D=jnp.ones(48),
         B=jnp.ones((1, 64, 3)), C=jnp.ones((1, 64, 3)),
     )  # fmt: skip
     run = jax.jit(lambda x: reduced_attention(x, channels_at_once=2))
-    memory = run.lower(BidirectionalInputs(one, one)).compile().memory_analysis()
+    memory = run.lower(BidirectionalRecurrence(one, one)).compile().memory_analysis()
     assert memory is not None
     assert memory.temp_size_in_bytes < 48 * 64 * 64 * 4 / 4
 
@@ -212,32 +221,34 @@ def test_flipping_an_image_flips_its_attention(length, seed):
     def normal(*shape):
         return jnp.asarray(draw.standard_normal(shape), jnp.float32)
 
-    ssm = text_factors().ssm._replace(
+    recurrence = text_factors().recurrence._replace(
         u=normal(1, length, 16),
         delta=jax.nn.softplus(normal(1, length, 16)),
         B=normal(1, length, 3),
         C=normal(1, length, 3),
         z=normal(1, length, 16),
     )
-    alpha = hidden_attention(BidirectionalInputs(ssm, ssm))
+    alpha = hidden_attention(BidirectionalRecurrence(recurrence, recurrence))
     assert_close(alpha, alpha[:, :, ::-1, ::-1], 1e-6)
 
 
 def test_folding_messages():
-    ssm = text_factors().ssm
+    recurrence = text_factors().recurrence
     for fold in ("conv", ("gate", "norm")):
         with pytest.raises(ValueError, match="give some of D, silu, conv, gate"):
-            hidden_attention(ssm, fold=fold)
+            hidden_attention(recurrence, fold=fold)
     with pytest.raises(ValueError, match=r"needs the convolution, .* give factorise\("):
-        reduced_attention(ssm, fold=("conv",))
+        reduced_attention(recurrence, fold=("conv",))
     with pytest.raises(ValueError, match="top=17: give 1 to 16"):
-        reduced_attention(ssm, top=17)
+        reduced_attention(recurrence, top=17)
     with pytest.raises(ValueError, match="count=0: give 1 to 16"):
-        top_channels(ssm, 0)
+        top_channels(recurrence, 0)
     with pytest.raises(ValueError, match="inner_attention would return .* 3 states"):
-        inner_attention(ssm, memory_limit=10)
-    with pytest.raises(TypeError, match="one direction, but got Bidirectional.*ssm.fo"):
-        inner_attention(BidirectionalInputs(ssm, ssm))  # type: ignore[arg-type]
+        inner_attention(recurrence, memory_limit=10)
+    with pytest.raises(
+        TypeError, match="one direction, but got Bidirectional.*recurrence.fo"
+    ):
+        inner_attention(BidirectionalRecurrence(recurrence, recurrence))  # type: ignore[arg-type]
 
 
 def test_images_are_traced_for_attention():
@@ -245,4 +256,4 @@ def test_images_are_traced_for_attention():
     t = jmamba.trace(model, jnp.asarray(draw_images()), layers=[1])
     expected = factorise(model.layer(1), t.residual_in[0])
     assert isinstance(expected, BidirectionalFactors)
-    assert_close(t.layer(1).backward, expected.backward.ssm, 1e-6)
+    assert_close(t.layer(1).backward, expected.backward.recurrence, 1e-6)

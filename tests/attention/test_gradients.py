@@ -22,8 +22,8 @@ from jmamba.attention import (
     patch_grid,
     smooth_grad,
 )
+from jmamba.layers import run_recurrence
 from jmamba.layers.freezing import MAMBA_LRP, NOTHING, UNIFIED, gate
-from jmamba.ops import selective_scan
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -44,7 +44,7 @@ def inputs_of(kind):
 
 
 def logit(model, x, frozen=NOTHING):
-    x, _, _ = model.run_layers(x, frozen=frozen)
+    x = model.run_layers(x, frozen=frozen).x
     logits = model.read(x, None, frozen=frozen)
     return logits[:, TARGET]
 
@@ -188,16 +188,17 @@ def test_lrp_of_a_block_is_half_through_the_recurrence_and_half_through_the_gate
     model = model_of("text")
     block, x = model.layer(0), model.embed(inputs_of("text"))
     direction = jnp.sin(jnp.arange(x.size).astype(x.dtype)).reshape(x.shape)
-    ssm = block.mixer.ssm_inputs(x)
-    y = selective_scan(*ssm[:6]).y
+    recurrence = block.mixer.project(x).recurrence
+    y = run_recurrence(recurrence).y
 
     def mixer(x, frozen):
-        return block.mixer.mix(block.mixer.ssm_inputs(x, frozen=frozen), frozen=frozen)
+        recurrence = block.mixer.project(x, frozen=frozen).recurrence
+        return block.mixer.mix(recurrence, frozen=frozen)
 
     def through_gate(x):
         """The recurrence constant, sigma(z) too: linear in z."""
         z = jnp.split(block.mixer.in_proj(x), 2, axis=-1)[1]
-        return block.mixer.out_proj(y * z * jax.nn.sigmoid(ssm.z))
+        return block.mixer.out_proj(y * z * jax.nn.sigmoid(recurrence.z))
 
     @quick_jit
     def slopes(x):

@@ -22,9 +22,9 @@ from jmamba.attention import (
     patch_grid,
     pixel_lrp,
 )
+from jmamba.attention.relevance.gamma_rule import gamma_rule
 from jmamba.attention.relevance.lrp import choose_rules
-from jmamba.layers.freezing import NOTHING
-from jmamba.layers.gamma_rule import call_linear, gamma_rule
+from jmamba.layers.freezing import NOTHING, Frozen, call_linear
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -109,7 +109,8 @@ def test_linear_layers_keep_their_values_under_the_rule(make):
     state["bias"] = state["bias"].replace(jnp.array([0.3, -0.2, 0.1, 0.0]))
 
     def through(x, state, gamma=0.25):
-        return call_linear(nnx.merge(graphdef, state), x, gamma)
+        rules = Frozen(linear=Gammas(conv=gamma))
+        return call_linear(nnx.merge(graphdef, state), x, "conv", rules)
 
     z, pull = jax.vjp(through, x, state)
     assert_close(z, through(x, state, 0.0), 1e-7)
@@ -151,7 +152,7 @@ def test_forward_passes_under_the_rule_have_the_same_values(kind):
 
     @quick_jit
     def run(x):
-        return [model.run_layers(x, frozen=f)[0] for f in (NOTHING, rules)]
+        return [model.run_layers(x, frozen=f).x for f in (NOTHING, rules)]
 
     plain, ruled = run(x)
     assert_close(ruled, plain, 1e-6)

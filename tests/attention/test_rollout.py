@@ -19,7 +19,7 @@ from attention_definition import (
     traced,
 )
 from flax import nnx
-from helpers import assert_close, quick_jit
+from helpers import assert_close, quick_jit, selective_arrays
 from random_models import random_tokens
 from vision_definition import draw_images, tiny_vim
 
@@ -35,14 +35,14 @@ from jmamba.attention import (
     roll_out,
     unified_attribution,
 )
-from jmamba.types import BidirectionalInputs
+from jmamba.types import BidirectionalRecurrence
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
 
-def released_row(ssm, i) -> np.ndarray:
+def released_row(recurrence, i) -> np.ndarray:
     """The released code's vector of one direction, a factor missing: (b, d, l)."""
-    delta, A, B, C = (np.asarray(x, np.float64) for x in ssm[1:5])
+    delta, A, B, C = selective_arrays(recurrence)
     decay = np.exp(delta[..., None] * A)
     out = np.zeros((delta.shape[0], delta.shape[2], delta.shape[1]))
     for j in range(i):
@@ -56,12 +56,14 @@ def released_rows(kind) -> np.ndarray:
     t, i = traced(kind), query_of(kind)
     rows = []
     for number in range(LAYERS):
-        ssm = t.layer(number)
-        if isinstance(ssm, BidirectionalInputs):
-            backward = released_row(ssm.backward, ssm.forward.u.shape[1] - 1 - i)
-            rows.append(released_row(ssm.forward, i) + backward[..., ::-1])
+        recurrence = t.layer(number)
+        if isinstance(recurrence, BidirectionalRecurrence):
+            backward = released_row(
+                recurrence.backward, recurrence.forward.u.shape[1] - 1 - i
+            )
+            rows.append(released_row(recurrence.forward, i) + backward[..., ::-1])
         else:
-            rows.append(released_row(ssm, i))
+            rows.append(released_row(recurrence, i))
     return np.stack(rows)[FIRST:]
 
 

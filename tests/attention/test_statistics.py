@@ -20,7 +20,7 @@ from jmamba.attention import (
     mean_distance,
     measure_layers,
 )
-from jmamba.types import SSMInputs
+from jmamba.types import Recurrence
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -75,12 +75,12 @@ def geometric_distance(r, length) -> float:
 def test_distance_of_an_exponential_kernel_is_its_mean(rate):
     length, delta = 50, 0.1
     ones = jnp.ones((1, length, 1))
-    ssm = SSMInputs(
-        u=ones, delta=delta * ones, A=jnp.array([[-rate / delta]]), B=ones, C=-ones,
-        D=jnp.ones(1), z=ones, conv_state=jnp.ones((1, 1, 3)),
+    recurrence = Recurrence(
+        u=ones, delta=delta * ones, A=jnp.array([[-rate / delta]]),
+        B=ones[..., None], C=-ones[..., None],
     )  # fmt: skip
     queries = jnp.array([length - 1, 20])
-    rows = hidden_attention(ssm, rows=queries.tolist())[0, 0]
+    rows = hidden_attention(recurrence, rows=queries.tolist())[0, 0]
     expected = [geometric_distance(np.exp(-rate), i + 1) for i in queries.tolist()]
     assert_close(mean_distance(rows, queries), np.array(expected), 2e-6)
 
@@ -93,8 +93,8 @@ def test_distance_of_an_exponential_model_is_its_mean():
     mixer.conv1d.weight[...] = mixer.conv1d.weight[...].at[..., :-1].set(0)
     mixer.out_proj.kernel[...] = 0 * mixer.out_proj.kernel[...]
     tokens = jnp.full((1, 30), 7, jnp.int32)
-    ssm = jmamba.trace(model, tokens).ssm
-    rate = np.asarray(ssm.delta[:, 0, 0] * -ssm.A[:, :, 0], np.float64)
+    recurrence = jmamba.trace(model, tokens).recurrence
+    rate = np.asarray(recurrence.delta[:, 0, 0] * -recurrence.A[:, :, 0], np.float64)
     expected = geometric_distance(np.exp(-rate), 30)
     found = measure_layers(model, tokens).distance[:, 0]
     assert_close(found, expected, 1e-5)

@@ -11,7 +11,7 @@ from random_models import random_text_model
 from vision_definition import tiny_vim
 
 from jmamba.attention import (
-    PARTS,
+    FOLDS,
     BidirectionalFactors,
     alti_contributions,
     factorise,
@@ -45,7 +45,7 @@ def test_vectors_and_bias_are_the_product_of_all_factors(kind):
     """Norm, both projections and folded attention multiplied by hand, in float64."""
     block, x = case(kind)
     factors = factorise(block, x)
-    alpha = np.asarray(hidden_attention(factors, fold=PARTS), np.float64)
+    alpha = np.asarray(hidden_attention(factors, fold=FOLDS), np.float64)
     scale = 1.0
     if isinstance(factors, BidirectionalFactors):
         scale = float(factors.scale)

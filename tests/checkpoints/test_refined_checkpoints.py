@@ -17,7 +17,7 @@ from jmamba.checkpoints import (
     load_vim,
     save_orbax,
 )
-from jmamba.dynamics import as_free
+from jmamba.surgery import as_free
 from jmamba.surgery.rebuilding import parameters_of
 
 TEXTS: dict[str, Any] = {

@@ -109,20 +109,24 @@ def test_value_path_is_hidden_attention(x):
     """With the gates fixed, the recurrence is the matrix alpha, and u its input."""
     from jmamba.attention import hidden_attention
 
-    block, ssm = exact_model().layer(1), exact_trace().layer(1)
-    ssm = jax.tree.map(lambda v: v[:1], ssm._replace(A=ssm.A[None], D=ssm.D[None]))
-    ssm = ssm._replace(A=ssm.A[0], D=ssm.D[0])
-    alpha = hidden_attention(ssm)[0] + jnp.eye(5)[None] * ssm.D[:, None, None]
+    block, recurrence = exact_model().layer(1), exact_trace().layer(1)
+    recurrence = jax.tree.map(
+        lambda v: v[:1], recurrence._replace(A=recurrence.A[None], D=recurrence.D[None])
+    )
+    recurrence = recurrence._replace(A=recurrence.A[0], D=recurrence.D[0])
+    alpha = (
+        hidden_attention(recurrence)[0] + jnp.eye(5)[None] * recurrence.D[:, None, None]
+    )
     # d u[j] / d x[k] with the norm's RMS fixed, by another way
     r = jax.lax.rsqrt(jnp.mean(x * x, axis=1, keepdims=True) + block.norm.eps)
 
     def to_u(x):
         n = (x * r * block.norm.scale[...][None])[None]
-        return block.mixer.ssm_inputs(n).u[0]
+        return block.mixer.project(n).recurrence.u[0]
 
     d_u = quick_jit(jax.jacfwd(to_u))(x)  # j d k m
     W = block.mixer.out_proj.kernel[...]  # d m
-    gate = jax.nn.silu(ssm.z[0])
+    gate = jax.nn.silu(recurrence.z[0])
     expected = jnp.einsum("de,id,dij,jdkm->ikem", W, gate, alpha, d_u)
     value = path_map(exact_model(), 1, {"value"})
     ours = quick_jit(lambda x: token_jacobian(value, x))(x)

@@ -26,22 +26,25 @@ def _float64():
 
 
 def test_sequence_exponents_are_those_of_the_state():
-    ssm = exact_trace().layer(2)
+    recurrence = exact_trace().layer(2)
 
     def run(initial_state):
         state = initial_state[None]
-        one = jax.tree.map(lambda v: v[:1], (ssm.u, ssm.delta, ssm.B, ssm.C))
+        one = jax.tree.map(
+            lambda v: v[:1],
+            (recurrence.u, recurrence.delta, recurrence.B, recurrence.C),
+        )
         u, delta, B, C = one
-        out = selective_scan(u, delta, ssm.A, B, C, initial_state=state)
+        out = selective_scan(u, delta, recurrence.A, B, C, initial_state=state)
         return out.last_state[0]
 
     # the state's Jacobian over all tokens is diagonal: push a vector of ones
-    zero = jnp.zeros(ssm.A.shape)
+    zero = jnp.zeros(recurrence.A.shape)
     _, growth = jax.jvp(run, (zero,), (jnp.ones_like(zero),))
-    exponents = sequence_exponents(ssm)
+    exponents = sequence_exponents(recurrence)
     np.testing.assert_allclose(exponents[0], jnp.log(growth) / 5, rtol=1e-12)
     assert np.all(exponents < 0)
-    np.testing.assert_allclose(memory_horizons(ssm), -1 / exponents, rtol=1e-14)
+    np.testing.assert_allclose(memory_horizons(recurrence), -1 / exponents, rtol=1e-14)
 
 
 def test_decay_of_a_constant_recurrence_is_its_logarithm():

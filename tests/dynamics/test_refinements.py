@@ -21,15 +21,14 @@ from jmamba.dynamics import (
     importance_scores,
     layer_system,
     live_entries,
-    project_gates,
     remaining_variance,
     reordered_scan,
     semidefinite_gate,
     signed_scales,
     soft_sort,
-    with_gates,
 )
-from jmamba.ops import selective_scan
+from jmamba.layers import run_recurrence
+from jmamba.surgery import project_gates, with_gates
 
 
 @pytest.fixture(autouse=True)
@@ -217,22 +216,28 @@ def test_small_scores_collapse_tokens_unless_normalised():
 
 
 def test_reordering_by_the_identity_changes_nothing():
-    system, ssm = layer_system(exact_model(), 1), exact_trace().layer(1)
-    u, z = ssm.u[0], ssm.z[0]
-    expected, _ = selective_scan(*ssm[:7])
+    system, recurrence = layer_system(exact_model(), 1), exact_trace().layer(1)
+    u, z = recurrence.u[0], recurrence.z[0]
+    expected, _ = run_recurrence(recurrence, is_gated=True)
     sorted_scores = jnp.arange(5.0)  # in order already
     P = soft_sort(sorted_scores, is_hard=True)
     for restores in (True, False):
         y, _ = reordered_scan(
-            system, u, z, P, D=ssm.D, is_autoregressive=False, restores_order=restores
+            system,
+            u,
+            z,
+            P,
+            D=recurrence.D,
+            is_autoregressive=False,
+            restores_order=restores,
         )
         assert_close(y, expected[0], 1e-13)
 
 
 def test_restored_order_commutes_with_permuting_all_tokens():
     """Sorted outputs belong to tokens, not to places; in the official mode they do."""
-    system, ssm = layer_system(exact_model(), 1), exact_trace().layer(1)
-    u, z, D = ssm.u[0], ssm.z[0], ssm.D
+    system, recurrence = layer_system(exact_model(), 1), exact_trace().layer(1)
+    u, z, D = recurrence.u[0], recurrence.z[0], recurrence.D
     turn = jnp.array([3, 0, 4, 1, 2])
 
     def run(u, z, restores):
@@ -247,9 +252,11 @@ def test_restored_order_commutes_with_permuting_all_tokens():
 
 
 def test_refinement_messages():
-    system, ssm = layer_system(exact_model(), 1), exact_trace().layer(1)
+    system, recurrence = layer_system(exact_model(), 1), exact_trace().layer(1)
     with pytest.raises(ValueError, match="let later tokens change earlier outputs"):
-        reordered_scan(system, ssm.u[0], ssm.z[0], jnp.eye(5), is_autoregressive=True)
+        reordered_scan(
+            system, recurrence.u[0], recurrence.z[0], jnp.eye(5), is_autoregressive=True
+        )
     with pytest.raises(ValueError, match="Unknown mode 'free'; give one of pos, neg"):
         definite_gates(golden(), "free")
     with pytest.raises(ValueError, match="5 states and 4 channels: .* channels >= sta"):

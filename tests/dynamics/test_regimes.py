@@ -23,7 +23,7 @@ def test_report_holds_each_layers_numbers():
     tokens = jnp.asarray(np.random.default_rng(1).integers(0, 24, (2, 5)))
     report = report_regimes(model, tokens)
     for i in range(3):
-        ssm, M = exact_trace().layer(i), np.asarray(layer_system(model, i).M)
+        recurrence, M = exact_trace().layer(i), np.asarray(layer_system(model, i).M)
         values = np.linalg.eigvals(M)
         values = values[np.abs(values) > 1e-10]
         assert report.right[i] == (values.real > 0).sum()
@@ -31,12 +31,14 @@ def test_report_holds_each_layers_numbers():
         symmetric = np.linalg.eigvalsh((M + M.T) / 2)
         share = symmetric[symmetric > 0].sum() / np.abs(symmetric).sum()
         np.testing.assert_allclose(report.positive_mass[i], share)
-        signs = measure_signs(ssm)
+        signs = measure_signs(recurrence)
         for name in ("own", "earlier", "weighted", "fast", "mean_delta"):
             np.testing.assert_allclose(
                 getattr(report, name)[i], getattr(signs, name).mean()
             )
-        np.testing.assert_allclose(report.horizon[i], np.median(memory_horizons(ssm)))
+        np.testing.assert_allclose(
+            report.horizon[i], np.median(memory_horizons(recurrence))
+        )
     h = np.linalg.norm(exact_trace().residual_out, axis=-1)
     before = np.linalg.norm(exact_trace().residual_in, axis=-1)
     np.testing.assert_allclose(report.growth, np.log(h / before).mean((1, 2)))

@@ -19,8 +19,8 @@ from jmamba.dynamics import (
     residual_matrix,
     vector_field,
 )
-from jmamba.ops import selective_scan
-from jmamba.types import SSMInputs
+from jmamba.layers import run_recurrence
+from jmamba.types import Recurrence
 
 
 @pytest.fixture(autouse=True)
@@ -32,19 +32,22 @@ def _float64():
 @pytest.mark.parametrize("falcon", [False, True])
 def test_layer_system_makes_the_gates_of_the_model(falcon):
     changes = {"mixer_rms_eps": 1e-6} if falcon else {}
-    ssm = exact_trace(**changes).layer(1)
+    recurrence = exact_trace(**changes).layer(1)
     system = layer_system(exact_model(**changes), 1)
-    q = jnp.einsum("bin,bjn->bij", ssm.C, ssm.B)
-    by_matrix = jnp.einsum("bid,de,bje->bij", ssm.u, system.M, ssm.u)
+    q = jnp.einsum("bign,bjgn->bij", recurrence.C, recurrence.B)
+    by_matrix = jnp.einsum("bid,de,bje->bij", recurrence.u, system.M, recurrence.u)
     if falcon:  # up to the positive norms of B[j] and C[i]
         assert np.all(np.sign(q) == np.sign(by_matrix))
         return
     assert_close(q, by_matrix, 1e-13)
-    pre = jnp.einsum("bld,ed->ble", ssm.u, system.S_delta) + system.bias[None, None]
-    assert_close(jax.nn.softplus(pre), ssm.delta, 1e-13)
+    pre = (
+        jnp.einsum("bld,ed->ble", recurrence.u, system.S_delta)
+        + system.bias[None, None]
+    )
+    assert_close(jax.nn.softplus(pre), recurrence.delta, 1e-13)
     # so the system's field is what the layer's recurrence puts out
-    y, _ = selective_scan(*ssm[:5])
-    assert_close(vector_field(system, ssm.u[0]), y[0], 1e-13)
+    y, _ = run_recurrence(recurrence._replace(D=None))
+    assert_close(vector_field(system, recurrence.u[0]), y[0], 1e-13)
 
 
 def test_spectra_equal_the_dense_ones():
@@ -92,13 +95,13 @@ def test_residual_matrix_is_exact_where_the_layer_is_linear():
     assert_close(x @ residual_matrix(model, 0) @ x.T, C @ B.T, 1e-13)
 
 
-def by_hand() -> SSMInputs:
+def by_hand() -> Recurrence:
     """Two tokens, two channels, one state: C.B is [[2, .], [-1, 3]]."""
     u = jnp.array([[[1.0, 2.0], [3.0, -1.0]]])
     delta = jnp.array([[[0.5, 1.0], [0.8, 0.2]]])
     A = jnp.array([[-1.0], [-2.0]])
     B, C = jnp.array([[[1.0], [-3.0]]]), jnp.array([[[2.0], [-1.0]]])
-    return SSMInputs(u, delta, A, B, C, jnp.ones(2), u, jnp.zeros((1, 2, 3)))
+    return Recurrence(u, delta, A, B[:, :, None], C[:, :, None], jnp.ones(2), u)
 
 
 def test_sign_statistics_by_hand():
@@ -163,12 +166,17 @@ def test_layer_system_makes_the_gates_of_either_direction_of_vim():
     model = jmamba.Vim(config, rngs=nnx.Rngs(0))
     block = model.layer(1)
     x = jax.random.normal(jax.random.key(0), (1, 5, 6), jnp.float32)
-    both = nnx.jit(lambda block, x: block.mixer.ssm_inputs(block.norm(x)))(block, x)
+    both = nnx.jit(lambda block, x: block.project(x).recurrence)(block, x)
     for direction in ("forward", "backward"):
-        ssm = getattr(both, direction)
+        recurrence = getattr(both, direction)
         system = layer_system(model, 1, direction=direction)
-        by_matrix = jnp.einsum("bid,de,bje->bij", ssm.u, system.M, ssm.u)
-        assert_close(jnp.einsum("bin,bjn->bij", ssm.C, ssm.B), by_matrix, 1e-5)
-        pre = jnp.einsum("bld,ed->ble", ssm.u, system.S_delta) + system.bias[None, None]
-        assert_close(jax.nn.softplus(pre), ssm.delta, 1e-5)
+        by_matrix = jnp.einsum("bid,de,bje->bij", recurrence.u, system.M, recurrence.u)
+        assert_close(
+            jnp.einsum("bign,bjgn->bij", recurrence.C, recurrence.B), by_matrix, 1e-5
+        )
+        pre = (
+            jnp.einsum("bld,ed->ble", recurrence.u, system.S_delta)
+            + system.bias[None, None]
+        )
+        assert_close(jax.nn.softplus(pre), recurrence.delta, 1e-5)
         assert residual_matrix(model, 1, direction=direction).shape == (6, 6)

@@ -9,7 +9,7 @@ from flax import nnx
 from helpers import assert_close, quick_jit
 
 from jmamba.dynamics import (
-    PARTS,
+    OMITTED,
     compare_traces,
     flatten_state,
     layer_span,
@@ -18,13 +18,13 @@ from jmamba.dynamics import (
     measure_collapse,
     partial_block,
     perturb,
-    polarise_states,
     run_stack,
     sequence_exponents,
     state_map,
     token_jacobian,
     vector_field,
 )
+from jmamba.surgery import polarise_states
 from jmamba.tracing.trace import trace
 
 
@@ -82,10 +82,10 @@ def test_polarised_states_keep_all_and_nothing():
     before = np.array(model.layers.mixer.A_log[...])
     polarised = polarise_states(model)
     np.testing.assert_array_equal(model.layers.mixer.A_log[...], before)
-    ssm = trace(polarised, jnp.array([[3, 1, 4]])).layer(0)
-    A_bar = jnp.exp(ssm.delta[..., None] * ssm.A[None, None])
+    recurrence = trace(polarised, jnp.array([[3, 1, 4]])).layer(0)
+    A_bar = jnp.exp(recurrence.delta[..., None] * recurrence.A[None, None])
     assert np.all(A_bar[..., 0] == 1) and np.all(A_bar[..., -1] == 0)
-    tiny = jnp.exp(jnp.array([1e-25, 1e3])[:, None, None] * ssm.A[None])
+    tiny = jnp.exp(jnp.array([1e-25, 1e3])[:, None, None] * recurrence.A[None])
     assert np.all(tiny[..., 0] == 1) and np.all(tiny[..., -1] == 0)
     graphdef, state = nnx.split(polarised)
 
@@ -116,13 +116,13 @@ def test_skip_weight_of_one_is_the_model(x):
 def test_ladder_leads_from_the_system_to_the_layer(x):
     model = exact_model()
     block = model.layer(1)
-    whole = partial_block(model, 1, PARTS)(x)
+    whole = partial_block(model, 1, OMITTED)(x)
     assert_close(whole, block(x[None]).x[0], 1e-13)
     W_in = block.mixer.in_proj.kernel[...][:, :10]
     F = vector_field(layer_system(model, 1), x @ W_in)
     bare = x + F @ block.mixer.out_proj.kernel[...]
     assert_close(partial_block(model, 1)(x), bare, 1e-13)
-    rungs = [partial_block(model, 1, PARTS[:i])(x) for i in range(5)]
+    rungs = [partial_block(model, 1, OMITTED[:i])(x) for i in range(5)]
     steps = [np.abs(a - b).max() for a, b in zip(rungs, rungs[1:], strict=False)]
     assert min(steps) > 1e-3  # every part does something
 

@@ -137,7 +137,7 @@ def test_hidden_attention_compiles_with_the_kernel_inside():
 
     def attend(state, tokens):
         layers = jmamba.trace(nnx.merge(graphdef, state), tokens)
-        return reduced_attention(jax.tree.map(lambda x: x[-1], layers.ssm))
+        return reduced_attention(jax.tree.map(lambda x: x[-1], layers.recurrence))
 
     tokens = jax.ShapeDtypeStruct((1, 64), jnp.int32, sharding=place)
     lowered = jax.jit(attend).lower(on_chip(place, state), tokens)

@@ -16,20 +16,18 @@ from jmamba.attention import factorise, hidden_attention
 from jmamba.dynamics import (
     MODES,
     DefiniteGates,
-    as_free,
     count_inertia,
     definite_gates,
     gate_spectrum,
     layer_span,
     layer_system,
-    project_from_pretrained,
     semidefinite_gate,
     token_jacobian,
-    with_gates,
 )
 from jmamba.layers.norm import Precision
 from jmamba.refinements.definite import CHOICES, unpack_live
 from jmamba.refinements.gates import SemidefiniteGates, SymmetricGates, make_gates
+from jmamba.surgery import as_free, project_from_pretrained, with_gates
 from jmamba.surgery.rebuilding import parameters_of
 from jmamba.training.optimizer import decay_mask
 

@@ -8,7 +8,7 @@ import pytest
 from helpers import assert_close
 from tiny_models import KINDS, VOCAB, count_traces, random_tokens, tiny_model
 
-from jmamba.models.mamba import model as language_model
+from jmamba.models import language_model
 
 FP32 = 1e-5
 

@@ -18,7 +18,7 @@ from tiny_models import (
 )
 
 from jmamba import MambaConfig, MambaLM, generate
-from jmamba.models.mamba.model import _forward
+from jmamba.models.language_model import _forward
 
 SENSITIVE = ("A_log", "D", "dt_bias")
 

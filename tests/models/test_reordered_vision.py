@@ -27,6 +27,7 @@ from jmamba.dynamics import (
     soft_sort,
     sorting_variances,
 )
+from jmamba.layers import directions_of
 from jmamba.layers.selection import Selection
 from jmamba.ops import selective_scan
 from jmamba.refinements import sorting
@@ -79,13 +80,13 @@ def test_mixers_do_what_the_pure_functions_do(changes):
         block, config = model.layer(1), model.config
         images = exact_images(height=8, width=20)  # places of another grid
         x = block.norm(model.embed(images))
-        ssm = block.mixer.ssm_inputs(x)
+        recurrence = block.mixer.project(x).recurrence
         half, z = jnp.split(block.mixer.in_proj(x), 2, axis=-1)
-        total, place = 0.0, model.class_index(x.shape[1])
-        for name, order in zip(SIDES, ssm.orders, strict=True):
+        total, place = 0.0, model.usual_query(x.shape[1])
+        for name, order in zip(SIDES, recurrence.orders, strict=True):
             turn = slice(None, None, -1 if name == "backward" else 1)
             side = getattr(block.mixer, name)
-            K = getattr(block.mixer.sorting, name)[...]
+            K = getattr(block.mixer.order, name)[...]
             u, _ = side.activate(half[:, turn])
             if place is not None and name == "backward":
                 place = x.shape[1] - 1 - place
@@ -94,16 +95,16 @@ def test_mixers_do_what_the_pure_functions_do(changes):
             assert np.abs(P - np.eye(len(P))).max() > 0.1  # it does sort
             total = total + y[turn]
         expected = block.mixer.out_proj(total * block.mixer.scale)
-        assert_close(block.mixer.mix(ssm)[1], expected, 1e-12)
+        assert_close(block.mixer.mix(recurrence)[0][1], expected, 1e-12)
 
 
 @pytest.mark.parametrize("mode", ["official", "corrected"])
 def test_sorting_what_is_sorted_changes_nothing(mode, monkeypatch):
-    def rising(self, u, K):
+    def rising(selection, u, K):
         places = jnp.arange(u.shape[1], dtype=u.dtype)
         return jnp.broadcast_to(places, u.shape[:2])
 
-    monkeypatch.setattr(Selection, "scores", rising)
+    monkeypatch.setattr(sorting, "score_tokens", rising)
     jax.clear_caches()
     with jax.enable_x64(True):
         images = exact_images()
@@ -126,18 +127,18 @@ def test_only_the_chosen_layers_sort():
             return nnx.merge(*blocks)(x).x
 
         for i, like in enumerate((plain, model, plain)):
-            assert (model.layer(i).mixer.sorting is None) == (i != 1)
+            assert isinstance(model.layer(i).mixer.order, sorting.Sorting) == (i == 1)
             x = step(nnx.split(like.layer(i - 3)), x)
             assert_close(t.residual_out[i], x, 1e-13)
         assert_close(t.logits, model.unembed(x), 1e-13)
         unsorted = step(nnx.split(plain.layer(1)), t.residual_in[1])
         assert np.abs(t.residual_out[1] - unsorted).max() > 1e-3
-        orders = np.asarray(t.ssm.orders.forward)
+        orders = np.asarray(t.recurrence.orders.forward)
         identity = np.broadcast_to(np.eye(10), (2, 10, 10))
         np.testing.assert_array_equal(orders[[0, 2]], [identity] * 2)
         assert np.abs(orders[1] - identity).max() == 1
     with pytest.raises(ValueError, match="stack of all layers, of which some sort"):
-        model.layers.mixer.ssm_inputs(x)
+        model.layers.mixer.project(x)
     with pytest.raises(IndexError, match="layer 3 of a model with 3"):
         model.layer(3)
 
@@ -194,10 +195,10 @@ def test_shuffled_control_is_one_permutation_for_all_images():
     shuffled: Any = {"reorder": "corrected", "reorder_by": "random", "reorder_seed": 3}
     model, images = image_model(**shuffled), draw_images()
     t: Any = trace(model, images, layers=[0, 2])
-    for order in t.ssm.orders:
+    for order in t.recurrence.orders:
         order = np.asarray(order)
         np.testing.assert_array_equal(order, np.broadcast_to(order[0, 0], order.shape))
-    forward, backward = (np.asarray(order)[0, 0] for order in t.ssm.orders)
+    forward, backward = (np.asarray(order)[0, 0] for order in t.recurrence.orders)
     for P, place in ((forward, 4), (backward, 5)):  # of the class token
         assert set(P.ravel()) == {0, 1} and P[place, place] == 1
         np.testing.assert_array_equal(P @ P.T, np.eye(10))
@@ -239,9 +240,9 @@ def test_explanations_go_through_the_order_or_are_refused():
         total = jnp.sum(mamba_lrp(model, images, target=2), axis=1)
         logit = model(images)[:, 2] - model.head.bias[...][2][None]
         assert_close(total, logit, 1e-11)
-        ssm = t.layer(1)
+        recurrence = t.layer(1)
         for attention in (
-            lambda: hidden_attention(ssm),
+            lambda: hidden_attention(recurrence),
             lambda: raw_attention(model, images),
             lambda: factorise(block, t.residual_in[1]),
         ):
@@ -250,11 +251,11 @@ def test_explanations_go_through_the_order_or_are_refused():
             ):
                 attention()
         # between the places of the new order it is what the recurrences do
-        alpha = hidden_attention(ssm._replace(orders=None))
-        forward, backward = map(hidden_attention, ssm[:2])
+        alpha = hidden_attention(recurrence._replace(orders=None))
+        forward, backward = map(hidden_attention, directions_of(recurrence))
         assert_close(alpha, forward + jnp.flip(backward, axis=(2, 3)), 1e-13)
-        y = jnp.einsum("bdij,bjd->bid", forward, ssm.forward.u)
-        u, delta, A, B, C = ssm.forward[:5]
+        y = jnp.einsum("bdij,bjd->bid", forward, recurrence.forward.u)
+        u, delta, A, B, C = recurrence.forward[:5]
         scanned = selective_scan(u, delta, A, B, C, jnp.zeros(16)).y
         assert_close(y, scanned, 1e-12)
 

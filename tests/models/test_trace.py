@@ -18,13 +18,13 @@ def model():
 
 def test_trace_follows_the_model(model):
     t = jmamba.trace(model, TOKENS)
-    chex.assert_shape(t.ssm.delta, (4, 2, 6, 32))
+    chex.assert_shape(t.recurrence.delta, (4, 2, 6, 32))
     assert_close(t.logits, model(TOKENS).logits, 1e-6)
     assert_close(t.residual_in[0], model.embed(TOKENS), 0)
     chex.assert_trees_all_equal(t.residual_in[1:], t.residual_out[:-1])
     for i in range(4):
         out = model.layer(i)(t.residual_in[i])
-        assert_close(t.layer(i), out.ssm, 1e-6)
+        assert_close(t.layer(i), out.recurrence, 1e-6)
         assert_close(t.residual_out[i], out.x, 1e-6)
 
 
@@ -36,7 +36,9 @@ def test_trace_keeps_the_chosen_layers(model, layers):
     )
     chosen = jnp.array(sorted({i % 4 for i in layers}))
     chex.assert_trees_all_equal(part.layers, chosen)
-    assert_close(part.ssm, jax.tree.map(lambda x: x[chosen], whole.ssm), 1e-6)
+    assert_close(
+        part.recurrence, jax.tree.map(lambda x: x[chosen], whole.recurrence), 1e-6
+    )
     assert_close(part.residual_out, whole.residual_out[chosen], 1e-6)
 
 

@@ -92,8 +92,8 @@ def test_heads_are_ordered_by_what_they_reach(transformer):
 def test_channel_maps_are_those_of_the_chosen_channels():
     model = random_text_model(layers=2)
     reach = reach_of_channels(model, TEXTS)
-    ssm = trace(model, jnp.asarray(TEXTS[:1])).layer(1)
-    alpha = np.abs(np.asarray(hidden_attention(ssm)))[0]
+    recurrence = trace(model, jnp.asarray(TEXTS[:1])).layer(1)
+    alpha = np.abs(np.asarray(hidden_attention(recurrence)))[0]
     order = np.argsort(reach.distance[1])
     local, far, mean = channel_maps(model, TEXTS[0], 1, reach)
     np.testing.assert_allclose(local, alpha[order[1]], rtol=1e-5, atol=1e-7)
@@ -103,8 +103,8 @@ def test_channel_maps_are_those_of_the_chosen_channels():
 
 def test_coarse_map_holds_the_largest_of_each_block():
     model = random_text_model(layers=2)
-    ssm = trace(model, jnp.asarray(TEXTS[:1])).layer(1)
-    mean = np.abs(np.asarray(hidden_attention(ssm)).mean(axis=1))[0]
+    recurrence = trace(model, jnp.asarray(TEXTS[:1])).layer(1)
+    mean = np.abs(np.asarray(hidden_attention(recurrence)).mean(axis=1))[0]
     expected = mean[2::3].reshape(4, 4, 3).max(axis=2)
     found = coarse_map(model, TEXTS[0], 1, 4)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
@@ -112,8 +112,8 @@ def test_coarse_map_holds_the_largest_of_each_block():
 
 def test_far_share_counts_from_the_last_token():
     model = random_text_model(layers=2)
-    ssm = trace(model, jnp.asarray(TEXTS[:1])).layer(1)
-    row = np.abs(np.asarray(hidden_attention(ssm, rows=[-1])))[0].mean(axis=0)[0]
+    recurrence = trace(model, jnp.asarray(TEXTS[:1])).layer(1)
+    row = np.abs(np.asarray(hidden_attention(recurrence, rows=[-1])))[0].mean(axis=0)[0]
     found = far_share(model, TEXTS[0], 5)[1]  # 5 back from token 11 is token 6
     np.testing.assert_allclose(found, row[:7].sum() / row.sum(), rtol=1e-4)
 
@@ -128,8 +128,10 @@ def test_class_bias_is_the_mean_row():
     model = small_vim("first")
     images = np.random.default_rng(0).random((3, 8, 8, 3), np.float32)
     bias = measure_bias(model, images)
-    ssm = trace(model, jnp.asarray(normalise(images))).layer(1)
-    row = np.abs(np.asarray(hidden_attention(ssm, rows=[0])))[:, :, 0].mean(axis=(0, 1))
+    recurrence = trace(model, jnp.asarray(normalise(images))).layer(1)
+    row = np.abs(np.asarray(hidden_attention(recurrence, rows=[0])))[:, :, 0].mean(
+        axis=(0, 1)
+    )
     np.testing.assert_allclose(bias.grid[1].ravel(), row[1:], rtol=1e-4)
     np.testing.assert_allclose(
         bias.near[1], row[1:5].mean() / row[1:].mean(), rtol=1e-4

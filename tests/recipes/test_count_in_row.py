@@ -38,8 +38,8 @@ def test_counters_are_causal_and_sums_over_tokens(kind):
         assert_close(jnp.sum(found, axis=-1), np.ones((3, 9)), 1e-6)
         return
     x = jnp.take(model.embedding[...], jnp.asarray(bits), axis=0)
-    ssm = model.ssm_inputs(x)
-    rest = x + model.layer.mixer.mix(ssm._replace(B=0 * ssm.B))[0]
+    recurrence = model.recurrence(x)
+    rest = x + model.layer.mixer.mix(recurrence._replace(B=0 * recurrence.B))[0]
     assert_close(jnp.sum(found, axis=-1) + model.head(rest)[..., 0], whole, 1e-5)
 
 

@@ -89,8 +89,8 @@ def test_heat_is_where_the_model_looked(found):
 
 
 def test_attention_is_the_class_tokens(found, inputs):
-    ssm = trace(MODEL, inputs).layer(1)
-    matrix = np.asarray(reduced_attention(ssm, "mean_abs")[0])
+    recurrence = trace(MODEL, inputs).layer(1)
+    matrix = np.asarray(reduced_attention(recurrence, "mean_abs")[0])
     np.testing.assert_allclose(found.attention[1], matrix, rtol=1e-5)
     row = np.delete(matrix[found.class_index], found.class_index)
     np.testing.assert_allclose(found.class_attention[1].ravel(), row, rtol=1e-5)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jmamba.attention.matrices.channels import Channel, Direction
+from jmamba.attention.matrices.channels import Channel, Direction, gates_of
 
 LEAF = 8
 """Most tokens of a diagonal block, which is computed diagonal by diagonal."""
@@ -64,7 +64,8 @@ def _sum_direction(direction: Direction, mask, at_once: int):
 
 def _sum_sample(channel: Channel, mask, B, C):
     """Return the summed matrix of one sample, with all that is folded in."""
-    delta, A, D, slope, taps, gate = channel
+    delta, A, D, slope, taps, gate, group = channel
+    B, C = gates_of(group, B), gates_of(group, C)
     if mask is not None:
         ones = jnp.ones_like(delta) if gate is None else gate
         gate = jnp.where(mask[:, None], ones, 0)
@@ -91,12 +92,15 @@ def _sum_sample(channel: Channel, mask, B, C):
     return sum(shifted, start=jnp.zeros_like(alphas[0]))
 
 
-_sample_axes = Channel(1, None, None, 1, None, 1)  # pyright: ignore[reportArgumentType]
+_sample_axes = Channel(1, None, None, 1, None, 1, None)  # pyright: ignore[reportArgumentType]
 _all_samples = jax.vmap(_sum_sample, in_axes=(_sample_axes, 1, 0, 0))
 
 
 def _sum_products(delta, A, B, C, gate, slope):
-    """Return sum_c gate[c, i] alpha[c, i, j] slope[c, j], from (c, l) and (l, n)."""
+    """Return sum_c gate[c, i] alpha[c, i, j] slope[c, j], from (c, l) and (l, n).
+
+    B and C may also be of each channel, (l, c, n).
+    """
     length = delta.shape[1]
     blocks = 1
     while blocks * LEAF < length:
@@ -108,10 +112,13 @@ def _sum_products(delta, A, B, C, gate, slope):
         padded = jnp.pad(x, ((0, side * blocks - length), *rest))
         return padded.reshape(blocks, side, *x.shape[1:])
 
+    def shared(x):  # p s n -> p s 1 n
+        return x[:, :, None] if x.ndim == 3 else x
+
     delta = cut(delta.T)
-    keys = delta[..., None] * cut(B)[:, :, None]
+    keys = delta[..., None] * shared(cut(B))
     keys = keys if slope is None else keys * cut(slope.T)[..., None]
-    queries = jnp.broadcast_to(cut(C)[:, :, None], keys.shape)
+    queries = jnp.broadcast_to(shared(cut(C)), keys.shape)
     queries = queries if gate is None else queries * cut(gate.T)[..., None]
     alpha, queries, keys = _diagonal_blocks(delta, A, queries, keys)
     elapsed = jnp.sum(delta, axis=1)  # p c

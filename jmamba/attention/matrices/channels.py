@@ -9,24 +9,24 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jmamba.attention.matrices.cumulative import DoubleSum, cumulative_sum
 from jmamba.attention.matrices.factors import (
-    PARTS,
     AnyInputs,
     Factors,
-    directions_of,
-    parameters_of,
+    check_fold,
+    recurrence_in,
+    split_directions,
 )
 from jmamba.attention.matrices.halving import whole_attention
-from jmamba.types import SSMInputs
+from jmamba.types import Recurrence
 
 
 def channel_attention(
     delta: Float[Array, "l"],
-    A: Float[Array, "n"],
+    A: Float[Array, "n"] | Float[Array, "1"],
     B: Float[Array, "l n"],
     C: Float[Array, "l n"],
     rows: Int[Array, "q"],
 ) -> Float[Array, "q l"]:
-    """Return rows of the attention matrix of a single channel.
+    """Return rows of the attention matrix of a single channel or head.
 
         alpha[i, j] = sum_n C[i, n] exp(A[n] sum_{j < k <= i} delta[k]) delta[j] B[j, n]
                       for j <= i, else 0
@@ -37,7 +37,7 @@ def channel_attention(
 
     Args:
       delta: step sizes.
-      A: decay rates.
+      A: decay rates, one for each state or one for all.
       B: input gates.
       C: output gates.
       rows: the query positions i.
@@ -53,10 +53,16 @@ def channel_attention(
     """
     elapsed, causal = elapsed_time(delta, rows)
     C_rows = C[rows]
+
+    def decay(rate):
+        return jnp.exp(jnp.where(causal, rate * elapsed, -jnp.inf))
+
+    if A.shape[0] < B.shape[1]:  # one rate
+        alpha = jnp.einsum("qn,jn->qj", C_rows, B, precision="highest") * decay(A[0])
+        return alpha * delta[None]
     alpha = jnp.zeros(elapsed.shape, elapsed.dtype)
     for n in range(A.shape[0]):  # written out: an array (q, l, n) never exists
-        decay = jnp.exp(jnp.where(causal, A[n] * elapsed, -jnp.inf))
-        alpha = alpha + C_rows[:, n][:, None] * decay * B[:, n][None]
+        alpha = alpha + C_rows[:, n][:, None] * decay(A[n]) * B[:, n][None]
     return alpha * delta[None]
 
 
@@ -71,25 +77,31 @@ def elapsed_time(
 
 
 class Channel(NamedTuple):
-    """What a channel has of its own; None for what is not folded in.
+    """What a channel, or a head, has of its own; None for what is not folded in.
 
-    Leaves have a leading axis of channels where several are meant.
+    Leaves have a leading axis of channels where several are meant. `group` says which
+    B and C are its own, None if there is one group.
     """
 
     delta: Float[Array, "*d b l"]
     A: Float[Array, "*d n"]
-    D: Float[Array, "*d"] | None
-    slope: Float[Array, "*d b l"] | None
-    taps: Float[Array, "*d k"] | None
-    gate: Float[Array, "*d b l"] | None
+    D: Float[Array, "*d"] | None = None
+    slope: Float[Array, "*d b l"] | None = None
+    taps: Float[Array, "*d k"] | None = None
+    gate: Float[Array, "*d b l"] | None = None
+    group: Int[Array, "*d"] | None = None
 
 
 class Direction(NamedTuple):
-    """One direction of a layer: its channels, and the gates that they share."""
+    """One direction of a layer: its channels or heads, and the gates that they share.
+
+    Matrices are those of heads, unless something is folded in that each of a head's
+    channels has of its own.
+    """
 
     channels: Channel
-    B: Float[Array, "b l n"]
-    C: Float[Array, "b l n"]
+    B: Float[Array, "b l g n"]
+    C: Float[Array, "b l g n"]
 
 
 def open_directions(inputs: AnyInputs, fold: Collection[str]) -> tuple[Direction, ...]:
@@ -99,49 +111,47 @@ def open_directions(inputs: AnyInputs, fold: Collection[str]) -> tuple[Direction
       ValueError: a part is unknown, or needs `factorise`.
     """
     check_fold(inputs, fold)
-    return tuple(_open(one, fold) for one in directions_of(inputs))
+    return tuple(_open(one, fold) for one in split_directions(inputs))
 
 
-def check_fold(inputs: AnyInputs, fold: Collection[str]) -> None:
-    """Raise unless the parts can be folded into the attention of these inputs.
-
-    Raises:
-      ValueError: a part is unknown, or needs `factorise`.
-    """
-    unknown = [part for part in fold if part not in PARTS]
-    if isinstance(fold, str) or unknown:
-        raise ValueError(
-            f"fold={fold!r}: give some of {', '.join(PARTS)}, as in "
-            'fold=("conv", "silu"), or () for the recurrence alone.'
-        )
-    has_factors = all(isinstance(one, Factors) for one in directions_of(inputs))
-    if not has_factors and {"conv", "silu"} & set(fold):
-        raise ValueError(
-            f"fold={tuple(fold)} needs the convolution, which selective parameters do "
-            "not hold: give factorise(model.layer(i), residual_in) in their place."
-        )
+def count_matrices(recurrence: Recurrence, fold: Collection[str]) -> int:
+    """Return how many matrices a direction has: of heads, or folded of channels."""
+    return (recurrence.u if fold else recurrence.delta).shape[-1]
 
 
-def _open(one: SSMInputs | Factors, fold: Collection[str]) -> Direction:
-    ssm = parameters_of(one)
-    dtype = ssm.delta.dtype
+def _open(one: Recurrence | Factors, fold: Collection[str]) -> Direction:
+    recurrence = recurrence_in(one)
+    dtype = recurrence.delta.dtype
+    count, heads = count_matrices(recurrence, fold), recurrence.delta.shape[-1]
+    groups = recurrence.B.shape[-2]
 
-    def by_channel(x):
+    def by_channel(x, name):
+        if x is None or name not in fold:
+            return None
         return jnp.moveaxis(x.astype(dtype), 2, 0)  # b l d -> d b l
 
+    def each(x):  # of a head -> of each of its channels
+        return x if count == heads else jnp.repeat(x, count // heads, axis=0)
+
+    folded = one if isinstance(one, Factors) else None
+    D, taps = recurrence.D, folded and folded.taps
     channels = Channel(
-        delta=by_channel(ssm.delta),
-        A=ssm.A,
-        D=ssm.D.astype(dtype) if "D" in fold else None,
-        slope=by_channel(one.slope)
-        if "silu" in fold and isinstance(one, Factors)
-        else None,
-        taps=one.taps.astype(dtype)
-        if "conv" in fold and isinstance(one, Factors)
-        else None,
-        gate=by_channel(jax.nn.silu(ssm.z)) if "gate" in fold else None,
+        delta=each(jnp.moveaxis(recurrence.delta, 2, 0)),
+        A=each(recurrence.A),
+        D=D.astype(dtype) if D is not None and "D" in fold else None,
+        slope=by_channel(folded and folded.slope, "silu"),
+        taps=taps.astype(dtype) if taps is not None and "conv" in fold else None,
+        gate=by_channel(folded and folded.gate, "gate"),
+        group=None if groups == 1 else jnp.arange(count) // (count // groups),
     )
-    return Direction(channels, ssm.B.astype(dtype), ssm.C.astype(dtype))
+    return Direction(channels, recurrence.B.astype(dtype), recurrence.C.astype(dtype))
+
+
+def gates_of(
+    group: Int[Array, "*d"] | None, B: Float[Array, "l g n"]
+) -> Float[Array, "l n"] | Float[Array, "l d n"]:
+    """Return the gates of a group; without groups the ones that there are."""
+    return B[:, 0] if group is None else B[:, group]
 
 
 def attend(
@@ -201,7 +211,8 @@ def with_channels(
 
 def _fold_channel(channel: Channel, B, C, rows):
     """Return rows of the matrix of one channel of one sample, all if rows is None."""
-    delta, A, D, slope, taps, gate = channel
+    delta, A, D, slope, taps, gate, group = channel
+    B, C = gates_of(group, B), gates_of(group, C)
     if rows is None:
         alpha = whole_attention(delta, A, B, C)
         rows = jnp.arange(delta.shape[0])
@@ -228,6 +239,6 @@ def _times_band(alpha, taps):
     return sum(shifted, start=jnp.zeros_like(alpha))
 
 
-_sample_axes = Channel(0, None, None, 0, None, 0)  # pyright: ignore[reportArgumentType]
+_sample_axes = Channel(0, None, None, 0, None, 0, None)  # pyright: ignore[reportArgumentType]
 _all_samples = jax.vmap(_fold_channel, in_axes=(_sample_axes, 0, 0, 0))
 _all_channels = jax.vmap(_all_samples, in_axes=(0, None, None, None))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jmamba.types import SSMInputs
+from jmamba.types import Recurrence
 
 _OPEN = 1.2784645427610738
 """Where silu is 1: a gate that changes nothing."""
@@ -45,7 +45,7 @@ def counting_channel(
     step: float = 2.0**-30,
     reset: float = 30.0,
     printed: bool = False,
-) -> SSMInputs:
+) -> Recurrence:
     """Make a selective channel that counts in a row, by the mechanisms of Mamba.
 
         h[t] = x[t] h[t-1] + x[t],  y[t] = h[t]
@@ -69,16 +69,16 @@ def counting_channel(
       printed: whether to follow lemma 1 as printed, which is wrong.
 
     Returns:
-      Selective parameters of one channel with one state, no skip and an open gate.
+      A recurrence of one channel with one state, without skip and gate.
 
     Examples:
-      >>> import jmamba
+      >>> from jmamba.layers import run_recurrence
       >>> bits = np.array([[1, 1, 0, 1, 1, 1]])
-      >>> y, _ = jmamba.ops.selective_scan(*counting_channel(bits)[:7])
+      >>> y, _ = run_recurrence(counting_channel(bits))
       >>> y[0, :, 0].round().astype(int).tolist()
       [1, 2, 0, 1, 2, 3]
       >>> wrong = counting_channel(bits, printed=True)
-      >>> jmamba.ops.selective_scan(*wrong[:7]).y[0, :, 0].round().astype(int).tolist()
+      >>> run_recurrence(wrong).y[0, :, 0].round().astype(int).tolist()
       [1, 2, 2, 3, 4, 5]
 
     References:
@@ -89,10 +89,9 @@ def counting_channel(
     zero = one if printed else _inverse_softplus(reset)
     delta = jax.nn.softplus((one - zero) * x + zero)
     ones = jnp.ones_like(x)
-    A, D = -jnp.ones((1, 1)), jnp.zeros(1)
-    window = jnp.zeros((x.shape[0], 1, 0))
-    return SSMInputs(x, delta, A, x / step, ones if printed else x, D, _OPEN * ones,
-                     window)  # fmt: skip
+    B, C = x / step, ones if printed else x
+    A, one_group = -jnp.ones((1, 1)), (slice(None), slice(None), None)
+    return Recurrence(x, delta, A, B[one_group], C[one_group], jnp.zeros(1))
 
 
 def _inverse_softplus(step: float) -> float:
@@ -162,7 +161,7 @@ def softmax_head_error(query_key: Float[Array, "..."]) -> Float[Array, "..."]:
     return 6 - (3 * a + b) ** 2 / (2 * a**2 + b**2)
 
 
-def without_decay(ssm: SSMInputs) -> SSMInputs:
+def without_decay(recurrence: Recurrence) -> Recurrence:
     """Return a layer's selective parameters with A = 0, so that no state decays.
 
     exp(delta A) = 1 then, and the hidden attention is
@@ -171,17 +170,17 @@ def without_decay(ssm: SSMInputs) -> SSMInputs:
 
     Examples:
       >>> from jmamba.attention import hidden_attention
-      >>> ssm = without_decay(counting_channel(np.array([[1, 0, 1]])))
-      >>> hidden_attention(ssm)[0, 0].round().astype(int).tolist()
+      >>> recurrence = without_decay(counting_channel(np.array([[1, 0, 1]])))
+      >>> hidden_attention(recurrence)[0, 0].round().astype(int).tolist()
       [[1, 0, 0], [0, 0, 0], [1, 0, 1]]
 
     References:
       Ali, Zimerman & Wolf, arXiv 2403.01590, lemma 3.
     """
-    return ssm._replace(A=jnp.zeros_like(ssm.A))
+    return recurrence._replace(A=jnp.zeros_like(recurrence.A))
 
 
-def linear_attention(ssm: SSMInputs) -> Float[Array, "b l d"]:
+def linear_attention(recurrence: Recurrence) -> Float[Array, "b l d"]:
     """Return causal linear attention with the queries C, keys B and values delta u.
 
         y[i] = sum_{j <= i} (C[i] . B[j]) delta[j] u[j]
@@ -190,24 +189,24 @@ def linear_attention(ssm: SSMInputs) -> Float[Array, "b l d"]:
     lemma 3 shows: its proof leaves out the softmax.
 
     Args:
-      ssm: selective parameters; A, D and z are not used.
+      recurrence: of one group and a head per channel; A, D and z are not used.
 
     Examples:
-      >>> import jmamba
-      >>> ssm = without_decay(counting_channel(np.array([[1, 0, 1]])))
-      >>> y, _ = jmamba.ops.selective_scan(*ssm[:5])
-      >>> bool(jnp.allclose(linear_attention(ssm), y))
+      >>> from jmamba.layers import run_recurrence
+      >>> recurrence = without_decay(counting_channel(np.array([[1, 0, 1]])))
+      >>> y, _ = run_recurrence(recurrence)
+      >>> bool(jnp.allclose(linear_attention(recurrence), y))
       True
 
     References:
       Ali, Zimerman & Wolf, arXiv 2403.01590, lemma 3; Katharopoulos et al.,
       "Transformers are RNNs", arXiv 2006.16236, section 3.3.
     """
-    dtype = ssm.delta.dtype
-    B, C = ssm.B.astype(dtype), ssm.C.astype(dtype)
+    dtype = recurrence.delta.dtype
+    B, C = (x.astype(dtype)[:, :, 0] for x in (recurrence.B, recurrence.C))
     scores = jnp.einsum("bin,bjn->bij", C, B, precision="highest")
     causal = jnp.tri(scores.shape[-1], dtype=bool)[None]
-    values = ssm.delta * ssm.u.astype(dtype)
+    values = recurrence.delta * recurrence.u.astype(dtype)
     return jnp.einsum(
         "bij,bjd->bid", jnp.where(causal, scores, 0), values, precision="highest"
     )

@@ -1,27 +1,22 @@
 """A mixer as a product of matrices, one product per channel."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jmamba.layers.bidirectional import BidirectionalMixer, VimBlock
-from jmamba.layers.mixer import Block
-from jmamba.layers.selection import Selection
-from jmamba.ops import selective_scan
-from jmamba.types import BidirectionalInputs, SSMInputs
+from jmamba.types import AnyRecurrence, BidirectionalRecurrence, Recurrence
 
-PARTS = ("D", "silu", "conv", "gate")
+FOLDS = ("D", "silu", "conv", "gate")
 """What may be folded into the attention of a recurrence."""
 
-
-_SORTED = (
+SORTED = (
     "This layer sorts its tokens (VimConfig.reorder), and each direction by itself: "
     "the matrices of its recurrences are not attention between tokens of the image. "
     "gradient_x_input, mamba_lrp and token_vectors(block, x) go through the order and "
     "hold as they are"
 )
+"""Why there is no attention between the tokens of such a layer."""
 
 
 class Factors(NamedTuple):
@@ -29,18 +24,28 @@ class Factors(NamedTuple):
 
         out[:, d] = gate (alpha + D) slope (conv x + bias)    for every channel d
 
-    Here alpha is the matrix of the recurrence, D, slope = sigma(a) and gate = silu(z)
-    are diagonal ones, and conv is a band of the taps. It holds exactly, as
-    silu(a) = sigma(a) a.
+    Here alpha is the matrix of the recurrence, D, slope = sigma(a) and gate are
+    diagonal ones, and conv is a band of the taps. It holds exactly, as
+    silu(a) = sigma(a) a, and as a gate, with a norm beside it or without, multiplies y
+    with something that depends on the data: silu(z) in Mamba-1.
+
+    Attributes:
+      recurrence: of one direction.
+      x: what the convolution reads; the recurrence's inputs u where there is none.
+      gate: what y is multiplied with on its way to the output projection.
+      slope: sigma(a); None where there is no convolution.
+      taps: of the convolution; None where there is none.
+      bias: of the convolution; None where there is none.
 
     Examples:
-      >>> import jmamba
+      >>> import jax.numpy as jnp, jmamba
       >>> from flax import nnx
+      >>> from jmamba.attention import factorise
       >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> block = jmamba.MambaLM(config, rngs=nnx.Rngs(0)).layer(0)
       >>> factors = factorise(block, jnp.ones((1, 5, 16)))
       >>> u = factors.slope * block.mixer.convolve(factors.x).y
-      >>> bool(jnp.allclose(u, factors.ssm.u, atol=1e-6))
+      >>> bool(jnp.allclose(u, factors.recurrence.u, atol=1e-6))
       True
 
     References:
@@ -48,11 +53,12 @@ class Factors(NamedTuple):
       their code leaves out, are part of the identity.
     """
 
-    ssm: SSMInputs
+    recurrence: Recurrence
     x: Float[Array, "*s b l d"]
-    slope: Float[Array, "*s b l d"]
-    taps: Float[Array, "*s d k"]
-    bias: Float[Array, "*s d"]
+    gate: Float[Array, "*s b l d"]
+    slope: Float[Array, "*s b l d"] | None = None
+    taps: Float[Array, "*s d k"] | None = None
+    bias: Float[Array, "*s d"] | None = None
 
 
 class BidirectionalFactors(NamedTuple):
@@ -61,8 +67,9 @@ class BidirectionalFactors(NamedTuple):
     The mixer's output projection reads (forward + flipped backward) scale.
 
     Examples:
-      >>> import jmamba
+      >>> import jax.numpy as jnp, jmamba
       >>> from flax import nnx
+      >>> from jmamba.attention import factorise
       >>> config = jmamba.VimConfig(d_model=16, num_layers=2, num_classes=5)
       >>> block = jmamba.Vim(config, rngs=nnx.Rngs(0)).layer(0)
       >>> factors = factorise(block, jnp.ones((1, 5, 16)))
@@ -75,103 +82,61 @@ class BidirectionalFactors(NamedTuple):
     scale: Float[Array, ""]
 
 
-AnyInputs = SSMInputs | BidirectionalInputs | Factors | BidirectionalFactors
-"""What attention is computed from; only factors let the convolution be folded in."""
+AnyInputs = AnyRecurrence | Factors | BidirectionalFactors
+"""What attention is computed from; only factors know all that may be folded in."""
 
 
-def factorise(
-    block: Block | VimBlock, x: Float[Array, "b l m"]
-) -> Factors | BidirectionalFactors:
-    """Return the factors of a block's mixer.
-
-    Args:
-      block: `model.layer(i)`.
-      x: the residual stream entering it, `trace(...).residual_in[s]`.
-
-    Raises:
-      ValueError: the block sorts its tokens.
-
-    Examples:
-      >>> import jmamba
-      >>> from flax import nnx
-      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
-      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
-      >>> t = jmamba.trace(model, jnp.array([list(b"hello")]), layers=[1])
-      >>> factors = factorise(model.layer(1), t.residual_in[0])
-      >>> factors.slope.shape, factors.taps.shape
-      ((1, 5, 32), (32, 4))
-    """
-    mixer = block.mixer
-    x, z = jnp.split(mixer.in_proj(block.norm(x)), 2, axis=-1)
-    if not isinstance(mixer, BidirectionalMixer):
-        return _factors(mixer, x, z)
-    if mixer.sorting is not None:
-        raise ValueError(f"{_SORTED}.")
-    forward = _factors(mixer.forward, x, z)
-    backward = _factors(mixer.backward, jnp.flip(x, axis=1), jnp.flip(z, axis=1))
-    return BidirectionalFactors(forward, backward, jnp.asarray(mixer.scale, x.dtype))
-
-
-def _factors(selection: Selection, x, z) -> Factors:
-    taps, bias = selection.conv1d.weight[...], selection.conv1d.bias
-    return Factors(
-        ssm=selection.select(x, z),
-        x=x,
-        slope=jax.nn.sigmoid(selection.convolve(x).y),
-        taps=taps,
-        bias=jnp.zeros_like(taps[:, 0]) if bias is None else bias[...],
-    )
-
-
-def bias_output(factors: Factors | BidirectionalFactors) -> Float[Array, "b l d"]:
-    """Return what the convolution's bias contributes to a mixer's gated output.
-
-        gate (alpha + D) slope bias
-
-    With it, attention into which everything is folded gives the output exactly:
-    `hidden_attention(factors, fold=PARTS) @ x + bias_output(factors)`. Of two
-    directions it is the sum, not scaled.
-
-    Args:
-      factors: what `factorise` returned.
-
-    Examples:
-      >>> import jmamba
-      >>> from flax import nnx
-      >>> from jmamba.attention import hidden_attention
-      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
-      >>> block = jmamba.MambaLM(config, rngs=nnx.Rngs(0)).layer(0)
-      >>> x = jnp.ones((1, 5, 16))
-      >>> factors = factorise(block, x)
-      >>> alpha = hidden_attention(factors, fold=PARTS)
-      >>> seen = jnp.einsum("bdij,bjd->bid", alpha, factors.x)
-      >>> out = block.mixer.out_proj(seen + bias_output(factors))
-      >>> bool(jnp.allclose(x + out, block(x).x, atol=1e-5))
-      True
-    """
-    if isinstance(factors, BidirectionalFactors):
-        backward = bias_output(factors.backward)
-        return bias_output(factors.forward) + jnp.flip(backward, axis=1)
-    u = factors.slope * factors.bias[None, None].astype(factors.slope.dtype)
-    return selective_scan(u, *factors.ssm[1:7]).y
-
-
-def directions_of(inputs: AnyInputs) -> tuple[SSMInputs | Factors, ...]:
+def split_directions(inputs: AnyInputs) -> tuple[Recurrence | Factors, ...]:
     """Return the one direction of a text's layer, or the two of an image's.
 
     Raises:
       ValueError: the layer sorts its tokens.
     """
-    if isinstance(inputs, BidirectionalInputs) and inputs.orders is not None:
+    if isinstance(inputs, BidirectionalRecurrence) and inputs.orders is not None:
         raise ValueError(
-            f"{_SORTED}; ssm._replace(orders=None) gives that between the places of "
-            "the new order, and is exact where orders are the identity."
+            f"{SORTED}; recurrence._replace(orders=None) gives that between the places "
+            "of the new order, and is exact where orders are the identity."
         )
-    if isinstance(inputs, BidirectionalInputs | BidirectionalFactors):
+    if isinstance(inputs, BidirectionalRecurrence | BidirectionalFactors):
         return inputs.forward, inputs.backward
     return (inputs,)
 
 
-def parameters_of(inputs: SSMInputs | Factors) -> SSMInputs:
-    """Return the selective parameters of one direction."""
-    return inputs.ssm if isinstance(inputs, Factors) else inputs
+def first_recurrence(inputs: AnyInputs) -> Recurrence:
+    """Return the recurrence of the only, or the forward direction.
+
+    Raises:
+      ValueError: the layer sorts its tokens.
+    """
+    return recurrence_in(split_directions(inputs)[0])
+
+
+def recurrence_in(inputs: Recurrence | Factors) -> Recurrence:
+    """Return the recurrence of one direction."""
+    return inputs.recurrence if isinstance(inputs, Factors) else inputs
+
+
+def check_fold(inputs: AnyInputs, fold: Collection[str]) -> None:
+    """Raise unless the parts can be folded into the attention of these inputs.
+
+    Raises:
+      ValueError: a part is unknown, or needs `factorise`.
+    """
+    unknown = [part for part in fold if part not in FOLDS]
+    if isinstance(fold, str) or unknown:
+        raise ValueError(
+            f"fold={fold!r}: give some of {', '.join(FOLDS)}, as in "
+            'fold=("conv", "silu"), or () for the recurrence alone.'
+        )
+    has_factors = all(isinstance(one, Factors) for one in split_directions(inputs))
+    if not has_factors and needs_factors(fold):
+        raise ValueError(
+            f"fold={tuple(fold)} needs what is around the recurrence, its convolution "
+            "and how its output is gated, which only the layer knows: give "
+            "factorise(model.layer(i), residual_in) in place of the recurrence."
+        )
+
+
+def needs_factors(fold: Collection[str]) -> bool:
+    """Return whether a recurrence alone does not hold what is to be folded in."""
+    return not {"silu", "conv", "gate"}.isdisjoint(fold)

@@ -11,11 +11,11 @@ LEAF = 16
 
 def whole_attention(
     delta: Float[Array, "l"],
-    A: Float[Array, "n"],
+    A: Float[Array, "n"] | Float[Array, "1"],
     B: Float[Array, "l n"],
     C: Float[Array, "l n"],
 ) -> Float[Array, "l l"]:
-    """Return the attention matrix of a single channel, all rows of it.
+    """Return the attention matrix of a single channel or head, all rows of it.
 
     The same as `channel_attention` for all rows, by halving: where queries i and keys j
     lie on different sides of a boundary m, j < m <= i, decays factor into
@@ -29,7 +29,7 @@ def whole_attention(
 
     Args:
       delta: step sizes.
-      A: decay rates.
+      A: decay rates, one for each state or one for all.
       B: input gates.
       C: output gates.
 
@@ -77,11 +77,17 @@ def _diagonal_blocks(S, A, weight, C, side):
     query = DoubleSum(high[:, :, None], low[:, :, None])
     elapsed = query.minus(DoubleSum(high[:, None], low[:, None]))
     causal = jnp.tri(side, dtype=bool)[None]
-    C, weight = (v.reshape(-1, side, A.shape[0]) for v in (C, weight))
+    C, weight = (v.reshape(-1, side, v.shape[1]) for v in (C, weight))
+
+    def decay(rate):
+        return jnp.exp(jnp.where(causal, rate * elapsed, -jnp.inf))
+
+    if A.shape[0] < C.shape[2]:  # one rate
+        alpha = jnp.einsum("pin,pjn->pij", C, weight, precision="highest")
+        return alpha * decay(A[0])
     alpha = jnp.zeros_like(elapsed)
     for n in range(A.shape[0]):  # written out: an array with an axis n never exists
-        decay = jnp.exp(jnp.where(causal, A[n] * elapsed, -jnp.inf))
-        alpha = alpha + C[:, :, None, n] * decay * weight[:, None, :, n]
+        alpha = alpha + C[:, :, None, n] * decay(A[n]) * weight[:, None, :, n]
     return alpha
 
 
@@ -90,7 +96,7 @@ def _blocks_below(S, A, weight, C, side):
     high, low = (v.reshape(-1, 2, side) for v in S)
     first, second = (DoubleSum(high[:, k], low[:, k]) for k in (0, 1))
     boundary = DoubleSum(high[:, 0, -1:], low[:, 0, -1:])
-    C, weight = (v.reshape(-1, 2, side, A.shape[0]) for v in (C, weight))
+    C, weight = (v.reshape(-1, 2, side, v.shape[1]) for v in (C, weight))
     since = second.minus(boundary)[:, :, None] * A[None, None]
     until = boundary.minus(first)[:, :, None] * A[None, None]
     queries = C[:, 1] * jnp.exp(since)

@@ -1,4 +1,4 @@
-"""The hidden attention matrices of a Mamba layer, channel by channel."""
+"""The hidden attention matrices of a layer, head by head or channel by channel."""
 
 from collections.abc import Collection, Sequence
 from functools import partial
@@ -9,41 +9,42 @@ from jaxtyping import Array, Float
 
 from jmamba.attention.matrices.channels import (
     attend,
-    check_fold,
+    count_matrices,
     elapsed_time,
     open_directions,
 )
-from jmamba.attention.matrices.factors import AnyInputs, directions_of, parameters_of
-from jmamba.attention.memory import MEMORY_LIMIT, check_memory
-from jmamba.requests import choose_positions
-from jmamba.types import SSMInputs
+from jmamba.attention.matrices.factors import AnyInputs, check_fold, first_recurrence
+from jmamba.requests import RESULT_BYTES, check_memory, choose_positions
+from jmamba.types import Recurrence
 
 
 def hidden_attention(
-    ssm: AnyInputs,
+    recurrence: AnyInputs,
     *,
     fold: Collection[str] = (),
     channels: Sequence[int] | None = None,
     rows: Sequence[int] | None = None,
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int = RESULT_BYTES,
 ) -> Float[Array, "b c q l"]:
-    """Return exact attention matrices of one layer, one per channel.
+    """Return exact attention matrices of one layer, one per head or channel.
 
-    See `channel_attention` for the formula. A single row costs O(l d n). The matrices
-    of both directions of Vision Mamba add up to full ones; that the mixer halves their
-    sum is left out, as in the paper.
+    See `channel_attention` for the formula. A single row costs O(l d n). A layer has a
+    matrix for each head of its recurrence, which in Mamba-1 are its channels. The
+    matrices of both directions of Vision Mamba add up to full ones; that the mixer
+    halves their sum is left out, as in the paper.
 
     With `fold` more of the mixer becomes part of the matrix, from the right to the left
 
         gate (alpha + D) slope conv    with slope = sigma(a) of silu(a) = sigma(a) a
 
     and each part that is not named is left out, which is its ablation. With all of them
-    `alpha @ x + bias_output` is exactly what the output projection reads.
+    `alpha @ x + bias_output` is exactly what the output projection reads. These parts
+    differ between the channels of a head, so that there is then a matrix per channel.
 
     Args:
-      ssm: selective parameters of a layer, `trace(...).layer(i)`, or its `factorise`.
-      fold: some of "D", "silu", "conv", "gate".
-      channels: which channels; None for all d.
+      recurrence: of a layer, `trace(...).layer(i)`, or its `factorise`.
+      fold: some of "D", "silu", "conv", "gate"; but for D they need factors.
+      channels: which heads, or folded channels; None for all.
       rows: which query positions, negative ones from the end; None for all l.
       memory_limit: bytes the result may take.
 
@@ -54,14 +55,15 @@ def hidden_attention(
     Examples:
       >>> import jmamba
       >>> from flax import nnx
+      >>> from jmamba.layers.recurrence import run_recurrence
       >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
-      >>> ssm = jmamba.trace(model, jnp.array([list(b"hello")])).layer(1)
-      >>> alpha = hidden_attention(ssm)
+      >>> recurrence = jmamba.trace(model, jnp.array([list(b"hello")])).layer(1)
+      >>> alpha = hidden_attention(recurrence)
       >>> alpha.shape
       (1, 32, 5, 5)
-      >>> y, _ = jmamba.ops.selective_scan(*ssm[:5])  # without D and gate
-      >>> seen = jnp.einsum("bdij,bjd->bid", alpha, ssm.u)
+      >>> y = run_recurrence(recurrence._replace(D=None)).y  # before the gate
+      >>> seen = jnp.einsum("bdij,bjd->bid", alpha, recurrence.u)
       >>> bool(jnp.allclose(seen, y, atol=1e-6))
       True
 
@@ -69,10 +71,10 @@ def hidden_attention(
       Ali, Zimerman & Wolf, "The Hidden Attention of Mamba Models", ACL 2025, eq. 14-16.
       Zimerman et al., arXiv 2405.16504, section 3, for `fold`.
     """
-    check_fold(ssm, fold)
-    one = parameters_of(directions_of(ssm)[0])
+    check_fold(recurrence, fold)
+    one = first_recurrence(recurrence)
     queries = choose_positions(rows, one.u.shape[1], "rows")
-    chosen = choose_positions(channels, one.u.shape[2], "channels")
+    chosen = choose_positions(channels, count_matrices(one, fold), "channels")
     check_memory(
         "hidden_attention",
         {
@@ -85,14 +87,14 @@ def hidden_attention(
         memory_limit,
     )
     queries = None if rows is None else queries
-    return _hidden_attention(ssm, chosen, queries, tuple(fold))
+    return _hidden_attention(recurrence, chosen, queries, tuple(fold))
 
 
 @partial(jax.jit, static_argnames="fold")
-def _hidden_attention(ssm, channels, rows, fold):
+def _hidden_attention(recurrence, channels, rows, fold):
     directions = tuple(
         one._replace(channels=jax.tree.map(lambda x: x[channels], one.channels))
-        for one in open_directions(ssm, fold)
+        for one in open_directions(recurrence, fold)
     )
     if rows is not None:
         batch = directions[0].B.shape[0]
@@ -101,19 +103,19 @@ def _hidden_attention(ssm, channels, rows, fold):
 
 
 def inner_attention(
-    ssm: SSMInputs,
+    recurrence: Recurrence,
     *,
     channels: Sequence[int] | None = None,
     rows: Sequence[int] | None = None,
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int = RESULT_BYTES,
 ) -> Float[Array, "b c n q l"]:
     """Return the matrices of single states, whose sum over n is `hidden_attention`.
 
         alpha[n][i, j] = C[i, n] exp(A[n] sum_{j < k <= i} delta[k]) delta[j] B[j, n]
 
     Args:
-      ssm: selective parameters of a layer; of Vision Mamba those of one direction.
-      channels: which channels; None for all d.
+      recurrence: of a layer; of Vision Mamba that of one direction.
+      channels: which heads, in Mamba-1 channels; None for all.
       rows: which query positions, negative ones from the end; None for all l.
       memory_limit: bytes the result may take.
 
@@ -127,51 +129,55 @@ def inner_attention(
       >>> from flax import nnx
       >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
-      >>> ssm = jmamba.trace(model, jnp.array([list(b"hello")])).layer(1)
-      >>> inner = inner_attention(ssm, channels=[0, 7])
+      >>> recurrence = jmamba.trace(model, jnp.array([list(b"hello")])).layer(1)
+      >>> inner = inner_attention(recurrence, channels=[0, 7])
       >>> inner.shape
       (1, 2, 16, 5, 5)
-      >>> alpha = hidden_attention(ssm, channels=[0, 7])
+      >>> alpha = hidden_attention(recurrence, channels=[0, 7])
       >>> bool(jnp.allclose(jnp.sum(inner, axis=2), alpha, atol=1e-6))
       True
 
     References:
       Ali, Zimerman & Wolf, ACL 2025, section 3.2: a Mamba layer has d n matrices.
     """
-    if not isinstance(ssm, SSMInputs):
+    if not isinstance(recurrence, Recurrence):
         raise TypeError(
-            "inner_attention needs the selective parameters of one direction, but got "
-            f"{type(ssm).__name__}: give ssm.forward or ssm.backward of two "
-            "directions, and factors.ssm of factors."
+            "inner_attention needs the recurrence of one direction, but got "
+            f"{type(recurrence).__name__}: give recurrence.forward or "
+            "recurrence.backward of two directions, and factors.recurrence of factors."
         )
-    queries = choose_positions(rows, ssm.u.shape[1], "rows")
-    chosen = choose_positions(channels, ssm.u.shape[2], "channels")
+    queries = choose_positions(rows, recurrence.u.shape[1], "rows")
+    chosen = choose_positions(channels, recurrence.delta.shape[2], "channels")
     check_memory(
         "inner_attention",
         {
-            "texts": ssm.u.shape[0],
+            "texts": recurrence.u.shape[0],
             "channels": len(chosen),
-            "states": ssm.A.shape[1],
+            "states": recurrence.B.shape[3],
             "rows": len(queries),
-            "tokens": ssm.u.shape[1],
+            "tokens": recurrence.u.shape[1],
         },
-        ssm.delta.dtype.itemsize,
+        recurrence.delta.dtype.itemsize,
         memory_limit,
     )
-    return _inner_attention(ssm, chosen, queries)
+    return _inner_attention(recurrence, chosen, queries)
 
 
 @jax.jit
-def _inner_attention(ssm, channels, rows):
-    dtype = ssm.delta.dtype
-    B, C = ssm.B.astype(dtype), ssm.C.astype(dtype)
+def _inner_attention(recurrence, channels, rows):
+    delta, A, B, C = recurrence.delta, recurrence.A, recurrence.B, recurrence.C
+    heads, (groups, states) = delta.shape[-1], B.shape[-2:]
+    A = jnp.broadcast_to(A, (heads, states))
+    own = channels // (heads // groups)
+    B, C = (x.astype(delta.dtype)[:, :, own] for x in (B, C))  # b l c n
 
     def state(delta, a, B, C):
         elapsed, causal = elapsed_time(delta, rows)
         decay = jnp.exp(jnp.where(causal, a * elapsed, -jnp.inf))
         return C[rows][:, None] * decay * (delta * B)[None]
 
-    states = jax.vmap(state, in_axes=(None, 0, 1, 1))
-    each = jax.vmap(states, in_axes=(1, 0, None, None))
-    delta, A = ssm.delta[:, :, channels], ssm.A[channels]
-    return jax.vmap(each, in_axes=(0, None, 0, 0))(delta, A, B, C)
+    each = jax.vmap(state, in_axes=(None, 0, 1, 1))
+    each = jax.vmap(each, in_axes=(1, 0, 1, 1))
+    return jax.vmap(each, in_axes=(0, None, 0, 0))(
+        delta[:, :, channels], A[channels], B, C
+    )

@@ -11,14 +11,13 @@ from jaxtyping import Array, Float, Int
 from jmamba.attention.matrices.channel_sum import sum_channels
 from jmamba.attention.matrices.channels import (
     attend,
-    check_fold,
+    count_matrices,
     map_channels,
     open_directions,
     with_channels,
 )
-from jmamba.attention.matrices.factors import AnyInputs, directions_of, parameters_of
-from jmamba.attention.memory import MEMORY_LIMIT, check_memory
-from jmamba.requests import choose_positions
+from jmamba.attention.matrices.factors import AnyInputs, check_fold, first_recurrence
+from jmamba.requests import RESULT_BYTES, check_memory, choose_positions
 
 
 class Reduction(NamedTuple):
@@ -51,23 +50,26 @@ small models and for `top` channels.
 
 
 def reduced_attention(
-    ssm: AnyInputs,
+    recurrence: AnyInputs,
     reduction: str = "mean_abs",
     *,
     fold: Collection[str] = (),
     rows: Sequence[int] | None = None,
     top: int | None = None,
     channels_at_once: int | None = None,
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int = RESULT_BYTES,
 ) -> Float[Array, "b q l"]:
-    """Return one attention matrix per text or image, reduced over a layer's channels.
+    """Return one attention matrix per text or image, reduced over a layer's heads.
+
+    They are its channels in Mamba-1, or if something is folded in that channels have of
+    their own.
 
     Channels come a few at a time: no array of shape (d, l, l) exists. The mean of whole
     matrices is by far the fastest, as it is a product of matrices itself
     (`sum_channels`); its error is relative to the largest mean, as of all sums.
 
     Args:
-      ssm: selective parameters of a layer, `trace(...).layer(i)`, or its `factorise`.
+      recurrence: of a layer, `trace(...).layer(i)`, or its `factorise`.
       reduction: "mean", "mean_abs" (mean of |alpha|), "mean_positive" (of max(alpha,
         0)), "max", "min" or "product".
       fold: what else is part of the matrices, see `hidden_attention`.
@@ -89,8 +91,8 @@ def reduced_attention(
       ...     d_model=16, num_layers=2, num_classes=5, image_size=32, patch_size=8
       ... )
       >>> model = jmamba.Vim(config, rngs=nnx.Rngs(0))
-      >>> ssm = jmamba.trace(model, jnp.ones((1, 32, 32, 3)), layers=[1]).layer(1)
-      >>> reduced_attention(ssm, "mean", rows=[8]).shape  # what the class token reads
+      >>> t = jmamba.trace(model, jnp.ones((1, 32, 32, 3)), layers=[1])
+      >>> reduced_attention(t.layer(1), "mean", rows=[8]).shape  # of the class token
       (1, 1, 17)
 
     References:
@@ -100,8 +102,9 @@ def reduced_attention(
         raise ValueError(
             f"Unknown reduction {reduction!r}; give one of {', '.join(REDUCTIONS)}."
         )
-    check_fold(ssm, fold)
-    batch, length, channels = parameters_of(directions_of(ssm)[0]).u.shape
+    check_fold(recurrence, fold)
+    one = first_recurrence(recurrence)
+    (batch, length), channels = one.u.shape[:2], count_matrices(one, fold)
     queries = _queries(rows, batch, length)
     if top is not None and not 1 <= top <= channels:
         raise ValueError(f"top={top}: give 1 to {channels}, the number of channels.")
@@ -112,22 +115,22 @@ def reduced_attention(
             "rows": length if queries is None else queries.shape[1],
             "tokens": length,
         },
-        parameters_of(directions_of(ssm)[0]).delta.dtype.itemsize,
+        one.delta.dtype.itemsize,
         memory_limit,
     )
     usual = 96 if reduction == "mean" and queries is None else 8
     at_once = max(1, min(channels_at_once or usual, channels))
     options = {"fold": tuple(fold), "at_once": at_once}
     if top is None:
-        return _reduced_attention(ssm, queries, None, reduction, **options)
-    best = _top_channels(ssm, queries, top, **options)
+        return _reduced_attention(recurrence, queries, None, reduction, **options)
+    best = _top_channels(recurrence, queries, top, **options)
     mask = jnp.zeros((channels, batch), bool)
     mask = mask.at[best.T, jnp.arange(batch)[None]].set(True)
-    return _reduced_attention(ssm, queries, mask, reduction, **options)
+    return _reduced_attention(recurrence, queries, mask, reduction, **options)
 
 
 def top_channels(
-    ssm: AnyInputs,
+    recurrence: AnyInputs,
     count: int,
     *,
     fold: Collection[str] = (),
@@ -137,7 +140,7 @@ def top_channels(
     """Return the channels of greatest total weight sum |alpha|, the greatest first.
 
     Args:
-      ssm, fold, rows, channels_at_once: as in `reduced_attention`.
+      recurrence, fold, rows, channels_at_once: as in `reduced_attention`.
       count: how many channels.
 
     Raises:
@@ -148,29 +151,30 @@ def top_channels(
       >>> from flax import nnx
       >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
-      >>> ssm = jmamba.trace(model, jnp.array([list(b"hello")])).layer(1)
-      >>> best = top_channels(ssm, 3)
+      >>> recurrence = jmamba.trace(model, jnp.array([list(b"hello")])).layer(1)
+      >>> best = top_channels(recurrence, 3)
       >>> best.shape
       (1, 3)
-      >>> total = reduced_attention(ssm, "mean_abs", top=1)
-      >>> others = reduced_attention(ssm, "mean_abs")
+      >>> total = reduced_attention(recurrence, "mean_abs", top=1)
+      >>> others = reduced_attention(recurrence, "mean_abs")
       >>> bool(jnp.sum(total) > jnp.sum(others))  # the first outweighs the mean
       True
     """
-    check_fold(ssm, fold)
-    batch, length, channels = parameters_of(directions_of(ssm)[0]).u.shape
+    check_fold(recurrence, fold)
+    one = first_recurrence(recurrence)
+    (batch, length), channels = one.u.shape[:2], count_matrices(one, fold)
     if not 1 <= count <= channels:
         raise ValueError(
             f"count={count}: give 1 to {channels}, the number of channels."
         )
     queries = _queries(rows, batch, length)
     at_once = max(1, min(channels_at_once, channels))
-    return _top_channels(ssm, queries, count, fold=tuple(fold), at_once=at_once)
+    return _top_channels(recurrence, queries, count, fold=tuple(fold), at_once=at_once)
 
 
 @partial(jax.jit, static_argnames=("count", "fold", "at_once"))
-def _top_channels(ssm, rows, count, fold, at_once):
-    directions = open_directions(ssm, fold)
+def _top_channels(recurrence, rows, count, fold, at_once):
+    directions = open_directions(recurrence, fold)
 
     def weigh(one):
         return jnp.sum(jnp.abs(attend(one, rows)[0]), axis=(1, 2))
@@ -180,9 +184,9 @@ def _top_channels(ssm, rows, count, fold, at_once):
 
 
 @partial(jax.jit, static_argnames=("reduction", "fold", "at_once"))
-def _reduced_attention(ssm, rows, mask, reduction, fold, at_once):
+def _reduced_attention(recurrence, rows, mask, reduction, fold, at_once):
     each, combine, across, start, mean = REDUCTIONS[reduction]
-    directions = open_directions(ssm, fold)
+    directions = open_directions(recurrence, fold)
     delta = directions[0].channels.delta
     channels, batch, length = delta.shape
     number = channels if mask is None else jnp.sum(mask[:, 0]).astype(delta.dtype)

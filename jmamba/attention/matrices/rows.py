@@ -18,7 +18,7 @@ CHANNELS_AT_ONCE = 8
 
 
 def query_rows(
-    ssm: AnyInputs,
+    recurrence: AnyInputs,
     query: Int[Array, "b"] | None,
     *,
     fold: Collection[str] = (),
@@ -27,12 +27,12 @@ def query_rows(
     """Return the query's row of every channel; the mean row if there is no query.
 
     Args:
-      ssm: selective parameters of a layer, or its `factorise`.
+      recurrence: of a layer, or its `factorise`.
       query: a token of each sample, counted from 0.
       fold: what else is part of the matrices.
       exact: whether the row is the definition's, or that of `released_row`.
     """
-    directions = open_directions(ssm, fold)
+    directions = open_directions(recurrence, fold)
     if query is None:
         mean = map_channels(
             directions,

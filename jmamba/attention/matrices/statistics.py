@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Float64, Int
 
 from jmamba.attention.matrices.channels import attend, map_channels, open_directions
 from jmamba.attention.matrices.reduction import REDUCTIONS
-from jmamba.attention.relevance.question import Choice, Inputs, Model, ask, scan_blocks
+from jmamba.attention.question import Choice, Inputs, ask
+from jmamba.layers.model import LayeredModel
 from jmamba_kernels import accumulation_dtype
 
 CHANNELS_AT_ONCE = 64
@@ -117,7 +118,11 @@ def mean_cosine(x: Float[Array, "*b l m"]) -> Float[Array, "*b"]:
 
 
 def measure_layers(
-    model: Model, inputs: Inputs, *, query: Choice = None, reduction: str = "mean_abs"
+    model: LayeredModel,
+    inputs: Inputs,
+    *,
+    query: Choice = None,
+    reduction: str = "mean_abs",
 ) -> LayerMeasures:
     """Measure distance, similarity and attention of every layer in one forward pass.
 
@@ -157,7 +162,13 @@ def measure_layers(
             "The model has no class token whose attention could be measured; give "
             "query=..., a token of the residual stream."
         )
-    return _measure_layers(*question[:3], question.query, reduction=reduction)
+    return _measure_layers(
+        question.graphdef,
+        question.state,
+        question.inputs,
+        question.query,
+        reduction=reduction,
+    )
 
 
 @partial(jax.jit, static_argnames=("graphdef", "reduction"))
@@ -166,7 +177,7 @@ def _measure_layers(graphdef, state, inputs, query, reduction):
 
     def measure(block, x, out):
         rows = map_channels(
-            open_directions(out.ssm, ()),
+            open_directions(out.recurrence, ()),
             lambda one: attend(one, query[:, None])[0, :, 0],
             CHANNELS_AT_ONCE,
         )  # d b l
@@ -174,11 +185,11 @@ def _measure_layers(graphdef, state, inputs, query, reduction):
         row = across(each(rows), axis=0) / (rows.shape[0] if mean else 1)
         return LayerMeasures(mean_distance(rows, query).T, mean_cosine(out.x), row)
 
-    return scan_blocks(model, model.embed(inputs), measure)[1]
+    return model.run_layers(model.embed(inputs), read=measure).found
 
 
 def average_layers(
-    model: Model,
+    model: LayeredModel,
     batches: Iterable[Any],
     *,
     query: int | None = None,

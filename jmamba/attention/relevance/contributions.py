@@ -7,28 +7,22 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.attention.relevance.question import (
-    Choice,
-    Inputs,
-    Model,
-    ask,
-    pick,
-    scan_blocks,
-)
+from jmamba.attention.question import Choice, Inputs, ask, pick
 from jmamba.attention.relevance.token_vectors import (
     alti_matrix,
     check_p,
-    mixer_output,
     norm_matrix,
 )
 from jmamba.layers.freezing import UNIFIED, Frozen
+from jmamba.layers.model import LayeredModel
+from jmamba.layers.stack import walk
 
 NORM_FROZEN = Frozen(norm=True)
 """A read-out that is linear in the residual stream."""
 
 
 def token_norms(
-    model: Model,
+    model: LayeredModel,
     inputs: Inputs,
     *,
     target: Choice = None,
@@ -67,7 +61,9 @@ def token_norms(
     """
     check_p(p)
     question = ask(model, inputs, target, query)
-    return _token_norms(*question[:3], question.query, p)
+    return _token_norms(
+        question.graphdef, question.state, question.inputs, question.query, p
+    )
 
 
 @partial(jax.jit, static_argnames=("graphdef", "p"))
@@ -77,11 +73,11 @@ def _token_norms(graphdef, state, inputs, query, p):
     def measure(block, x, out):
         return jnp.einsum("bi,bij->bj", _start(x, query), norm_matrix(block, x, p))
 
-    return jnp.mean(scan_blocks(model, model.embed(inputs), measure)[1], axis=0)
+    return jnp.mean(model.run_layers(model.embed(inputs), read=measure).found, axis=0)
 
 
 def alti(
-    model: Model, inputs: Inputs, *, target: Choice = None, query: Choice = None
+    model: LayeredModel, inputs: Inputs, *, target: Choice = None, query: Choice = None
 ) -> Float[Array, "b l"]:
     """Return how much of the query's token is made of each input, by ALTI.
 
@@ -113,7 +109,7 @@ def alti(
       Pitorro & Treviso, "LaTIM", arXiv 2502.15612.
     """
     question = ask(model, inputs, target, query)
-    return _alti(*question[:3], question.query)
+    return _alti(question.graphdef, question.state, question.inputs, question.query)
 
 
 @partial(jax.jit, static_argnames="graphdef")
@@ -124,14 +120,14 @@ def _alti(graphdef, state, inputs, query):
     def measure(block, x, out):
         return alti_matrix(block, x)
 
-    _, layers = scan_blocks(model, x, measure)
+    layers = model.run_layers(x, read=measure).found
     return jax.lax.scan(
         lambda row, c: (_times(row, c), None), _start(x, query), layers, reverse=True
     )[0]
 
 
 def alti_logit(
-    model: Model, inputs: Inputs, *, target: Choice = None, query: Choice = None
+    model: LayeredModel, inputs: Inputs, *, target: Choice = None, query: Choice = None
 ) -> Float[Array, "b l"]:
     """Return the share of each input in a logit, by ALTI-Logit.
 
@@ -180,28 +176,23 @@ def alti_logit(
 def _alti_logit(graphdef, state, inputs, target, query):
     model = nnx.merge(graphdef, state)
     x = model.embed(inputs)
-    last, entering = scan_blocks(model, x, lambda block, x, out: x)
+    passed = model.run_layers(x, read=lambda block, x, out: x)
+    last, entering = passed.x, passed.found
 
     def logit(last):
         return jnp.sum(pick(model.read(last, query, frozen=NORM_FROZEN), target))
 
     slope = jax.grad(logit)(last)
 
-    def step(relevance, layer, kind):
-        parameters, x = layer
-        block = nnx.merge(kind, parameters)
+    def step(block, relevance, x):
         relevance = _times(relevance, alti_matrix(block, x))
-        _, pull = jax.vjp(lambda x: mixer_output(block, x, UNIFIED), x)
+        _, pull = jax.vjp(lambda x: block.increment(x, frozen=UNIFIED), x)
         added = jnp.sum(x * pull(slope.astype(x.dtype))[0], axis=-1)
         return relevance + added.astype(relevance.dtype), None
 
     own = jnp.sum(x * slope, axis=-1)
-    relevance = jnp.zeros_like(own)
-    for part, blocks in reversed(model.runs()):
-        kind, parameters = nnx.split(blocks)
-        layers = parameters, entering[part]
-        down = partial(step, kind=kind)
-        relevance, _ = jax.lax.scan(down, relevance, layers, reverse=True)
+    nothing = jnp.zeros_like(own)
+    relevance, _ = walk(model.runs(), step, nothing, entering, reverse=True)
     return relevance + own
 
 

@@ -8,19 +8,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.attention.relevance.question import (
-    Choice,
-    Inputs,
-    Model,
-    ask,
-    pick,
-    read_logits,
-)
+from jmamba.attention.question import Choice, Inputs, ask, pick, read_logits
 from jmamba.layers.freezing import NOTHING, Frozen
+from jmamba.layers.model import LayeredModel
 
 
 def gradient_x_input(
-    model: Model, inputs: Inputs, *, target: Choice = None, query: Choice = None
+    model: LayeredModel, inputs: Inputs, *, target: Choice = None, query: Choice = None
 ) -> Float[Array, "b l"]:
     """Return the product of embedding and gradient, summed over the model's width.
 
@@ -81,7 +75,7 @@ def _resolve(model, x, target, query):
 
 
 def smooth_grad(
-    model: Model,
+    model: LayeredModel,
     inputs: Inputs,
     *,
     target: Choice = None,
@@ -144,7 +138,7 @@ def _smooth_grad(graphdef, state, inputs, target, query, key, noise, samples):
 
 
 def integrated_gradients(
-    model: Model,
+    model: LayeredModel,
     inputs: Inputs,
     *,
     target: Choice = None,

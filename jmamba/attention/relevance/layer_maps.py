@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jmamba.attention.matrices.factors import AnyInputs, directions_of, factorise
+from jmamba.attention.matrices.factorisation import factorise
+from jmamba.attention.matrices.factors import AnyInputs, needs_factors, split_directions
 from jmamba.attention.matrices.reduction import reduced_attention
 from jmamba.attention.matrices.rows import query_rows
 from jmamba.attention.relevance.scaling import discard_lowest, min_max
@@ -43,20 +44,20 @@ def measure_layer(
       positive: whether attention is cut off below 0 before it is reduced.
       scale: whether `channel_norm` is heeded.
     """
-    ssm: AnyInputs = out.ssm
-    if {"silu", "conv"} & set(settings.fold):
-        ssm = factorise(block, x)
+    recurrence: AnyInputs = out.recurrence
+    if needs_factors(settings.fold):
+        recurrence = factorise(block, x)
     if row:
-        found = query_rows(ssm, query, fold=settings.fold, exact=settings.exact)
+        found = query_rows(recurrence, query, fold=settings.fold, exact=settings.exact)
         found = jax.nn.relu(found) if positive else found
         found = min_max(found) if scale and settings.channel_norm else found
         found = _OVER_CHANNELS[settings.channels](found, axis=1)
     else:
-        found = _reduce_matrices(ssm, settings, positive)
+        found = _reduce_matrices(recurrence, settings, positive)
     if not settings.discard:
         return found
     seen = jnp.ones(found.shape, bool)
-    if len(directions_of(ssm)) == 1:  # a text's queries see nothing ahead
+    if len(split_directions(recurrence)) == 1:  # a text's queries see nothing ahead
         keys = jnp.arange(found.shape[-1])
         last = keys[None, :, None]
         if row:
@@ -66,10 +67,12 @@ def measure_layer(
     return discard_lowest(found, settings.discard, seen)
 
 
-def _reduce_matrices(ssm: AnyInputs, settings: AttentionSettings, positive: bool):
+def _reduce_matrices(
+    recurrence: AnyInputs, settings: AttentionSettings, positive: bool
+):
     reduction = settings.channels
     if positive and reduction == "mean":
-        return reduced_attention(ssm, "mean_positive", fold=settings.fold)
-    found = reduced_attention(ssm, reduction, fold=settings.fold)
+        return reduced_attention(recurrence, "mean_positive", fold=settings.fold)
+    found = reduced_attention(recurrence, reduction, fold=settings.fold)
     # the greatest of what is cut off is what is cut off of the greatest
     return jax.nn.relu(found) if positive else found

@@ -8,18 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jmamba.attention.question import Choice, Inputs, ask, pick, read_logits
+from jmamba.attention.relevance.gamma_rule import Gammas
 from jmamba.attention.relevance.gradients import token_relevance
-from jmamba.attention.relevance.question import (
-    Choice,
-    Inputs,
-    Model,
-    ask,
-    pick,
-    read_logits,
-)
 from jmamba.layers.freezing import MAMBA_LRP, Frozen
-from jmamba.layers.gamma_rule import Gammas
-from jmamba.models.vim.model import Vim
+from jmamba.layers.model import LayeredModel
 from jmamba.types import Images
 
 COMPOSITES = {
@@ -32,7 +25,7 @@ images, and the same in projections."""
 
 
 def mamba_lrp(
-    model: Model,
+    model: LayeredModel,
     inputs: Inputs,
     *,
     target: Choice = None,
@@ -78,7 +71,7 @@ def mamba_lrp(
 
 
 def pixel_lrp(
-    model: Vim,
+    model: LayeredModel,
     images: Images,
     *,
     target: Choice = None,
@@ -111,7 +104,7 @@ def pixel_lrp(
     References:
       Jafari et al., "MambaLRP", arXiv 2406.07592, section 4 and the rules of Vim.
     """
-    if not isinstance(model, Vim):
+    if model.reads != "images":
         raise TypeError(
             f"pixel_lrp needs a Vim, but got {type(model).__name__}; mamba_lrp(...) "
             "explains texts."
@@ -141,7 +134,7 @@ def choose_rules(composite: str | Gammas) -> Frozen:
       ValueError: there is no such composite.
 
     Examples:
-      >>> choose_rules("gamma_conv").gammas.conv
+      >>> choose_rules("gamma_conv").linear.conv
       0.25
     """
     if isinstance(composite, str):
@@ -151,4 +144,5 @@ def choose_rules(composite: str | Gammas) -> Frozen:
                 "Gammas(...)."
             )
         composite = COMPOSITES[composite]
-    return dataclasses.replace(MAMBA_LRP, gammas=composite)
+    is_plain = composite == Gammas()
+    return dataclasses.replace(MAMBA_LRP, linear=None if is_plain else composite)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from jmamba.attention.question import Choice, Inputs
 from jmamba.attention.relevance.contributions import alti, alti_logit, token_norms
 from jmamba.attention.relevance.gradients import (
     gradient_x_input,
@@ -14,14 +15,13 @@ from jmamba.attention.relevance.gradients import (
     smooth_grad,
 )
 from jmamba.attention.relevance.lrp import mamba_lrp
-from jmamba.attention.relevance.question import Choice, Inputs, Model
 from jmamba.attention.relevance.rollout import (
     attention_rollout,
     mamba_attribution,
     raw_attention,
     unified_attribution,
 )
-from jmamba.models.vim.model import Vim
+from jmamba.layers.model import LayeredModel
 
 METHODS: dict[str, Callable] = {
     "raw_attention": raw_attention,
@@ -40,7 +40,7 @@ METHODS: dict[str, Callable] = {
 
 
 def explain(
-    model: Model,
+    model: LayeredModel,
     inputs: Inputs,
     method: str = "mamba_attribution",
     *,
@@ -85,7 +85,7 @@ def explain(
 
 
 def heat_map(
-    model: Vim, relevance: Float[Array, "b l"], height: int, width: int
+    model: LayeredModel, relevance: Float[Array, "b l"], height: int, width: int
 ) -> Float[Array, "b height width"]:
     """Return relevance of patches as a picture of the image's size.
 
@@ -116,7 +116,7 @@ def heat_map(
 
 
 def patch_grid(
-    model: Vim, relevance: Float[Array, "b l"], height: int, width: int
+    model: LayeredModel, relevance: Float[Array, "b l"], height: int, width: int
 ) -> Float[Array, "b rows columns"]:
     """Return relevance of patches in their rows and columns.
 

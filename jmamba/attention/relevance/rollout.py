@@ -7,24 +7,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jmamba.attention.question import Choice, Inputs, Question, ask
 from jmamba.attention.relevance.layer_maps import measure_layer
-from jmamba.attention.relevance.question import (
-    Choice,
-    Inputs,
-    Model,
-    Question,
-    ask,
-    scan_blocks,
-)
 from jmamba.attention.relevance.scaling import min_max, roll_out
 from jmamba.attention.relevance.settings import AttentionSettings, choose_settings
 from jmamba.attention.relevance.weighting import block_gradients, token_weights, weigh
+from jmamba.layers.model import LayeredModel
 
 Settings = str | AttentionSettings
 
 
 def raw_attention(
-    model: Model,
+    model: LayeredModel,
     inputs: Inputs,
     *,
     target: Choice = None,
@@ -60,20 +54,26 @@ def raw_attention(
       Ali, Zimerman & Wolf, ACL 2025, section 3.3.
     """
     question, chosen = _start(model, inputs, target, query, settings)
-    return _raw_attention(*question[:3], question.query, settings=chosen)
+    return _raw_attention(
+        question.graphdef,
+        question.state,
+        question.inputs,
+        question.query,
+        settings=chosen,
+    )
 
 
 @partial(jax.jit, static_argnames=("graphdef", "settings"))
 def _raw_attention(graphdef, state, inputs, query, settings):
     model = nnx.merge(graphdef, state)
     measure = _measure(query, settings, row=True, scale=True)
-    _, layers = scan_blocks(model, model.embed(inputs), measure)
+    layers = model.run_layers(model.embed(inputs), read=measure).found
     mean = jnp.mean(layers[_first(model, settings) :], axis=0)
     return jnp.maximum(mean, 0) if settings.clamp_result else mean
 
 
 def attention_rollout(
-    model: Model,
+    model: LayeredModel,
     inputs: Inputs,
     *,
     target: Choice = None,
@@ -110,19 +110,25 @@ def attention_rollout(
       Abnar & Zuidema, "Quantifying attention flow in transformers", arXiv 2005.00928.
     """
     question, chosen = _start(model, inputs, target, query, settings)
-    return _attention_rollout(*question[:3], question.query, settings=chosen)
+    return _attention_rollout(
+        question.graphdef,
+        question.state,
+        question.inputs,
+        question.query,
+        settings=chosen,
+    )
 
 
 @partial(jax.jit, static_argnames=("graphdef", "settings"))
 def _attention_rollout(graphdef, state, inputs, query, settings):
     model = nnx.merge(graphdef, state)
     measure = _measure(query, settings, row=settings.rows == "query")
-    _, layers = scan_blocks(model, model.embed(inputs), measure)
+    layers = model.run_layers(model.embed(inputs), read=measure).found
     return _finish(model, layers, query, settings)
 
 
 def mamba_attribution(
-    model: Model,
+    model: LayeredModel,
     inputs: Inputs,
     *,
     target: Choice = None,
@@ -166,7 +172,7 @@ def mamba_attribution(
 
 
 def unified_attribution(
-    model: Model,
+    model: LayeredModel,
     inputs: Inputs,
     *,
     target: Choice = None,
@@ -240,7 +246,7 @@ def _start(model, inputs, target, query, settings):
 
 
 def _measure(query, settings, *, row, positive=False, scale=False):
-    """Return what `scan_blocks` is to record of each layer: one map of attention."""
+    """Return what `run_layers` is to read of each layer: one map of attention."""
     return partial(
         measure_layer,
         query=query,

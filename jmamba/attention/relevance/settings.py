@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from jmamba.attention.matrices.factors import PARTS
+from jmamba.attention.matrices.factors import FOLDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +77,9 @@ class AttentionSettings:
             if not 0 <= part < 1:
                 of = "layers" if name == "skip" else "weights"
                 raise ValueError(f"{name}={part}: give a part of the {of} in [0, 1).")
-        if isinstance(self.fold, str) or set(self.fold) - set(PARTS):
+        if isinstance(self.fold, str) or set(self.fold) - set(FOLDS):
             raise ValueError(
-                f"fold={self.fold!r}: give some of {', '.join(PARTS)}, as in "
+                f"fold={self.fold!r}: give some of {', '.join(FOLDS)}, as in "
                 'fold=("conv", "silu"), or () for the recurrence alone.'
             )
         object.__setattr__(self, "fold", tuple(self.fold))
@@ -134,7 +134,7 @@ _RELEASED = AttentionSettings(
 PRESETS = {
     "paper": AttentionSettings(),
     "official_2024": dataclasses.replace(_RELEASED, exact=False, channel_norm=True),
-    "unified": AttentionSettings(fold=PARTS),
+    "unified": AttentionSettings(fold=FOLDS),
     "official_2025": dataclasses.replace(
         _RELEASED, fold=("silu", "conv", "gate"), row_norm=True
     ),

@@ -2,19 +2,16 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.layers.bidirectional import BidirectionalMixer, VimBlock
-from jmamba.layers.freezing import UNIFIED, Frozen
-from jmamba.layers.mixer import Block
-
-MEMORY_LIMIT = 2**30
-"""Bytes that the vectors of one layer may take."""
+from jmamba.layers.block import Block
+from jmamba.layers.freezing import UNIFIED
+from jmamba.requests import WORKING_BYTES
 
 
 class TokenVectors(NamedTuple):
@@ -33,20 +30,11 @@ class TokenVectors(NamedTuple):
     bias: Float[Array, "b i m"]
 
 
-def mixer_output(
-    block: Block | VimBlock, x: Float[Array, "b l m"], frozen: Frozen
-) -> Float[Array, "b l m"]:
-    """Return what a block adds to the residual stream."""
-    ssm = block.mixer.ssm_inputs(block.norm(x, frozen=frozen.norm), frozen=frozen)
-    out: Any = block.mixer.mix(ssm, frozen=frozen)  # type: ignore[arg-type]
-    return out if isinstance(block.mixer, BidirectionalMixer) else out[0]
-
-
 def token_vectors(
-    block: Block | VimBlock,
+    block: Block,
     x: Float[Array, "b l m"],
     *,
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int = WORKING_BYTES,
 ) -> TokenVectors:
     """Return T_i(x_j), the share of token j in output i of a mixer, norm to projection.
 
@@ -101,9 +89,9 @@ def _token_vectors(graphdef, state, x):
     return TokenVectors(vectors, out - jnp.sum(vectors, axis=2))
 
 
-def _each_token(block: Block | VimBlock, x: Float[Array, "b l m"], measure: Callable):
+def _each_token(block: Block, x: Float[Array, "b l m"], measure: Callable):
     """Return measure(T(x_j), j, mixer's output) for every token j, and the output."""
-    out, push = jax.linearize(lambda x: mixer_output(block, x, UNIFIED), x)
+    out, push = jax.linearize(lambda x: block.increment(x, frozen=UNIFIED), x)
 
     def one(j):
         only = jnp.arange(x.shape[1]) == j
@@ -113,7 +101,7 @@ def _each_token(block: Block | VimBlock, x: Float[Array, "b l m"], measure: Call
 
 
 def norm_matrix(
-    block: Block | VimBlock, x: Float[Array, "b l m"], p: float = 2.0
+    block: Block, x: Float[Array, "b l m"], p: float = 2.0
 ) -> Float[Array, "b i j"]:
     """Return `lp_contributions(token_vectors(block, x), p)` without holding vectors.
 
@@ -148,9 +136,7 @@ def _norm_matrix(graphdef, state, x, p):
     return jnp.moveaxis(sizes, 0, 2)  # j b i -> b i j
 
 
-def alti_matrix(
-    block: Block | VimBlock, x: Float[Array, "b l m"]
-) -> Float[Array, "b i j"]:
+def alti_matrix(block: Block, x: Float[Array, "b l m"]) -> Float[Array, "b i j"]:
     """Return `alti_contributions(token_vectors(block, x), x)` without holding vectors.
 
     Args:

@@ -4,14 +4,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jmamba.attention.relevance.question import Model, pick, scan_blocks
+from jmamba.attention.question import pick
 from jmamba.attention.relevance.scaling import min_max
 from jmamba.attention.relevance.settings import AttentionSettings
-from jmamba.layers.bidirectional import BidirectionalMixer
+from jmamba.layers.model import LayeredModel
+from jmamba.layers.recurrence import directions_of
+from jmamba.layers.stack import walk
 
 
 def block_gradients(
-    model: Model,
+    model: LayeredModel,
     x: Float[Array, "b l m"],
     target: Int[Array, "b"] | None,
     query: Int[Array, "b"] | None,
@@ -24,23 +26,26 @@ def block_gradients(
       x: the residual stream before the first block.
       target: class or token of each sample; None for the predicted one.
       query: the token of each sample that the logit is read off.
-      measure: what to record on the way, as in `scan_blocks`.
+      measure: what to record on the way, as `run_layers` reads it.
 
     Returns:
       Gradients (s + 1, b, l, m) and the stacked measurements.
     """
     shifts = jnp.zeros((model.config.num_layers, *x.shape), x.dtype)
 
+    def shift(place, value, own):
+        return value + own if place == "residual_out" else value
+
     def total(x, shifts):
-        last, seen = scan_blocks(model, x, measure, shifts=shifts)
-        return jnp.sum(pick(model.read(last, query), target)), seen
+        passed = model.run_layers(x, read=measure, edit=shift, edits=shifts)
+        return jnp.sum(pick(model.read(passed.x, query), target)), passed.found
 
     both, seen = jax.grad(total, argnums=(0, 1), has_aux=True)(x, shifts)
     return jnp.concatenate([both[0][None], both[1]]), seen
 
 
 def token_weights(
-    model: Model, gradients: Float[Array, "t b l m"], settings: AttentionSettings
+    model: LayeredModel, gradients: Float[Array, "t b l m"], settings: AttentionSettings
 ) -> Float[Array, "s b l"]:
     """Return one weight per token and layer, made of gradients at the chosen place.
 
@@ -58,13 +63,18 @@ def token_weights(
     return jax.vmap(min_max)(positive)
 
 
-def _before_projection(model: Model, behind: Float[Array, "s b l m"]):
-    """Return the gradient at what the output projection reads, which is linear."""
-    mixer = model.layers.mixer
-    kernel = mixer.out_proj.kernel[...].astype(behind.dtype)
-    if isinstance(mixer, BidirectionalMixer):
-        kernel = kernel * jnp.asarray(mixer.scale, kernel.dtype)
-    return jnp.einsum("sblm,sdm->sbld", behind, kernel, precision="highest")
+def _before_projection(model: LayeredModel, behind: Float[Array, "s b l m"]):
+    """Return the gradient at each direction's part of what the projection reads."""
+
+    def step(block, _, behind):
+        made = jax.eval_shape(block.project, behind).recurrence
+        width = directions_of(made)[0].u.shape[-1]
+        y = jnp.zeros((*behind.shape[:-1], width), behind.dtype)
+        out, pull = jax.vjp(block.mixer.project_out, y)
+        scale = jnp.asarray(block.mixer.scale, behind.dtype)
+        return None, scale * pull(behind.astype(out.dtype))[0].astype(behind.dtype)
+
+    return walk(model.runs(), step, None, behind)[1]
 
 
 def weigh(attention, gradient, settings: AttentionSettings):

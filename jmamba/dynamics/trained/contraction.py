@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.dynamics.trained.jacobian import MEMORY_LIMIT, check_finite
-from jmamba.dynamics.trained.layer_jacobian import run_layer
-from jmamba.layers.mixer import Block
-from jmamba.layers.selection import run_ssm
-from jmamba.models.mamba.model import MambaLM
+from jmamba.dynamics.trained.jacobian import check_finite
+from jmamba.dynamics.trained.layer_jacobian import caches_before
+from jmamba.layers.block import Block
+from jmamba.layers.model import LayeredModel
+from jmamba.layers.stack import walk
+from jmamba.requests import WORKING_BYTES
 
 
 class ContractionMap(NamedTuple):
@@ -30,12 +31,12 @@ class ContractionMap(NamedTuple):
 
 
 def contraction_map(
-    model: MambaLM,
+    model: LayeredModel,
     residual_in: Float[Array, "s l m"],
     *,
     steps: int = 32,
     key: Array | None = None,
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int = WORKING_BYTES,
 ) -> ContractionMap:
     """Return the logarithmic norm of every token's own block in every layer.
 
@@ -79,10 +80,10 @@ def contraction_map(
         raise ValueError(
             f"steps={steps}: give 1 to {width}, the width of a token; 32 as a rule."
         )
-    graphdef, state = nnx.split(model.layers)
-    check_finite(state, residual_in)
-    config = model.config
-    numbers = 2 * steps * width + 12 * config.d_inner * config.d_state
+    check_finite([run.parameters for run in model.runs()], residual_in)
+    graphdef, state = nnx.split(model)
+    cache = jax.eval_shape(lambda: model.layer(0)(residual_in[:1, :1]).cache)
+    numbers = 2 * steps * width + 12 * cache.ssm_state.size
     at_once = memory_limit // (numbers * residual_in.dtype.itemsize)
     at_once = int(max(1, min(at_once, residual_in.shape[1])))
     key = jax.random.key(0) if key is None else key
@@ -92,33 +93,24 @@ def contraction_map(
 
 @partial(jax.jit, static_argnames=("graphdef", "steps", "at_once"))
 def _contraction_map(graphdef, state, residual_in, start, steps, at_once):
-    def layer(_, of_layer):
-        state, x = of_layer
-        block: Block = nnx.merge(graphdef, state)
-        primal, window = run_layer(block, x), block.mixer.config.d_conv
-        convolved = jnp.split(primal.projected, 2, axis=-1)[0]
-        places = jnp.arange(len(x))[:, None] + jnp.arange(window - 1)[None]
-        past = jnp.swapaxes(convolved[places], 1, 2)  # l k-1 d -> l d k-1
-
+    def layer(block, carry, x):
         def one(token):
-            x, *before = token
-            _, push = jax.linearize(lambda x: _run_token(block, x, *before), x)
+            x, cache = token
+            step = partial(_run_token, block, cache)
+            _, push = jax.linearize(step, x)
             pull = jax.linear_transpose(push, x)
             return _largest(lambda v: (push(v) + pull(v)[0]) / 2 - v, start, steps)
 
-        return None, jax.lax.map(one, (x, past, primal.states), batch_size=at_once)
+        before = caches_before(block, x)
+        return carry, jax.lax.map(one, (x, before), batch_size=at_once)
 
-    _, (values, residuals) = jax.lax.scan(layer, None, (state, residual_in))
-    return ContractionMap(values, residuals)
+    model = nnx.merge(graphdef, state)
+    return ContractionMap(*walk(model.runs(), layer, None, residual_in)[1])
 
 
-def _run_token(block, x, past, h):
+def _run_token(block: Block, cache, x: Float[Array, "m"]) -> Float[Array, "m"]:
     """Return what the layer makes of one token, given what it remembers."""
-    mixer = block.mixer
-    halves = jnp.split(mixer.in_proj(block.norm(x[None, None])), 2, axis=-1)
-    ssm = mixer.select(*halves, conv_state=past[None])
-    y, _ = run_ssm(ssm, ssm_state=h[None])
-    return x + mixer.out_proj(y)[0, 0].astype(x.dtype)
+    return block(x[None, None], cache=cache).x[0, 0]
 
 
 def _largest(multiply, start, steps):

@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from jmamba.dynamics.trained.jacobian import MEMORY_LIMIT, check_finite
-from jmamba.models.mamba.model import MambaLM
-from jmamba.types import SSMInputs
+from jmamba.dynamics.trained.jacobian import check_finite
+from jmamba.layers.model import LayeredModel
+from jmamba.layers.stack import Run, cut_runs, walk
+from jmamba.requests import WORKING_BYTES
+from jmamba.types import Recurrence
 
 KEPT_PER_DIRECTION = 4
 """Arrays of the tokens' size kept per direction: before, after, and two by QR."""
@@ -32,9 +33,15 @@ class LayerStack(NamedTuple):
     layer: Callable[[Any, Float[Array, "l m"]], Float[Array, "l m"]]
     parameters: Any
 
+    def runs(self) -> list[Run]:
+        """Return the layers for a walk: maps x -> x."""
+        count = len(jax.tree.leaves(self.parameters)[0])
+        made = partial(partial, self.layer)
+        return [Run(slice(0, count), self.parameters, made)]
+
 
 def layer_stack(
-    model: MambaLM, start: int = 0, stop: int | None = None, *, skip: float = 1.0
+    model: LayeredModel, start: int = 0, stop: int | None = None, *, skip: float = 1.0
 ) -> LayerStack:
     """Return layers start to stop - 1 of a model, for `depth_exponents`.
 
@@ -57,17 +64,23 @@ def layer_stack(
     References:
       Joseph et al., "Lambda-skip connections", arXiv 2410.10609.
     """
-    graphdef, state = nnx.split(model.layers)
-    state = jax.tree.map(lambda x: x[start:stop], state)
-    return LayerStack(Partial(_OneLayer(graphdef, float(skip))), state)
+    count = model.config.num_layers
+    runs = cut_runs(model.runs(), *slice(start, stop).indices(count)[:2])
+    if len(runs) != 1:
+        raise ValueError(
+            f"layer_stack({start}, {stop}) needs layers of one kind, but these are of "
+            f"{len(runs)}; give a part of the model."
+        )
+    layer = Partial(_OneLayer(runs[0].open, float(skip)))
+    return LayerStack(layer, runs[0].parameters)
 
 
 class _OneLayer(NamedTuple):
-    graphdef: nnx.GraphDef
+    open: Callable[[Any], Any]
     skip: float
 
     def __call__(self, state, x):
-        y = nnx.merge(self.graphdef, state)(x[None]).x[0]
+        y = self.open(state)(x[None]).x[0]
         return y if self.skip == 1 else y + (self.skip - 1) * x
 
 
@@ -85,11 +98,11 @@ def run_stack(stack: LayerStack, x: Float[Array, "l m"]) -> Float[Array, "s l m"
       [[[2.0]], [[16.0]]]
     """
 
-    def step(x, parameters):
-        x = stack.layer(parameters, x)
+    def step(layer, x, own):
+        x = layer(x)
         return x, x
 
-    return jax.lax.scan(step, x, stack.parameters)[1]
+    return walk(stack.runs(), step, x)[1]
 
 
 class DepthExponents(NamedTuple):
@@ -115,7 +128,7 @@ def depth_exponents(
     *,
     token: int | None = None,
     key: Array | None = None,
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int = WORKING_BYTES,
 ) -> DepthExponents:
     """Return how fast small differences of tokens grow from layer to layer.
 
@@ -171,14 +184,14 @@ def depth_exponents(
     if token is not None:
         mask = jnp.zeros(len(x), x.dtype).at[token].set(1)
     layer = stack.layer
-    layer = layer if isinstance(layer, Partial) else Partial(layer)
-    return _depth_exponents(
-        layer, stack.parameters, x, mask[:, None], key, count, at_once
+    stack = stack._replace(
+        layer=layer if isinstance(layer, Partial) else Partial(layer)
     )
+    return _depth_exponents(stack, x, mask[:, None], key, count, at_once)
 
 
 @partial(jax.jit, static_argnames=("count", "at_once"))
-def _depth_exponents(layer, parameters, x, mask, key, count, at_once):
+def _depth_exponents(stack, x, mask, key, count, at_once):
     def orthonormalise(V):
         Q, R = jnp.linalg.qr(V.reshape(count, -1).T)  # p (l m) -> (l m) p
         return Q.T.reshape(V.shape), jnp.log(jnp.abs(jnp.diagonal(R)))
@@ -186,18 +199,18 @@ def _depth_exponents(layer, parameters, x, mask, key, count, at_once):
     start = jax.random.normal(key, (count, *x.shape), x.dtype)
     Q, _ = orthonormalise(start * mask[None])
 
-    def step(carry, parameters):
+    def step(layer, carry, own):
         x, Q = carry
-        x_next, push = jax.linearize(lambda x: layer(parameters, x), x)
+        x_next, push = jax.linearize(layer, x)
         V = jax.lax.map(push, Q, batch_size=at_once)
         Q, logs = orthonormalise(V * mask[None])
         return (x_next, Q), logs
 
-    (x, Q), logs = jax.lax.scan(step, (x, Q), parameters)
+    (x, Q), logs = walk(stack.runs(), step, (x, Q))
     return DepthExponents(jnp.mean(logs, axis=0), logs, Q, x)
 
 
-def sequence_exponents(ssm: SSMInputs) -> Float[Array, "b d n"]:
+def sequence_exponents(recurrence: Recurrence) -> Float[Array, "b d n"]:
     """Return the Lyapunov exponents of a layer's state along the sequence, per token.
 
         lambda[d, n] = A[d, n] mean_t delta[t, d]
@@ -206,31 +219,33 @@ def sequence_exponents(ssm: SSMInputs) -> Float[Array, "b d n"]:
     diagonal. None is positive.
 
     Args:
-      ssm: selective parameters of a layer, `trace(...).layer(i)`.
+      recurrence: of a layer, `trace(...).layer(i)`.
 
     Examples:
       >>> one = jnp.ones((1, 2, 1))
-      >>> ssm = SSMInputs(one, one / 2, -one[0, :1], one, one, one[0, 0], one, one)
-      >>> sequence_exponents(ssm).tolist()
+      >>> gates = one[:, :, None]
+      >>> recurrence = Recurrence(one, one / 2, -one[0, :1], gates, gates)
+      >>> sequence_exponents(recurrence).tolist()
       [[[-0.5]]]
 
     References:
       Halloran, Gulati & Roysdon, "Mamba state-space models are Lyapunov-stable
       learners", arXiv 2406.00209: the bound; here the values.
     """
-    return jnp.mean(ssm.delta, axis=1)[:, :, None] * ssm.A[None]
+    return jnp.mean(recurrence.delta, axis=1)[:, :, None] * recurrence.A[None]
 
 
-def memory_horizons(ssm: SSMInputs) -> Float[Array, "b d n"]:
+def memory_horizons(recurrence: Recurrence) -> Float[Array, "b d n"]:
     """Return after how many tokens a state has forgotten all but 1/e: 1 / |lambda|.
 
     Args:
-      ssm: selective parameters of a layer, `trace(...).layer(i)`.
+      recurrence: of a layer, `trace(...).layer(i)`.
 
     Examples:
       >>> one = jnp.ones((1, 2, 1))
-      >>> ssm = SSMInputs(one, one / 2, -one[0, :1], one, one, one[0, 0], one, one)
-      >>> memory_horizons(ssm).tolist()
+      >>> gates = one[:, :, None]
+      >>> recurrence = Recurrence(one, one / 2, -one[0, :1], gates, gates)
+      >>> memory_horizons(recurrence).tolist()
       [[[2.0]]]
     """
-    return 1 / jnp.abs(sequence_exponents(ssm))
+    return 1 / jnp.abs(sequence_exponents(recurrence))

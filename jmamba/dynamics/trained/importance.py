@@ -10,8 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jmamba.dynamics.theory.system import TokenSystem, vector_field
-from jmamba.models.vim.model import Vim
-from jmamba.refinements.soft_sort import (
+from jmamba.layers.model import LayeredModel
+from jmamba.layers.recurrence import directions_of
+from jmamba.refinements.permutations import (
     AUTOREGRESSIVE,
     normalise_scores,
     remaining_variance,
@@ -116,7 +117,7 @@ def reordered_scan(
     return Reordered(y * jax.nn.silu(z), P)
 
 
-def sorting_variances(model: Vim, images: Images) -> Float[Array, "s side b"]:
+def sorting_variances(model: LayeredModel, images: Images) -> Float[Array, "s side b"]:
     """Return `remaining_variance` of the patches of each layer that sorts its tokens.
 
     Near 1 where sorting permutes, near 0 where all patches became their mean: with the
@@ -144,7 +145,7 @@ def sorting_variances(model: Vim, images: Images) -> Float[Array, "s side b"]:
       >>> bool((sorting_variances(model, images) < 0.01).all())
       True
     """
-    layers = model.config.sorted_layers
+    layers = getattr(model.config, "sorted_layers", ())
     if not layers:
         raise ValueError(
             "No layer of this model sorts its tokens: make one with "
@@ -152,7 +153,7 @@ def sorting_variances(model: Vim, images: Images) -> Float[Array, "s side b"]:
         )
     t = trace(model, images, layers=layers)
     graphdef, state = nnx.split(model)
-    return _sorting_variances(graphdef, state, t.residual_in, t.ssm.orders)
+    return _sorting_variances(graphdef, state, t.residual_in, t.recurrence.orders)
 
 
 @partial(jax.jit, static_argnames="graphdef")
@@ -162,13 +163,15 @@ def _sorting_variances(graphdef, state, residual_in, orders):
     measure, found = jax.vmap(remaining_variance), []
     for number, layer in enumerate(model.config.sorted_layers):
         block = model.layer(layer)
-        x, _ = jnp.split(block.mixer.in_proj(block.norm(residual_in[number])), 2, -1)
-        sides = (block.mixer.forward, x), (block.mixer.backward, jnp.flip(x, axis=1))
+        block.mixer.order = None  # what sorting is given
+        recurrence = block.project(residual_in[number]).recurrence
         pair = []
-        for (side, x), order, back in zip(sides, orders, (False, True), strict=True):
+        for one, P, back in zip(
+            directions_of(recurrence), orders, (False, True), strict=True
+        ):
             place = class_place(model.config, length, is_backward=back)
             kept = np.array([i for i in range(length) if i != place])
-            P = order[number][:, kept][:, :, kept]
-            pair.append(measure(P, side.activate(x)[0][:, kept].astype(P.dtype)))
+            P = P[number][:, kept][:, :, kept]
+            pair.append(measure(P, one.u[:, kept].astype(P.dtype)))
         found.append(jnp.stack(pair))
     return jnp.stack(found)

@@ -6,19 +6,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from jmamba.dynamics.trained.layer_jacobian import READERS_AT_ONCE, squared_layer_norms
-from jmamba.layers.mixer import Block
-from jmamba.models.mamba.model import MambaLM
-from jmamba.requests import choose_positions
+from jmamba.dynamics.trained.layer_jacobian import (
+    READERS_AT_ONCE,
+    is_causal,
+    squared_layer_norms,
+)
+from jmamba.layers.model import LayeredModel
+from jmamba.layers.stack import Run, cut_runs, run_layers
+from jmamba.requests import WORKING_BYTES, choose_positions
 from jmamba_kernels import accumulation_dtype
-
-MEMORY_LIMIT = 2**30
-"""Bytes that directions in flight may take."""
 
 DIRECTIONS_AT_ONCE = 128
 """Of a single layer's Jacobian: more make its matrix products no faster."""
@@ -28,18 +28,26 @@ TokenMap = Callable[[Float[Array, "l m"]], Float[Array, "l m"]]
 
 
 class _Span(NamedTuple):
-    """Runs stacked blocks; equal spans compile once."""
+    """Runs layers; equal spans compile once.
 
-    graphdef: nnx.GraphDef
+    Attributes:
+      layers: first and one past the last layer of each run.
+      open: makes a block of its parameters, of each run.
+    """
 
-    def __call__(self, state, x):
-        def body(x, layer):
-            return nnx.merge(self.graphdef, layer)(x).x, None
+    layers: tuple[tuple[int, int], ...]
+    open: tuple[Callable[[Any], Any], ...]
 
-        return jax.lax.scan(body, x[None], state)[0][0]
+    def runs(self, parameters) -> list[Run]:
+        """Return the layers with their parameters."""
+        parts = (slice(*part) for part in self.layers)
+        return [Run(*run) for run in zip(parts, parameters, self.open, strict=True)]
+
+    def __call__(self, parameters, x):
+        return run_layers(self.runs(parameters), x[None]).x[0]
 
 
-def layer_span(model: MambaLM, start: int = 0, stop: int | None = None) -> Partial:
+def layer_span(model: LayeredModel, start: int = 0, stop: int | None = None) -> Partial:
     """Return the map of the residual stream through layers start to stop - 1.
 
     Args:
@@ -54,7 +62,8 @@ def layer_span(model: MambaLM, start: int = 0, stop: int | None = None) -> Parti
       ValueError: the span is empty or leaves the model.
 
     Examples:
-      >>> from jmamba import MambaConfig
+      >>> from jmamba import MambaConfig, MambaLM
+      >>> from flax import nnx
       >>> config = MambaConfig(vocab_size=256, d_model=16, num_layers=4)
       >>> model = MambaLM(config, rngs=nnx.Rngs(0))
       >>> f = layer_span(model, 1, 3)
@@ -68,10 +77,10 @@ def layer_span(model: MambaLM, start: int = 0, stop: int | None = None) -> Parti
             f"layer_span({start}, {end}): give 0 <= start < stop <= {count}, the "
             "number of layers; layer i alone is layer_span(model, i, i + 1)."
         )
-    graphdef, state = nnx.split(model.layers)
-    if (start, end) != (0, count):
-        state = jax.tree.map(lambda x: x[start:end], state)
-    return Partial(_Span(graphdef), state)
+    runs = cut_runs(model.runs(), start, end)
+    parts = tuple((run.layers.start, run.layers.stop) for run in runs)
+    span = _Span(parts, tuple(run.open for run in runs))
+    return Partial(span, tuple(run.parameters for run in runs))
 
 
 def token_jacobian(
@@ -81,7 +90,7 @@ def token_jacobian(
     rows: Sequence[int] | None = None,
     columns: Sequence[int] | None = None,
     mode: str = "forward",
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int = WORKING_BYTES,
 ) -> Float[Array, "i j m m"]:
     """Return blocks d f(x)[i] / d x[j] of the Jacobian.
 
@@ -154,7 +163,7 @@ def jacobian_norms(
     *,
     probes: int | None = None,
     key: Array | None = None,
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int = WORKING_BYTES,
 ) -> Float[Array, "l l"]:
     """Return the Frobenius norm of every block d f(x)[i] / d x[j].
 
@@ -203,21 +212,21 @@ def jacobian_norms(
 
 
 def _is_layer(f) -> bool:
-    """Return whether f is a span of one layer."""
+    """Return whether f is a span of one layer that reads its tokens in order."""
     if not (isinstance(f, Partial) and isinstance(f.func, _Span)):
         return False
-    return jax.tree.leaves(f.args[0])[0].shape[0] == 1
+    (start, stop), *more = f.func.layers
+    return not more and stop - start == 1 and is_causal(f.func.runs(f.args[0])[0])
 
 
 def _squared_layer_norms(f, x, memory_limit):
-    state = jax.tree.map(lambda v: v[0], f.args[0])
-    block: Block = nnx.merge(f.func.graphdef, state)
-    d, n = block.mixer.A_log.shape
+    run = f.func.runs(f.args[0])[0]
+    state = jax.eval_shape(lambda: run.block(run.layers.start)(x[None]).cache.ssm_state)
     # copies of the state, two of what the readers read, and their outputs
-    numbers = 8 * d * n + READERS_AT_ONCE * (2 * d + x.shape[1])
+    numbers = 8 * state.size + READERS_AT_ONCE * (2 * state.shape[1] + x.shape[1])
     at_once = memory_limit // (numbers * accumulation_dtype(x.dtype).itemsize)
     at_once = int(max(1, min(at_once, DIRECTIONS_AT_ONCE, x.shape[1])))
-    return squared_layer_norms(f.func.graphdef, state, x, at_once=at_once)
+    return squared_layer_norms(run.open, run.parameters, x, at_once=at_once)
 
 
 @partial(jax.jit, static_argnames="at_once")

@@ -10,9 +10,9 @@ from jax.tree_util import Partial
 from jmamba.dynamics.theory.system import TokenSystem, step_sizes
 from jmamba.dynamics.trained.spectra import layer_system
 from jmamba.models.mamba.model import MambaLM
-from jmamba.ops import selective_scan
+from jmamba.types import Recurrence
 
-PARTS = ("norm", "conv", "gate", "D")
+OMITTED = ("norm", "conv", "gate", "D")
 """What the theory leaves out: the RMS norm, the convolution with its activation, the
 gate and the skip weights."""
 
@@ -22,32 +22,27 @@ class _PartialBlock(NamedTuple):
     parts: frozenset
 
     def __call__(self, state, system, x):
-        block = nnx.merge(self.graphdef, state)
+        block, parts = nnx.merge(self.graphdef, state), self.parts
         mixer, x = block.mixer, x[None]
-        n = block.norm(x) if "norm" in self.parts else x.astype(block.norm.compute)
-        if "conv" in self.parts:
-            u, delta, A, B, C, D, z, _ = mixer.ssm_inputs(n)
-        else:
-            u, z = jnp.split(mixer.in_proj(n), 2, axis=-1)
-            delta, A, B, C = _select(system, u)
-            D = mixer.D[...]
-        y, _ = selective_scan(
-            u,
-            delta,
-            A,
-            B,
-            C,
-            D if "D" in self.parts else None,
-            z if "gate" in self.parts else None,
-        )
-        return (x + mixer.out_proj(y).astype(x.dtype))[0]
+        n = block.norm(x) if "norm" in parts else x.astype(block.norm.compute)
+        recurrence, _, convolutions = mixer.project(n)
+        if "conv" not in parts:
+            recurrence = _select(system, recurrence, convolutions[0].x)
+        if "D" not in parts:
+            recurrence = recurrence._replace(D=None)
+        if "gate" not in parts:
+            recurrence = recurrence._replace(z=None)
+        out, _ = mixer.mix(recurrence)
+        return (x + out.astype(x.dtype))[0]
 
 
-def _select(system: TokenSystem, u):
+def _select(system: TokenSystem, recurrence: Recurrence, u) -> Recurrence:
+    """Return the recurrence that the theory's system makes of u."""
     delta = step_sizes(system, u[0].astype(system.bias.dtype))[None]
     B = jnp.einsum("bld,nd->bln", u, system.S_B.astype(u.dtype))
     C = jnp.einsum("bld,nd->bln", u, system.S_C.astype(u.dtype))
-    return delta, system.A, B, C
+    B, C = B[:, :, None], C[:, :, None]  # one group
+    return recurrence._replace(u=u, delta=delta, A=system.A, B=B, C=C)
 
 
 def partial_block(model: MambaLM, index: int, parts: Collection[str] = ()) -> Partial:
@@ -59,7 +54,7 @@ def partial_block(model: MambaLM, index: int, parts: Collection[str] = ()) -> Pa
     Args:
       model: the model.
       index: which layer, negative ones from the end.
-      parts: names of `PARTS`.
+      parts: names of `OMITTED`.
 
     Returns:
       A pure function of one sequence (l, m), and a pytree: for `jacobian_norms`,
@@ -74,17 +69,17 @@ def partial_block(model: MambaLM, index: int, parts: Collection[str] = ()) -> Pa
       >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
       >>> x = model.embed(jnp.array([[3, 1, 4, 1]]))[0]
-      >>> whole = partial_block(model, 1, PARTS)(x)
+      >>> whole = partial_block(model, 1, OMITTED)(x)
       >>> bool(jnp.allclose(whole, model.layer(1)(x[None]).x[0], atol=1e-6))
       True
 
     References:
       Vo et al., arXiv 2410.03292, section 3: what is abstracted away.
     """
-    wrong = sorted(set(parts) - set(PARTS))
+    wrong = sorted(set(parts) - set(OMITTED))
     if wrong:
         raise ValueError(
-            f"Unknown parts {', '.join(wrong)}; give some of {', '.join(PARTS)}."
+            f"Unknown parts {', '.join(wrong)}; give some of {', '.join(OMITTED)}."
         )
     if model.config.is_falcon:
         raise ValueError(

@@ -1,22 +1,22 @@
-"""Block norms of one Mamba layer's Jacobian, by the structure of the layer.
+"""Block norms of one layer's Jacobian, by the structure of a recurrence.
 
 A change of token j reaches token i > j in three stages, each far cheaper than a tangent
-of the whole layer: the input projection sees token j alone; the convolution and the
-gates feel it for d_conv tokens; from then on nothing is left of it but a change of the
-state, which decays on its way to i and is read by C[i].
+of the whole layer: the projection sees it for as many tokens as its window is long
+(d_conv in Mamba-1); from then on nothing is left of it but a change of the state, which
+decays on its way to i, is read by C[i] and finished as the layer finishes its output.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.layers.mixer import Block
-from jmamba.layers.selection import run_ssm
-from jmamba.types import SSMInputs
+from jmamba.layers.block import Block
+from jmamba.layers.recurrence import by_channel
+from jmamba.layers.stack import Run
+from jmamba.types import Recurrence
 
 READERS_AT_ONCE = 16
 """Reading tokens of one matrix product."""
@@ -26,37 +26,44 @@ class Primal(NamedTuple):
     """What the layer computes on the tokens themselves.
 
     Attributes:
-      projected: both halves of the input projection, padded by d_conv - 1 zeros at
-        either end.
-      states: of the recurrence before each token.
-      ssm: selective parameters; delta, C and z are padded at the end.
+      x: the tokens, padded by zeros at the end.
+      caches: what the layer remembers before each token.
+      recurrence: of the tokens, with a head per channel, padded at the end.
+      y: what it puts out, padded at the end.
     """
 
-    projected: Float[Array, "p e"]
-    states: Float[Array, "l d n"]
-    ssm: SSMInputs
+    x: Float[Array, "p m"]
+    caches: Any
+    recurrence: Recurrence
+    y: Float[Array, "p d"]
 
 
-@partial(jax.jit, static_argnames=("graphdef", "at_once"))
+def is_causal(run: Run) -> bool:
+    """Return whether the layers of a run read tokens in their order."""
+    mixer = run.block(run.layers.start).mixer
+    return mixer.empty_cache(1, jnp.float32) is not None
+
+
+@partial(jax.jit, static_argnames=("open_block", "at_once"))
 def squared_layer_norms(
-    graphdef: nnx.GraphDef, state, x: Float[Array, "l m"], *, at_once: int
+    open_block: Any, parameters: Any, x: Float[Array, "l m"], *, at_once: int
 ) -> Float[Array, "l l"]:
     """Return the squared Frobenius norms of all blocks d f(x)[i] / d x[j] of a layer.
 
-        d out[i] / d x[j] = W_out silu(z[i]) sum_n C[i, n] exp(A[., n] sum delta)
-                            d h[j + k - 1, ., n] / d x[j]    for i >= j + k = j + d_conv
+        d out[i] / d x[j] = d finish[i] sum_n C[i, n] exp(A[., n] sum delta)
+                            d h[j + k - 1, ., n] / d x[j]    for i >= j + k
 
-    and the blocks nearer than that by pushing x[j] through d_conv tokens.
+    and the blocks nearer than that by pushing x[j] through the window's k tokens.
 
     Args:
-      graphdef: of a `Block`.
-      state: of the same.
+      open_block: makes a `Block` of the parameters.
+      parameters: of a run of one layer.
       x: tokens entering it.
       at_once: directions in flight together, m at most.
     """
     length, width = x.shape
-    block: Block = nnx.merge(graphdef, state)
-    window = block.mixer.config.d_conv
+    block: Block = open_block(jax.tree.map(lambda v: v[0], parameters))
+    window = block.mixer.window
     primal = run_layer(block, x)
     count = -(-width // at_once)
     units = jnp.pad(
@@ -87,67 +94,73 @@ def padded_length(length: int) -> int:
     return -(-length // READERS_AT_ONCE) * READERS_AT_ONCE
 
 
+def caches_before(block: Block, x: Float[Array, "l m"]) -> Any:
+    """Return what a layer remembers before each token, along a leading axis."""
+    first = block.mixer.empty_cache(1, block.norm.compute)
+
+    def step(cache, token):
+        return block(token[None, None], cache=cache).cache, cache
+
+    return jax.lax.scan(step, first, x)[1]
+
+
 def run_layer(block: Block, x: Float[Array, "l m"]) -> Primal:
     """Return what derivatives of the layer need of its values."""
-    mixer, window = block.mixer, block.mixer.config.d_conv
-    projected = mixer.in_proj(block.norm(x[None]))
-    ssm = mixer.select(*jnp.split(projected, 2, axis=-1))
+    recurrence = block.project(x[None]).recurrence
+    assert isinstance(recurrence, Recurrence)
+    y = block.mixer.recur(recurrence).y[0]
+    recurrence = by_channel(recurrence)
+    reach = block.mixer.window + padded_length(x.shape[0])
 
-    def step(h, token):
-        u, delta, B = token
-        kept = jnp.exp(delta[:, None] * ssm.A) * h
-        return kept + (delta * u)[:, None] * B[None, :], h
+    def pad(v):
+        return jnp.pad(v, ((0, reach), *((0, 0),) * (v.ndim - 1)))
 
-    empty = jnp.zeros(ssm.A.shape, ssm.delta.dtype)
-    over_time = (
-        ssm.u[0].astype(empty.dtype),
-        ssm.delta[0],
-        ssm.B[0].astype(empty.dtype),
-    )
-    _, states = jax.lax.scan(step, empty, over_time)
-    reach = window + padded_length(x.shape[0])
+    along = {"u", "delta", "B", "C", "z"}
     ahead = {
-        name: jnp.pad(getattr(ssm, name)[0], ((0, reach), (0, 0)))
-        for name in ("delta", "C", "z")
+        name: pad(v[0])
+        for name, v in recurrence._asdict().items()
+        if name in along and v is not None
     }
-    ends = ((window - 1, window - 1), (0, 0))
-    return Primal(jnp.pad(projected[0], ends), states, ssm._replace(**ahead))
+    caches = caches_before(block, x)
+    return Primal(pad(x), caches, recurrence._replace(**ahead), pad(y))
 
 
 def _run_window(block, primal, j, token):
-    """Return the output at tokens j, ..., j + d_conv - 1, and the state after them."""
-    mixer, window = block.mixer, block.mixer.config.d_conv
-    seen = jax.lax.dynamic_slice_in_dim(primal.projected, j, 2 * window - 1)
-    own = mixer.in_proj(block.norm(token[None, None]))[0]
-    before, after = seen[: window - 1], seen[window:]
-    x, z = jnp.split(jnp.concatenate([own, after])[None], 2, axis=-1)
-    past = jnp.split(before, 2, axis=-1)[0].T[None]  # k-1 d -> b d k-1
-    ssm = mixer.select(x, z, conv_state=past)
-    y, last_state = run_ssm(ssm, ssm_state=primal.states[j][None])
-    out = mixer.out_proj(y)[0].astype(token.dtype)
-    return out.at[0].add(token), last_state[0]
+    """Return the output at the window's tokens from j on, and the state after them."""
+    window = block.mixer.window
+    after = jax.lax.dynamic_slice_in_dim(primal.x, j + 1, window - 1)
+    x = jnp.concatenate([token[None], after])
+    out = block(x[None], cache=jax.tree.map(lambda v: v[j], primal.caches))
+    return out.x[0], out.cache.ssm_state[0]
 
 
 def _far_norms(block, primal, start, length, d_state):
     """Return |d out[i]|^2, summed over directions, for i = start, start + 1, ..."""
-    ssm, dtype = primal.ssm, d_state.dtype
-    W = block.mixer.out_proj.kernel[...].astype(dtype)
-    by_channel = jnp.moveaxis(d_state, 0, 2)  # p d n -> d n p
+    recurrence, dtype = primal.recurrence, d_state.dtype
+    groups = recurrence.B.shape[1]
+    by_place = jnp.moveaxis(d_state, 0, 2)  # p d n -> d n p
     steps = padded_length(length)
-    ahead = jax.lax.dynamic_slice_in_dim(ssm.delta, start, steps)
+    ahead = jax.lax.dynamic_slice_in_dim(recurrence.delta, start, steps)
     elapsed = jnp.cumsum(ahead, axis=0)  # from the window's end, so that it is exact
 
     def read(first):
         def take(x):
             return jax.lax.dynamic_slice_in_dim(x, start + first, READERS_AT_ONCE)
 
-        C, gate = take(ssm.C).astype(dtype), jax.nn.silu(take(ssm.z).astype(dtype))
+        C = jnp.repeat(take(recurrence.C), len(by_place) // groups, axis=1)  # t d n
         passed = jax.lax.dynamic_slice_in_dim(elapsed, first, READERS_AT_ONCE)
-        kept = jnp.exp(passed[:, :, None] * ssm.A[None])  # t d n
-        reading = kept * C[:, None, :] * gate[:, :, None]
-        d_y = jnp.einsum("tdn,dnp->dtp", reading, by_channel)
-        d_out = jnp.einsum("dtp,dm->tpm", d_y, W)
-        return jnp.sum(d_out * d_out, axis=(1, 2))
+        kept = jnp.exp(passed[:, :, None] * recurrence.A[None])  # t d n
+        d_y = jnp.einsum("tdn,dnp->ptd", kept * C.astype(dtype), by_place)
+        here = {
+            name: take(x)[None]
+            for name, x in recurrence._asdict().items()
+            if name in ("u", "delta", "B", "C", "z") and x is not None
+        }
+        here = recurrence._replace(**here)
+        y = take(primal.y)[None]
+        _, push = jax.linearize(lambda y: block.mixer.finish(y, here), y)
+        d_out = jax.vmap(lambda d_y: push(d_y[None].astype(y.dtype))[0])(d_y)
+        return jnp.sum(d_out * d_out, axis=(0, 2))
 
     def read_if_any(first):
         nothing = jnp.zeros(READERS_AT_ONCE, dtype)

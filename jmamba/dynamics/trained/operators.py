@@ -8,7 +8,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Complex, Float
 
-from jmamba.dynamics.trained.jacobian import MEMORY_LIMIT, TokenMap, check_finite
+from jmamba.dynamics.trained.jacobian import WORKING_BYTES, TokenMap, check_finite
 
 
 def diagonal_blocks(
@@ -16,7 +16,7 @@ def diagonal_blocks(
     x: Float[Array, "l m"],
     *,
     tokens_at_once: int = 4,
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int = WORKING_BYTES,
 ) -> Float[Array, "l m m"]:
     """Return the blocks d f(x)[l] / d x[l] of every token.
 
@@ -121,7 +121,7 @@ def singular_values(
     *,
     steps: int | None = None,
     key: Array | None = None,
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int = WORKING_BYTES,
 ) -> Float[Array, "k"]:
     """Return the largest singular values of the whole token Jacobian, descending.
 

@@ -4,15 +4,13 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from jmamba.layers.mixer import Block
-from jmamba.models.mamba.model import MambaLM
-from jmamba.types import SSMInputs
-from jmamba_kernels import accumulation_dtype
+from jmamba.layers.block import Block
+from jmamba.layers.model import LayeredModel
+from jmamba.types import Recurrence
 
 PATHS = ("identity", "value", "B", "C", "delta", "gate", "norm")
 """Where a block reads its input.
@@ -37,7 +35,9 @@ class _PathMap(NamedTuple):
         return run_paths(block, {k: v[None] for k, v in sources.items()})[0]
 
 
-def path_map(model: MambaLM, index: int, paths: Collection[str] = PATHS) -> Partial:
+def path_map(
+    model: LayeredModel, index: int, paths: Collection[str] = PATHS
+) -> Partial:
     """Return a block whose derivative flows along some paths only.
 
     Its values are those of the block; along all other paths the input counts as a
@@ -100,31 +100,22 @@ def run_paths(
       >>> bool(jnp.allclose(y, block(x).x, atol=1e-6))
       True
     """
-    made: dict[int, SSMInputs] = {}  # one per distinct input
+    made: dict[int, Recurrence] = {}  # one per distinct input
 
-    def ssm_of(path):
+    def recurrence_of(path) -> Recurrence:
         x = sources[path]
         if id(x) not in made:
-            n = _normalise(block, x, sources["norm"])
-            made[id(x)] = block.mixer.ssm_inputs(n)
+            recurrence = block.project(x, over=sources["norm"]).recurrence
+            assert isinstance(recurrence, Recurrence), "a block of one direction"
+            made[id(x)] = recurrence
         return made[id(x)]
 
-    ssm = ssm_of("value")._replace(
-        B=ssm_of("B").B,
-        C=ssm_of("C").C,
-        delta=ssm_of("delta").delta,
-        z=ssm_of("gate").z,
+    recurrence = recurrence_of("value")._replace(
+        B=recurrence_of("B").B,
+        C=recurrence_of("C").C,
+        delta=recurrence_of("delta").delta,
+        z=recurrence_of("gate").z,
     )
-    out, _ = block.mixer.mix(ssm)
+    out, _ = block.mixer.mix(recurrence)
     x = sources["identity"]
     return x + out.astype(x.dtype)
-
-
-def _normalise(block, x, over):
-    """Return the norm of the block with x above and the RMS of another input below."""
-    norm = block.norm
-    dtype = accumulation_dtype(x.dtype)
-    x, over = x.astype(dtype), over.astype(dtype)
-    r = jax.lax.rsqrt(jnp.mean(over * over, axis=-1, keepdims=True) + norm.eps)
-    scale = norm.scale[...].astype(dtype)[None, None]
-    return (x * r * scale).astype(norm.compute)

@@ -11,7 +11,7 @@ from jmamba.dynamics.trained.exponents import memory_horizons
 from jmamba.dynamics.trained.signs import measure_signs
 from jmamba.dynamics.trained.spectra import gate_spectrum, layer_system
 from jmamba.dynamics.trained.trajectories import measure_trajectories
-from jmamba.models.mamba.model import MambaLM
+from jmamba.layers.model import LayeredModel
 from jmamba.tracing.trace import trace
 from jmamba.types import Tokens
 
@@ -59,7 +59,7 @@ class RegimeReport(NamedTuple):
         )
 
 
-def report_regimes(model: MambaLM, tokens: Tokens) -> RegimeReport:
+def report_regimes(model: LayeredModel, tokens: Tokens) -> RegimeReport:
     """Measure every layer of a model on a text.
 
     Args:
@@ -87,8 +87,10 @@ def report_regimes(model: MambaLM, tokens: Tokens) -> RegimeReport:
     spectra = [gate_spectrum(layer_system(model, i)) for i in range(count)]
     eigenvalues = np.stack([s.eigenvalues for s in spectra])
     symmetric = np.stack([s.symmetric for s in spectra])
-    signs = jax.lax.map(measure_signs, inside.ssm)
-    horizons = jax.lax.map(lambda ssm: jnp.median(memory_horizons(ssm)), inside.ssm)
+    signs = jax.lax.map(measure_signs, inside.recurrence)
+    horizons = jax.lax.map(
+        lambda recurrence: jnp.median(memory_horizons(recurrence)), inside.recurrence
+    )
     growth = jnp.mean(measure_trajectories(inside).growth, axis=(1, 2))
     mass = np.sum(np.abs(symmetric), axis=1)
 

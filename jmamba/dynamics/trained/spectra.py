@@ -2,18 +2,17 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from jmamba.dynamics.theory.system import TokenSystem
-from jmamba.layers.selection import Selection
-from jmamba.models.mamba.model import MambaLM
-from jmamba.models.vim.model import Vim
+from jmamba.layers.model import LayeredModel
 
 
 def layer_system(
-    model: MambaLM | Vim, index: int, *, direction: str = "forward"
+    model: LayeredModel, index: int, *, direction: str = "forward"
 ) -> TokenSystem:
     """Return S_B, S_C, S_delta, A and the step-size bias of a layer.
 
@@ -46,16 +45,19 @@ def layer_system(
     References:
       Vo et al., arXiv 2410.03292, section 3; Gu & Dao, arXiv 2312.00752, section 3.2.
     """
-    mixer = _pick_selection(model, index, direction)
-    r, n = mixer.config.dt_rank, mixer.config.d_state
-    dtype = mixer.A_log[...].dtype
-    W_x = mixer.W_x().astype(dtype)  # d r+2n
-    W_dt = mixer.dt_proj.kernel[...].astype(dtype)  # r d
-    A = -jnp.exp(mixer.A_log[...])
-    S_delta = jnp.einsum("er,rd->de", W_x[:, :r], W_dt, precision="highest")
-    system = TokenSystem(
-        W_x[:, r : r + n].T, W_x[:, r + n :].T, S_delta, A, mixer.dt_bias[...]
-    )
+    matrices = model.layer(index).mixer.gate_matrices()
+    if not matrices:
+        raise ValueError(
+            f"Layer {index}: its B, C and delta are not linear maps of its u, so that "
+            "there are no S_B, S_C and S_delta. The theory is of Mamba-1's selection."
+        )
+    directions = ("forward", "backward")[: len(matrices)]
+    if direction not in directions:
+        raise ValueError(
+            f"direction={direction!r}: a layer of this model has "
+            f"{' and '.join(directions)}."
+        )
+    system = TokenSystem(*matrices[directions.index(direction)])
     wrong = [k for k, v in system._asdict().items() if not bool(jnp.isfinite(v).all())]
     if wrong:
         raise ValueError(
@@ -63,19 +65,6 @@ def layer_system(
             "spectra would mean nothing. Check the checkpoint."
         )
     return system
-
-
-def _pick_selection(model, index, direction) -> Selection:
-    mixer = model.layer(index).mixer
-    directions = ("forward", "backward")
-    if isinstance(mixer, Selection):
-        directions = ("forward",)
-    if direction not in directions:
-        raise ValueError(
-            f"direction={direction!r}: a layer of this model has "
-            f"{' and '.join(directions)}."
-        )
-    return mixer if isinstance(mixer, Selection) else getattr(mixer, direction)
 
 
 class GateSpectrum(NamedTuple):
@@ -164,7 +153,7 @@ def count_inertia(system: TokenSystem, *, tolerance: float = 1e-10) -> Inertia:
 
 
 def residual_matrix(
-    model: MambaLM | Vim, index: int, *, direction: str = "forward"
+    model: LayeredModel, index: int, *, direction: str = "forward"
 ) -> Float[Array, "m m"]:
     """Return M as it acts on the residual stream: W^T M W with W of the input.
 
@@ -188,8 +177,14 @@ def residual_matrix(
       Vo et al., arXiv 2410.03292, section 3, tokens being the residual stream.
     """
     system = layer_system(model, index, direction=direction)
-    mixer = model.layer(index).mixer
-    W = mixer.in_proj.kernel[...][:, : mixer.config.d_inner].astype(system.S_B.dtype)
+    block = model.layer(index)
+    width = model.config.d_model
+    nothing = jnp.zeros(width, block.norm.compute)
+
+    def read(n):  # linear, up to a bias
+        return block.mixer.project(n[None, None]).convolutions[0].x[0, 0]
+
+    W = jax.jacfwd(read)(nothing).T.astype(system.S_B.dtype)  # d m -> m d
     S_B, S_C = (
         jnp.einsum("nd,md->nm", S, W, precision="highest")
         for S in (system.S_B, system.S_C)

@@ -2,12 +2,14 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from jmamba.models.mamba.model import MambaLM, check_tokens
+from jmamba.models.language_model import LanguageModel
 from jmamba.types import LayerCache
 
 
@@ -24,9 +26,21 @@ def flatten_state(cache: LayerCache) -> Float[Array, "s e"]:
       >>> flatten_state(model.empty_cache(1)).shape  # 32 (3 + 16)
       (2, 608)
     """
-    layers = cache.ssm_state.shape[0]
-    parts = (x.reshape(layers, -1).astype(cache.ssm_state.dtype) for x in cache)
+    leaves = jax.tree.leaves(cache)
+    parts = (x.reshape(len(x), -1).astype(leaves[-1].dtype) for x in leaves)
     return jnp.concatenate(list(parts), axis=1)
+
+
+def _unflatten_state(state: Float[Array, "s e"], like: LayerCache) -> LayerCache:
+    """Return a state's rows as a cache."""
+    leaves, tree = jax.tree.flatten(like)
+    ends = np.cumsum([x[0].size for x in leaves])[:-1]
+    parts = jnp.split(state, ends, axis=1)
+    shaped = (
+        part.reshape(x.shape).astype(x.dtype)
+        for part, x in zip(parts, leaves, strict=True)
+    )
+    return jax.tree.unflatten(tree, shaped)
 
 
 class _StateMap(NamedTuple):
@@ -34,19 +48,12 @@ class _StateMap(NamedTuple):
 
     def __call__(self, parameters, tokens, state):
         model = nnx.merge(self.graphdef, parameters)
-        empty = model.empty_cache(1)
-        split = empty.conv_state.size // len(state)
-        conv_state = state[:, :split].reshape(empty.conv_state.shape)
-        ssm_state = state[:, split:].reshape(empty.ssm_state.shape)
-        cache = LayerCache(
-            conv_state.astype(empty.conv_state.dtype),
-            ssm_state.astype(empty.ssm_state.dtype),
-        )
-        _, cache, _ = model.run_layers(model.embed(tokens[None]), cache=cache)
+        cache = _unflatten_state(state, model.empty_cache(1))
+        cache = model.run_layers(model.embed(tokens[None]), cache=cache).cache
         return flatten_state(cache)
 
 
-def state_map(model: MambaLM, tokens: Int[Array, "l"]) -> Partial:
+def state_map(model: LanguageModel, tokens: Int[Array, "l"]) -> Partial:
     """Return the map of the network's state that reading some tokens is.
 
     A row of the state is a layer. Layers feel earlier layers only, so the Jacobian is
@@ -75,6 +82,6 @@ def state_map(model: MambaLM, tokens: Int[Array, "l"]) -> Partial:
       Halloran, Gulati & Roysdon, "Mamba state-space models are Lyapunov-stable
       learners", arXiv 2406.00209, for one layer with fixed inputs; here for all.
     """
-    check_tokens(tokens[None], model.config.vocab_size)
+    model.check_inputs(tokens[None])
     graphdef, parameters = nnx.split(model)
     return Partial(_StateMap(graphdef), parameters, tokens)

@@ -1,41 +1,19 @@
 """Sizes and choices of a Mamba language model."""
 
 import dataclasses
-import math
 
-from jmamba.refinements.definite import check_definite
-from jmamba.refinements.soft_sort import AUTOREGRESSIVE
+from jmamba.layers.sizes import MixerSizes
+from jmamba.models.language_model import LanguageModelConfig
+from jmamba.refinements.definite import GateSigns, check_definite
 
 
-@dataclasses.dataclass(frozen=True)
-class MambaConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MambaConfig(GateSigns, MixerSizes, LanguageModelConfig):
     """Describe a Mamba-1 or Falcon-Mamba language model.
 
-    Attributes:
-      vocab_size: rows of the embedding table, padding included.
-      d_model: width of the residual stream.
-      num_layers: number of blocks.
-      d_state: states per channel.
-      d_conv: window of the causal convolution.
-      d_inner: channels of the mixer; 0 for 2 d_model.
-      dt_rank: rank of the step-size projection; 0 for ceil(d_model / 16).
-      use_bias: whether the input and output projections have biases.
-      use_conv_bias: whether the convolution has a bias.
-      norm_eps: epsilon of the RMS norms of the residual stream.
-      mixer_rms_eps: epsilon of Falcon-Mamba's weightless RMS norms on dt, B and C;
-        None for Mamba-1, which has none.
-      residual_in_fp32: whether the residual stream is float32 under lower precision.
-      tie_embeddings: whether the output projection is the embedding table.
-      eos_token_id: id that ends a text; None if there is none.
-      dt_min, dt_max, dt_init_floor: range of the step sizes at initialisation.
-      definite: signs of the eigenvalues of S_C^T S_B, which decide whether tokens
-        converge: "free" for an ordinary model, "pos", "neg" or "mixed" for the
-        symmetric form of `dynamics.definite_gates`, "psd_general" or "nsd_general" for
-        the general one of `dynamics.semidefinite_gate`.
-      definite_threshold: least magnitude of the n eigenvalues' scales, or the general
-        forms' epsilon; None for the official 0.7 (none for "mixed") or for 1e-3.
-      equal_magnitudes: whether "mixed" has the threshold of "pos" and "neg".
-      reorder: "none"; a language model cannot sort its tokens by importance.
+    Its fields are those of `LanguageModelConfig` (vocab_size, d_model, num_layers and
+    what is around the blocks), of `MixerSizes` (d_state, d_conv, ...) and of
+    `GateSigns`, the refinement of B and C.
 
     Raises:
       ValueError: a size is not positive, or a choice is unknown or cannot be.
@@ -53,42 +31,11 @@ class MambaConfig:
       Vo et al., arXiv 2410.03292, section 5.1, for definite gates.
     """
 
-    vocab_size: int
-    d_model: int
-    num_layers: int
-    d_state: int = 16
-    d_conv: int = 4
-    d_inner: int = 0
-    dt_rank: int = 0
-    use_bias: bool = False
-    use_conv_bias: bool = True
-    norm_eps: float = 1e-5
-    mixer_rms_eps: float | None = None
-    residual_in_fp32: bool = True
-    tie_embeddings: bool = True
-    eos_token_id: int | None = None
-    dt_min: float = 1e-3
-    dt_max: float = 1e-1
-    dt_init_floor: float = 1e-4
-    definite: str = "free"
-    definite_threshold: float | None = None
-    equal_magnitudes: bool = False
-    reorder: dataclasses.InitVar[str] = "none"
-
-    def __post_init__(self, reorder: str):
+    def __post_init__(self):
         """Fill in the derived sizes and check all of them."""
-        if reorder != "none":
-            raise ValueError(AUTOREGRESSIVE)
-        if self.d_inner == 0:
-            object.__setattr__(self, "d_inner", 2 * self.d_model)
-        if self.dt_rank == 0:
-            object.__setattr__(self, "dt_rank", math.ceil(self.d_model / 16))
-        sizes = ("vocab_size", "d_model", "num_layers", "d_state", "d_conv", "d_inner",
-                 "dt_rank")  # fmt: skip
-        wrong = {k: getattr(self, k) for k in sizes if not getattr(self, k) >= 1}
-        if wrong:
-            raise ValueError(f"MambaConfig: sizes must be at least 1, but got {wrong}.")
-        check_definite(self)
+        LanguageModelConfig.__post_init__(self)
+        MixerSizes.__post_init__(self)
+        check_definite(self, self.d_state, self.d_inner)
 
     @property
     def is_falcon(self) -> bool:

@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
-from jmamba.refinements.definite import check_definite
-from jmamba.refinements.soft_sort import check_reorder
+from jmamba.layers.sizes import MixerSizes, check_sizes, derive
+from jmamba.refinements.definite import GateSigns, check_definite
+from jmamba.refinements.sorting import SortingChoices, check_sorting
 
 CLASS_TOKENS = ("first", "middle", "last", "none")
 """Names of places of the class token; a number is its place among the patches."""
@@ -15,12 +15,14 @@ DIVIDE_FLAGS = ("divide_out", "if_divide_out", "if_devide_out")
 """The flag's name here, in Vim's own code, and in its forks and `vim_base`."""
 
 
-@dataclasses.dataclass(frozen=True)
-class VimConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VimConfig(SortingChoices, GateSigns, MixerSizes):
     """Describe a Vision Mamba (Vim) with bidirectional mixers of version 2.
 
+    Its fields are those below, of `MixerSizes` (d_model, d_state, d_conv, ...) and of
+    the refinements `GateSigns` and `SortingChoices`.
+
     Attributes:
-      d_model: width of the residual stream.
       num_layers: number of blocks.
       num_classes: classes that the head tells apart.
       image_size: side of the images that the position embedding was made for; other
@@ -32,30 +34,10 @@ class VimConfig:
         (after half of them, rounded down), "last", the number of patches before it, or
         "none" for a model that reads the mean over patches.
       divide_out: whether the sum of both directions is halved.
-      d_state: states per channel.
-      d_conv: window of the causal convolutions.
-      d_inner: channels of the mixer; 0 for 2 d_model.
-      dt_rank: rank of the step-size projections; 0 for ceil(d_model / 16).
-      use_bias: whether the input and output projections have biases.
-      use_conv_bias: whether the convolutions have biases.
       norm_eps: epsilon of the RMS norms.
       residual_in_fp32: whether the residual stream is float32 under lower precision.
-      dt_min, dt_max, dt_init_floor: range of the step sizes at initialisation.
       class_names: what the classes are called, in their order; () where that is not
         known.
-      definite, definite_threshold, equal_magnitudes: signs of the eigenvalues of
-        S_C^T S_B in both directions, as in `MambaConfig`.
-      reorder: "none"; "official" to run recurrences on tokens sorted by importance,
-        the most important last, and leave their outputs in that order; "corrected" to
-        put outputs back where their tokens are. See `models.sorting.Sorting`.
-      reorder_layers: which layers sort; None for all.
-      reorder_by: "importance" for learned scores, or "random" for a permutation that
-        is fixed by `reorder_seed` and the number of tokens, as a control.
-      reorder_tau: temperature of `dynamics.soft_sort`.
-      reorder_hard: whether it is a permutation, with the soft one's derivative.
-      reorder_normalise: whether scores get mean 0 and deviation 1. Without it, and
-        with tau = 1, a fresh layer makes all tokens their mean.
-      reorder_seed: of the random permutation.
 
     Raises:
       ValueError: a size is not positive, the class token has no such place, there
@@ -71,8 +53,8 @@ class VimConfig:
       Vo et al., arXiv 2410.03292, section 5, for definite gates and reordering.
     """
 
-    d_model: int
     num_layers: int = 24
+    mixer_rms_eps: None = dataclasses.field(default=None, init=False)
     num_classes: int = 1000
     image_size: int = 224
     patch_size: int = 16
@@ -80,45 +62,17 @@ class VimConfig:
     image_channels: int = 3
     class_token: str | int = "middle"
     divide_out: bool = True
-    d_state: int = 16
-    d_conv: int = 4
-    d_inner: int = 0
-    dt_rank: int = 0
-    use_bias: bool = False
-    use_conv_bias: bool = True
     norm_eps: float = 1e-5
     residual_in_fp32: bool = True
-    dt_min: float = 1e-3
-    dt_max: float = 1e-1
-    dt_init_floor: float = 1e-4
-    definite: str = "free"
-    definite_threshold: float | None = None
-    equal_magnitudes: bool = False
-    reorder: str = "none"
-    reorder_layers: Sequence[int] | None = None
-    reorder_by: str = "importance"
-    reorder_tau: float = 1.0
-    reorder_hard: bool = False
-    reorder_normalise: bool = False
-    reorder_seed: int = 0
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Fill in the derived sizes and check all of them."""
-        derived = {
-            "stride": self.patch_size,
-            "d_inner": 2 * self.d_model,
-            "dt_rank": math.ceil(self.d_model / 16),
-        }
-        for name, value in derived.items():
-            if getattr(self, name) == 0:
-                object.__setattr__(self, name, value)
-        sizes = ("d_model", "num_layers", "num_classes", "image_size", "patch_size",
-                 "stride", "image_channels", "d_state", "d_conv", "d_inner",
-                 "dt_rank")  # fmt: skip
-        wrong = {k: getattr(self, k) for k in sizes if not getattr(self, k) >= 1}
-        if wrong:
-            raise ValueError(f"VimConfig: sizes must be at least 1, but got {wrong}.")
+        MixerSizes.__post_init__(self)
+        derive(self, stride=self.patch_size)
+        check_sizes(
+            self, "num_classes", "image_size", "patch_size", "stride", "image_channels"
+        )
         if self.image_size < self.patch_size:
             raise ValueError(
                 f"VimConfig: an image of side {self.image_size} holds no patch of side "
@@ -130,10 +84,10 @@ class VimConfig:
                 f"VimConfig: {len(self.class_names)} class_names for "
                 f"{self.num_classes} classes; give one for each, or none."
             )
-        check_definite(self)
+        check_definite(self, self.d_state, self.d_inner)
         if self.reorder_layers is not None:  # a list has no hash
             object.__setattr__(self, "reorder_layers", tuple(self.reorder_layers))
-        check_reorder(self)
+        check_sorting(self, self.num_layers)
 
     @property
     def sorted_layers(self) -> tuple[int, ...]:
@@ -143,15 +97,7 @@ class VimConfig:
           >>> VimConfig(d_model=8, num_layers=3, reorder="corrected").sorted_layers
           (0, 1, 2)
         """
-        if self.reorder == "none":
-            return ()
-        if self.reorder_layers is None:
-            return tuple(range(self.num_layers))
-        return tuple(sorted(self.reorder_layers))
-
-    @property
-    def mixer_rms_eps(self) -> None:
-        """Vim does not normalise dt, B and C."""
+        return self.sorted_layers_of(self.num_layers)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -240,7 +186,7 @@ class VimConfig:
         for value in flags.values():
             rest["divide_out"] = bool(value)
         rest["class_names"] = tuple(rest.get("class_names", ()))
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = {field.name for field in dataclasses.fields(cls) if field.init}
         unknown = sorted(set(rest) - known)
         if unknown:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,16 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Float, Int
 
-from jmamba.layers.bidirectional import VimBlock
-from jmamba.layers.freezing import NOTHING, Frozen
-from jmamba.layers.gamma_rule import call_linear
+from jmamba.layers.bidirectional import BidirectionalMixer
+from jmamba.layers.block import Block
+from jmamba.layers.freezing import NOTHING, Frozen, call_linear
 from jmamba.layers.norm import Precision, RMSNorm
 from jmamba.layers.stack import Run, stack_layers
 from jmamba.models.base import StackedModel
 from jmamba.models.vim.config import VimConfig
 from jmamba.models.vim.interpolation import bicubic_matrix
-from jmamba.refinements.sorting import Sorting, Tau, split_runs
+from jmamba.refinements.gates import make_gates
+from jmamba.refinements.sorting import Sorting, Tau, UnknownOrder, split_runs
 from jmamba.requests import take_token
 from jmamba.types import Images
 from jmamba_kernels import accumulation_dtype
@@ -55,6 +56,9 @@ class Vim(StackedModel):
       Zhu et al., "Vision Mamba", arXiv 2401.09417.
     """
 
+    reads: ClassVar[str] = "images"
+    config: VimConfig
+
     def __init__(
         self,
         config: VimConfig,
@@ -72,8 +76,19 @@ class Vim(StackedModel):
         }
         m, has_class = config.d_model, config.class_position() is not None
 
+        norm = partial(RMSNorm, m, eps=config.norm_eps, precision=precision)
+        count = len(config.sorted_layers)
+
         def block(rngs):
-            return VimBlock(config, precision=precision, rngs=rngs)
+            mixer = BidirectionalMixer(
+                config.mixer_sizes,
+                scale=0.5 if config.divide_out else 1.0,
+                order=UnknownOrder() if count else None,
+                make_gates=partial(make_gates, config.gate_signs),
+                precision=precision,
+                rngs=rngs,
+            )
+            return Block(norm(), mixer)
 
         self.patch_embed = nnx.Conv(
             config.image_channels,
@@ -92,11 +107,11 @@ class Vim(StackedModel):
             else None
         )
         self.layers = stack_layers(block, config.num_layers, rngs)
-        count = len(config.sorted_layers)
-        self.sorting = (
-            Sorting(config, count, precision=precision, rngs=rngs) if count else None
-        )
-        self.norm_f = RMSNorm(m, eps=config.norm_eps, precision=precision)
+        self.sorting = None
+        if count:
+            d = config.d_inner
+            self.sorting = Sorting(config, d, count, precision=precision, rngs=rngs)
+        self.norm_f = norm()
         self.head = nnx.Linear(
             m, config.num_classes, kernel_init=small_normal, **options, rngs=rngs
         )
@@ -117,14 +132,14 @@ class Vim(StackedModel):
         graphdef, state = nnx.split(self)
         return _forward(graphdef, state, jnp.asarray(images), tau)
 
-    def check_inputs(self, images: Images) -> None:
+    def check_inputs(self, inputs: Images) -> None:
         """Raise unless the images fit the model.
 
         Raises:
           ValueError: they are not (b, height, width, colours) floats that hold at least
             one patch.
         """
-        shape, dtype = jnp.shape(images), jnp.result_type(images)
+        shape, dtype = jnp.shape(inputs), jnp.result_type(inputs)
         c = self.config
         if len(shape) != 4 or shape[3] != c.image_channels or 0 in shape:
             raise ValueError(
@@ -149,19 +164,19 @@ class Vim(StackedModel):
         return split_runs(self.layers, c.num_layers, self.sorting, c.sorted_layers)
 
     def embed(
-        self, images: Images, *, frozen: Frozen = NOTHING
+        self, inputs: Images, *, frozen: Frozen = NOTHING
     ) -> Float[Array, "b l m"]:
         """Return the residual stream before the first block.
 
         Args:
-          images: normalised colours, channels last.
+          inputs: normalised colours, channels last.
           frozen: how derivatives with respect to pixels are made.
 
         Raises:
           ValueError: the class token has no place among so few patches.
         """
-        images = images.astype(self.dtype)
-        x = call_linear(self.patch_embed, images, frozen.gammas.patch)
+        images = inputs.astype(self.dtype)
+        x = call_linear(self.patch_embed, images, "patch", frozen)
         batch, rows, columns, m = x.shape
         x = x.reshape(batch, rows * columns, m)
         if self.class_token is not None:
@@ -217,12 +232,22 @@ class Vim(StackedModel):
           frozen: what derivatives take for constants.
         """
         if query is None:
-            query = self.class_index(x.shape[1])
+            query = self.usual_query(x.shape[1])
         x = self.norm_f(x, frozen=frozen.norm)
         x = jnp.mean(x, axis=1) if query is None else take_token(x, query)
         return self.head(x).astype(accumulation_dtype(x.dtype))
 
-    def class_index(self, length: int) -> int | None:
+    @property
+    def num_targets(self) -> int:
+        """Classes."""
+        return self.config.num_classes
+
+    def count_tokens(self, shape: tuple[int, ...]) -> int:
+        """Return patches and class token of images (b, height, width, colours)."""
+        rows, columns = self.config.grid_of(*shape[1:3])
+        return rows * columns + (self.class_token is not None)
+
+    def usual_query(self, length: int) -> int | None:
         """Return where the class token is in a sequence of that length, or None."""
         if self.class_token is None:
             return None
@@ -245,5 +270,4 @@ def count_parameters(model: nnx.Module) -> int:
 @partial(jax.jit, static_argnames="graphdef")
 def _forward(graphdef, state, images, tau):
     model = nnx.merge(graphdef, state)
-    x, _, _ = model.run_layers(model.embed(images), tau=tau)
-    return model.unembed(x)
+    return model.unembed(model.run_layers(model.embed(images), tau=tau).x)

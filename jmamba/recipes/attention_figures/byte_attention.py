@@ -66,11 +66,11 @@ def channel_maps(
     model: MambaLM, text: Int[np.ndarray, "l"], layer: int, reach: Reach
 ) -> list[np.ndarray]:
     """Return |alpha| of a local and of a global channel, and the mean over channels."""
-    ssm = trace(model, jnp.asarray(text)[None], layers=[layer]).layer(layer)
+    recurrence = trace(model, jnp.asarray(text)[None], layers=[layer]).layer(layer)
     order = np.argsort(reach.distance[layer])
     chosen = [order[int(share * len(order))] for share in (LOCAL, GLOBAL)]
-    alpha = hidden_attention(ssm, channels=[int(c) for c in chosen])
-    mean = reduced_attention(ssm, "mean_abs")[0]
+    alpha = hidden_attention(recurrence, channels=[int(c) for c in chosen])
+    mean = reduced_attention(recurrence, "mean_abs")[0]
     return [np.abs(np.asarray(x)) for x in (alpha[0, 0], alpha[0, 1], mean)]
 
 
@@ -105,8 +105,8 @@ def coarse_map(
     """
     step = len(text) // side
     rows = list(range(step - 1, len(text), step))
-    ssm = trace(model, jnp.asarray(text)[None], layers=[layer]).layer(layer)
-    mean = np.abs(np.asarray(reduced_attention(ssm, "mean", rows=rows)[0]))
+    recurrence = trace(model, jnp.asarray(text)[None], layers=[layer]).layer(layer)
+    mean = np.abs(np.asarray(reduced_attention(recurrence, "mean", rows=rows)[0]))
     return mean.reshape(len(rows), -1, step).max(axis=2)
 
 

@@ -10,10 +10,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jmamba.attention import hidden_attention, without_decay
-from jmamba.layers.mixer import Block
-from jmamba.layers.norm import Precision
-from jmamba.models.mamba.config import MambaConfig
+from jmamba.attention import Factors, hidden_attention, without_decay
+from jmamba.layers import Block, MixerSizes, Precision, Recurrence, RMSNorm
+from jmamba.layers.mamba import MambaMixer
 from jmamba.recipes.vit import ViTBlock, ViTConfig
 from jmamba.training.classification import Labelled
 
@@ -49,11 +48,12 @@ class Counter(nnx.Module):
             sizes = ViTConfig(d_model, 1, 2, 2, 1, 1, 1)
             self.layer: Any = ViTBlock(sizes, rngs=rngs)
         else:
-            config = MambaConfig(
-                vocab_size=2, d_model=d_model, num_layers=1, d_state=d_state, d_conv=1
-            )
+            sizes = MixerSizes(d_model=d_model, num_layers=1, d_state=d_state, d_conv=1)
             single = Precision(jnp.dtype("float32"), jnp.dtype("float32"))
-            self.layer = Block(config, precision=single, rngs=rngs)
+            self.layer = Block(
+                RMSNorm(d_model, eps=1e-5, precision=single),
+                MambaMixer(sizes, precision=single, rngs=rngs),
+            )
         self.head = nnx.Linear(d_model, 1, rngs=rngs)
 
     def __call__(self, bits: Int[Array, "b l"]) -> Float[Array, "b l"]:
@@ -62,13 +62,13 @@ class Counter(nnx.Module):
         if self.kind == "softmax attention":
             x, _ = self.layer(x, causal=True)
         else:
-            x = x + self.layer.mixer.mix(self.ssm_inputs(x))[0]
+            x = x + self.layer.mixer.mix(self.recurrence(x))[0]
         return self.head(x)[..., 0]
 
-    def ssm_inputs(self, x: Float[Array, "b l m"]):
-        """Return the selective parameters, without decay for linear attention."""
-        ssm = self.layer.mixer.ssm_inputs(self.layer.norm(x))
-        return ssm if self.kind == "Mamba" else without_decay(ssm)
+    def recurrence(self, x: Float[Array, "b l m"]) -> Recurrence:
+        """Return the recurrence, without decay for linear attention."""
+        recurrence = self.layer.project(x).recurrence
+        return recurrence if self.kind == "Mamba" else without_decay(recurrence)
 
     def attend(self, bits: Int[Array, "b l"]) -> Float[Array, "b l l"]:
         """Return what each bit's number owes to each token before it.
@@ -83,10 +83,11 @@ class Counter(nnx.Module):
         x = jnp.take(self.embedding[...], bits, axis=0)
         if self.kind == "softmax attention":
             return jnp.mean(self.layer(x, causal=True)[1], axis=1)
-        ssm = self.ssm_inputs(x)
-        alpha = hidden_attention(ssm, fold=("gate",))
+        recurrence = self.recurrence(x)
+        gated = Factors(recurrence, recurrence.u, gate=jax.nn.silu(recurrence.z))
+        alpha = hidden_attention(gated, fold=("gate",))
         out = self.layer.mixer.out_proj.kernel[...] @ self.head.kernel[...][:, 0]
-        return jnp.einsum("bdij,bjd,d->bij", alpha, ssm.u, out)
+        return jnp.einsum("bdij,bjd,d->bij", alpha, recurrence.u, out)
 
 
 def counting_loss(model: Counter, batch: Labelled) -> Float[Array, ""]:

@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.attention.relevance.question import read_logits
+from jmamba.attention.question import read_logits
 from jmamba.models.mamba.config import MambaConfig
 from jmamba.models.mamba.model import MambaLM
 from jmamba.recipes.text.sentences import (

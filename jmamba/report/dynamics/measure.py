@@ -154,7 +154,10 @@ def measure_dynamics(
     moved = timed(STAGES[0], lambda: measure_trajectories(inside))
     regimes, labels = timed(
         STAGES[1],
-        lambda: (report_regimes(model, tokens), jax.lax.map(map_regimes, inside.ssm)),
+        lambda: (
+            report_regimes(model, tokens),
+            jax.lax.map(map_regimes, inside.recurrence),
+        ),
     )
     x = inside.residual_in[0, 0]
     steps = min(32, model.config.d_model)

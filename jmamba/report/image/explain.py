@@ -262,7 +262,7 @@ def _relevance(
 def _attend(model: Vim, inputs, ids, matrices, progress) -> dict[str, Any]:
     """Return what `ImageExplanation` says of the layers."""
     rows, columns = model.config.grid_of(*inputs.shape[1:3])
-    query = model.class_index(rows * columns + (model.class_token is not None))
+    query = model.usual_query(rows * columns + (model.class_token is not None))
     few = None if matrices or query is None else [query]
 
     def read(x):

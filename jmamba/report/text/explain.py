@@ -196,7 +196,7 @@ def _gradient_times_input(graphdef, state, tokens):
     model = nnx.merge(graphdef, state)
 
     def best_logit(x):
-        x, _, _ = model.run_layers(x)
+        x = model.run_layers(x).x
         logits = model.unembed(x[0, -1])
         return jnp.max(logits), logits
 

@@ -87,6 +87,6 @@ def _score(graphdef, state, rows, lengths, cache, best):
     model = nnx.merge(graphdef, state)
     if cache is not None:
         cache = jax.tree.map(lambda x: jnp.repeat(x, len(rows), axis=1), cache)
-    x, _, _ = model.run_layers(model.embed(rows), cache=cache, lengths=lengths)
+    x = model.run_layers(model.embed(rows), cache=cache, lengths=lengths).x
     last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)[:, 0]
     return jax.nn.log_softmax(model.unembed(last), axis=-1)[:, best]

@@ -52,7 +52,9 @@ def load(name: str, tiling=None) -> Implementation:
       name: one of `IMPLEMENTATIONS`.
       tiling: how to cut a kernel; None for its heuristic.
     """
-    made = getattr(importlib.import_module(f"jmamba_kernels.selective_scan.{name}"), name)
+    made = getattr(
+        importlib.import_module(f"jmamba_kernels.selective_scan.{name}"), name
+    )
     return made if isinstance(made, Implementation) else made(tiling)
 
 

@@ -1,10 +1,11 @@
 """The generalised gamma rule: linear maps whose derivatives favour what agrees."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float
 
 
@@ -39,6 +40,21 @@ class Gammas:
         for name, gamma in dataclasses.asdict(self).items():
             if not 0 <= gamma < float("inf"):
                 raise ValueError(f"{name}={gamma}: give a gamma of at least 0.")
+
+    def __call__(
+        self, place: str, run: Callable[[Any], Float[Array, "..."]], operands: Any
+    ) -> Float[Array, "..."]:
+        """Return run(operands), differentiated by `gamma_rule` with the place's gamma.
+
+        Args:
+          place: the name of one of the attributes.
+          run: a linear map, with its weights and bias among the operands.
+          operands: a pytree of arrays.
+        """
+        gamma = getattr(self, place)
+        if gamma == 0:
+            return run(operands)
+        return gamma_rule(run(operands), run(jax.tree.map(jnp.abs, operands)), gamma)
 
 
 def gamma_rule(
@@ -79,20 +95,3 @@ def gamma_rule(
     value, constant = jax.lax.stop_gradient((z, larger))
     quotient = value / jnp.where(constant == 0, 1, constant)
     return value + quotient * (larger - constant)
-
-
-def call_linear(
-    layer: nnx.Linear | nnx.Conv, x: Float[Array, "..."], gamma: float
-) -> Float[Array, "..."]:
-    """Return layer(x), differentiated by the gamma rule if gamma is not 0.
-
-    Args:
-      layer: a linear map with a kernel and perhaps a bias.
-      x: its input.
-      gamma: of `gamma_rule`.
-    """
-    if gamma == 0:
-        return layer(x)
-    graphdef, state = nnx.split(layer)
-    magnitudes = nnx.merge(graphdef, jax.tree.map(jnp.abs, state))
-    return gamma_rule(layer(x), magnitudes(jnp.abs(x)), gamma)

@@ -13,12 +13,6 @@ AUTOREGRESSIVE = (
 )
 """Why no language model can have it."""
 
-REORDER = ("none", "official", "corrected")
-"""Whether layers sort their tokens, and whether they put outputs back in place."""
-
-REORDER_BY = ("importance", "random")
-"""What layers sort by: learned scores, or, for a control, nothing at all."""
-
 
 def normalise_scores(scores: Float[Array, "l"]) -> Float[Array, "l"]:
     """Return scores with mean 0 and deviation 1; equal ones become 0.
@@ -136,51 +130,6 @@ def keep_place(
     column = jnp.zeros((*P.shape[:-1], 1), P.dtype)
     P = jnp.concatenate([P[..., :place], column, P[..., place:]], axis=-1)
     return jnp.concatenate([P[..., :place, :], row, P[..., place:, :]], axis=-2)
-
-
-def check_reorder(config) -> None:
-    """Raise unless the fields of a configuration that sort tokens make sense.
-
-    Args:
-      config: a `VimConfig`.
-
-    Raises:
-      ValueError: a choice is unknown, a layer does not exist or is named twice, tau is
-        not positive, or something is set that does nothing.
-    """
-    for name, choices in {"reorder": REORDER, "reorder_by": REORDER_BY}.items():
-        if getattr(config, name) not in choices:
-            raise ValueError(
-                f"{name}={getattr(config, name)!r}: give one of {', '.join(choices)}."
-            )
-    idle = {"reorder_layers": None, "reorder_by": REORDER_BY[0], "reorder_tau": 1.0}
-    idle |= {"reorder_hard": False, "reorder_normalise": False, "reorder_seed": 0}
-    if config.reorder == "none":
-        wrong = [name for name, value in idle.items() if getattr(config, name) != value]
-    elif config.reorder_by == "random":
-        names = ("reorder_tau", "reorder_hard", "reorder_normalise")
-        wrong = [name for name in names if getattr(config, name) != idle[name]]
-    else:
-        wrong = ["reorder_seed"] if config.reorder_seed != 0 else []
-    if wrong:
-        raise ValueError(
-            f"{', '.join(wrong)}: does nothing with reorder={config.reorder!r} and "
-            f"reorder_by={config.reorder_by!r}; leave it out, or choose those."
-        )
-    count, layers = config.num_layers, config.reorder_layers
-    if layers is not None and (
-        not layers
-        or len(set(layers)) < len(layers)
-        or not all(0 <= i < count for i in layers)
-    ):
-        raise ValueError(
-            f"reorder_layers={layers}: give different ones of 0 to {count - 1}, or "
-            "None for all."
-        )
-    if not 0 < config.reorder_tau < float("inf"):
-        raise ValueError(f"reorder_tau={config.reorder_tau}: give a positive one.")
-    if not 0 <= config.reorder_seed < 2**32:
-        raise ValueError(f"reorder_seed={config.reorder_seed}: give 0 to 2**32 - 1.")
 
 
 def shuffled_order(length: int, seed: int) -> Float[np.ndarray, "l l"]:

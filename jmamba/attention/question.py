@@ -1,21 +1,17 @@
 """What is to be explained: which logit, read off which token, of which input."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen
-from jmamba.layers.stack import join_runs
-from jmamba.models.mamba.model import MambaLM
-from jmamba.models.vim.model import Vim
+from jmamba.layers.model import LayeredModel
 from jmamba.types import Images, Tokens
 
-Model = MambaLM | Vim
 Inputs = Tokens | Images
 Choice = int | Sequence[int] | Int[Array, "b"] | None
 """One number for all samples, one for each, or None for the model's own choice."""
@@ -35,7 +31,7 @@ class Question(NamedTuple):
     query: Int[Array, "b"] | None
 
 
-def ask(model: Model, inputs: Inputs, target: Choice, query: Choice) -> Question:
+def ask(model: LayeredModel, inputs: Inputs, target: Choice, query: Choice) -> Question:
     """Check what is to be explained and fill in the query.
 
     Args:
@@ -49,28 +45,16 @@ def ask(model: Model, inputs: Inputs, target: Choice, query: Choice) -> Question
       ValueError: the inputs do not fit the model, or target or query is out of range or
         not one number per sample.
     """
-    model.check_inputs(inputs)  # type: ignore[arg-type]
+    model.check_inputs(inputs)
     inputs = jnp.asarray(inputs)
-    batch, length = inputs.shape[0], count_tokens(model, inputs.shape)
-    if isinstance(model, Vim):
-        classes, usual = model.config.num_classes, model.class_index(length)
-    else:
-        classes, usual = model.config.vocab_size, length - 1
-    query = usual if query is None else query
+    batch, length = inputs.shape[0], model.count_tokens(inputs.shape)
+    query = model.usual_query(length) if query is None else query
     chosen = _numbers(query, batch, -length, length, "query")
     if chosen is not None:
         chosen = chosen % length
     graphdef, state = nnx.split(model)
-    wanted = _numbers(target, batch, 0, classes, "target")
+    wanted = _numbers(target, batch, 0, model.num_targets, "target")
     return Question(graphdef, state, inputs, wanted, chosen)
-
-
-def count_tokens(model: Model, shape: tuple[int, ...]) -> int:
-    """Return the length of the residual stream of inputs of a shape."""
-    if isinstance(model, MambaLM):
-        return shape[1]
-    rows, columns = model.config.grid_of(*shape[1:3])
-    return rows * columns + (model.class_token is not None)
 
 
 def _numbers(choice: Choice, batch: int, low: int, high: int, name: str):
@@ -100,49 +84,12 @@ def pick(
     return jnp.take_along_axis(logits, target[:, None], axis=1)[:, 0]
 
 
-def scan_blocks(
-    model: Model,
-    x: Float[Array, "b l m"],
-    measure: Callable = lambda block, x, out: None,
-    *,
-    shifts: Float[Array, "s b l m"] | None = None,
-    frozen: Frozen = NOTHING,
-) -> tuple[Float[Array, "b l m"], Any]:
-    """Run all blocks and measure something of each.
-
-    Args:
-      model: the model.
-      x: the residual stream before the first block.
-      measure: function of a block, the residual stream entering it and its output,
-        called inside of the scan.
-      shifts: added to the residual stream behind each block, to differentiate there.
-      frozen: what derivatives take for constants.
-
-    Returns:
-      The residual stream after the last block, and the stacked measurements.
-    """
-    measured = []
-    for layers, blocks in model.runs():
-        graphdef, state = nnx.split(blocks)
-
-        def body(x, layer, graphdef=graphdef):
-            state, shift = layer
-            block = nnx.merge(graphdef, state)
-            out = block(x, frozen=frozen)
-            return out.x if shift is None else out.x + shift, measure(block, x, out)
-
-        shift = None if shifts is None else shifts[layers]
-        x, found = jax.lax.scan(body, x, (state, shift))
-        measured.append(found)
-    return x, join_runs(measured)
-
-
 def read_logits(
-    model: Model,
+    model: LayeredModel,
     x: Float[Array, "b l m"],
     query: Int[Array, "b"] | None,
     *,
     frozen: Frozen = NOTHING,
 ) -> Float[Array, "b v"]:
     """Return the logits that a residual stream before the first block leads to."""
-    return model.read(scan_blocks(model, x, frozen=frozen)[0], query, frozen=frozen)
+    return model.read(model.run_layers(x, frozen=frozen).x, query, frozen=frozen)

@@ -1,0 +1,108 @@
+"""What every model of stacked blocks is, whatever its blocks are and its inputs."""
+
+from typing import Any, ClassVar
+
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jmamba.layers.freezing import NOTHING, Frozen
+from jmamba.layers.stack import Passed, Run, run_layers
+
+
+class LayeredModel(nnx.Module):
+    """A model that embeds its inputs, runs them through blocks and reads logits off.
+
+    Analyses take any such model. A kind of model defines `embed`, `read`, `unembed`,
+    `check_inputs` and the few numbers below.
+
+    Attributes:
+      reads: "tokens" or "images".
+      config: sizes and choices; all have `num_layers` and `d_model`.
+      layers: the blocks, each parameter with a leading axis of layers.
+      remat: whether the backward pass recomputes each block.
+    """
+
+    reads: ClassVar[str]
+    config: Any
+    layers: Any
+    remat: bool
+
+    def check_inputs(self, inputs: Any) -> None:
+        """Raise unless inputs fit the model.
+
+        Raises:
+          ValueError: they do not.
+        """
+        raise NotImplementedError
+
+    def embed(self, inputs: Any, *, frozen: Frozen = NOTHING) -> Float[Array, "b l m"]:
+        """Return the residual stream before the first block.
+
+        Args:
+          inputs: token ids or images.
+          frozen: how derivatives with respect to inputs are made.
+        """
+        raise NotImplementedError
+
+    def unembed(self, x: Any, *, frozen: Frozen = NOTHING) -> Any:
+        """Return float32 logits of a residual stream after the last block."""
+        raise NotImplementedError
+
+    def read(
+        self,
+        x: Float[Array, "b l m"],
+        query: int | Int[Array, "b"] | None = None,
+        *,
+        frozen: Frozen = NOTHING,
+    ) -> Float[Array, "b v"]:
+        """Return float32 logits that are read off one token.
+
+        Args:
+          x: a residual stream after the last block.
+          query: the token, or one per sample; None for the usual one.
+          frozen: what derivatives take for constants.
+        """
+        raise NotImplementedError
+
+    @property
+    def num_targets(self) -> int:
+        """Logits that there are: classes, or tokens of the vocabulary."""
+        raise NotImplementedError
+
+    def count_tokens(self, shape: tuple[int, ...]) -> int:
+        """Return the length of the residual stream of inputs of a shape."""
+        raise NotImplementedError
+
+    def usual_query(self, length: int) -> int | None:
+        """Return the token that logits are read off; None for the mean over all.
+
+        Args:
+          length: of the residual stream.
+        """
+        raise NotImplementedError
+
+    def runs(self) -> list[Run]:
+        """Return the layers as runs of one kind; see `run_layers`."""
+        return [Run.of(self.layers, slice(0, self.config.num_layers))]
+
+    def layer(self, index: int) -> Any:
+        """Return one block as a module of its own.
+
+        Raises:
+          IndexError: there is no such layer; negative indices count from the end.
+        """
+        count = self.config.num_layers
+        if not -count <= index < count:
+            raise IndexError(f"layer {index} of a model with {count} layers (0 based).")
+        index = index % count
+        run = next(run for run in self.runs() if index < run.layers.stop)
+        return run.block(index)
+
+    def run_layers(self, x: Float[Array, "b l m"], **options: Any) -> Passed:
+        """Run the blocks, reading and editing what passes.
+
+        Args:
+          x: the residual stream before the first block.
+          **options: of `layers.stack.run_layers`; further ones are the blocks'.
+        """
+        return run_layers(self.runs(), x, remat=self.remat, **options)

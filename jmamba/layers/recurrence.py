@@ -1,0 +1,82 @@
+"""Running recurrences in the form that all layers share."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jmamba.ops import selective_scan, selective_state_update
+from jmamba.types import AnyRecurrence, BidirectionalRecurrence, Recurrence
+
+
+class RecurrenceOutput(NamedTuple):
+    """What a recurrence puts out, and its state after the last token.
+
+    The state of a head stands in p rows of n numbers, one row per channel.
+    """
+
+    y: Float[Array, "b l d"]
+    last_state: Float[Array, "b d n"]
+
+
+def run_recurrence(
+    recurrence: Recurrence,
+    *,
+    state: Float[Array, "b d n"] | None = None,
+    segment_ids: Int[Array, "b l"] | None = None,
+    is_gated: bool = False,
+) -> RecurrenceOutput:
+    """Return y = (alpha + D) u, times silu(z) if that is asked for.
+
+    Args:
+      recurrence: what a layer projected its input to, of one direction.
+      state: the state before the first token; None for zero.
+      segment_ids: packed sequences, see `selective_scan`.
+      is_gated: whether to multiply with silu(z).
+
+    Examples:
+      >>> ones = jnp.ones((1, 3, 2))  # a head of two channels, constant decay 1/2
+      >>> gates = jnp.ones((1, 3, 1, 1))
+      >>> log_half = jnp.log(jnp.full((1, 1), 0.5))
+      >>> y, _ = run_recurrence(Recurrence(ones, ones[..., :1], log_half, gates, gates))
+      >>> [round(float(v), 3) for v in y[0, :, 0]]
+      [1.0, 1.5, 1.75]
+    """
+    u, delta, A, B, C, D, z = by_channel(recurrence)
+    z = z if is_gated else None
+    if u.shape[1] == 1 and state is not None and segment_ids is None:
+        y, last_state = selective_state_update(
+            state,
+            u[:, 0],
+            delta[:, 0],
+            A,
+            B[:, 0],
+            C[:, 0],
+            D,
+            None if z is None else z[:, 0],
+        )
+        return RecurrenceOutput(y[:, None], last_state)
+    return RecurrenceOutput(
+        *selective_scan(
+            u, delta, A, B, C, D, z, initial_state=state, segment_ids=segment_ids
+        )
+    )
+
+
+def by_channel(recurrence: Recurrence) -> Recurrence:
+    """Return the recurrence with a head for every channel: delta (b l d), A (d n)."""
+    u, delta, A, B = recurrence.u, recurrence.delta, recurrence.A, recurrence.B
+    d, n = u.shape[-1], B.shape[-1]
+    width = d // delta.shape[-1]
+    if width > 1:
+        delta, A = jnp.repeat(delta, width, axis=-1), jnp.repeat(A, width, axis=-2)
+    if A.shape[-1] != n:
+        A = jnp.broadcast_to(A, (*A.shape[:-1], n))
+    return recurrence._replace(delta=delta, A=A)
+
+
+def directions_of(recurrence: AnyRecurrence) -> tuple[Recurrence, ...]:
+    """Return the one direction of a causal layer, or the two of a bidirectional one."""
+    if isinstance(recurrence, BidirectionalRecurrence):
+        return recurrence.forward, recurrence.backward
+    return (recurrence,)

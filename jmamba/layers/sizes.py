@@ -1,0 +1,81 @@
+"""The sizes that a selective mixer reads."""
+
+import dataclasses
+import math
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixerSizes:
+    """Describe a selective mixer; configurations of models hold the same fields.
+
+    Attributes:
+      d_model: width of the residual stream.
+      num_layers: blocks of the model, which the initial scale of a mixer depends on.
+      d_state: states per channel.
+      d_conv: window of the causal convolution.
+      d_inner: channels of the mixer; 0 for 2 d_model.
+      dt_rank: rank of the step-size projection; 0 for ceil(d_model / 16).
+      use_bias: whether the input and output projections have biases.
+      use_conv_bias: whether the convolution has a bias.
+      mixer_rms_eps: epsilon of Falcon-Mamba's weightless RMS norms on dt, B and C;
+        None for Mamba-1, which has none.
+      dt_min, dt_max, dt_init_floor: range of the step sizes at initialisation.
+
+    Raises:
+      ValueError: a size is not positive.
+
+    Examples:
+      >>> sizes = MixerSizes(d_model=64, num_layers=2)
+      >>> sizes.d_inner, sizes.dt_rank
+      (128, 4)
+
+    References:
+      Gu & Dao, "Mamba", arXiv 2312.00752, sections 3.4 and 3.6.
+      Zuo et al., "Falcon Mamba", arXiv 2410.05355, section 3.
+    """
+
+    d_model: int
+    num_layers: int
+    d_state: int = 16
+    d_conv: int = 4
+    d_inner: int = 0
+    dt_rank: int = 0
+    use_bias: bool = False
+    use_conv_bias: bool = True
+    mixer_rms_eps: float | None = None
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+    dt_init_floor: float = 1e-4
+
+    def __post_init__(self):
+        """Fill in the derived sizes and check all of them."""
+        derive(self, d_inner=2 * self.d_model, dt_rank=math.ceil(self.d_model / 16))
+        check_sizes(
+            self, "d_model", "num_layers", "d_state", "d_conv", "d_inner", "dt_rank"
+        )
+
+    @property
+    def mixer_sizes(self) -> "MixerSizes":
+        """These sizes alone, of a configuration that holds more."""
+        names = [field.name for field in dataclasses.fields(MixerSizes)]
+        return MixerSizes(**{name: getattr(self, name) for name in names})
+
+
+def derive(config: Any, **values: int) -> None:
+    """Set fields of a configuration that are 0."""
+    for name, value in values.items():
+        if getattr(config, name) == 0:
+            object.__setattr__(config, name, value)
+
+
+def check_sizes(config: Any, *names: str) -> None:
+    """Raise unless fields of a configuration are at least 1.
+
+    Raises:
+      ValueError: some are not.
+    """
+    wrong = {k: getattr(config, k) for k in names if not getattr(config, k) >= 1}
+    if wrong:
+        kind = type(config).__name__
+        raise ValueError(f"{kind}: sizes must be at least 1, but got {wrong}.")
