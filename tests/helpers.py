@@ -10,6 +10,7 @@ import numpy as np
 import jmamba_kernels
 from jmamba.ops import ScanOutput, selective_scan
 from jmamba_kernels import ScanInputs
+from jmamba_kernels.versions import enable_x64
 
 IMPLEMENTATIONS = tuple(
     name
@@ -154,7 +155,7 @@ def in_float64(function, *args):
     Returns:
       The result as numpy arrays.
     """
-    with jax.enable_x64(True):
+    with enable_x64():
         out = quick_jit(function)(*jax.tree.map(jnp.asarray, widen(args)))
         return jax.tree.map(np.asarray, out)
 

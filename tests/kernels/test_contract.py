@@ -12,8 +12,8 @@ from jmamba_kernels import (
     num_chunks,
 )
 from jmamba_kernels.selective_scan.contract import keep_mask
-from jmamba_kernels.selective_scan.table import PLATFORMS, Target
 from jmamba_kernels.selective_scan.tilings import TpuTiling
+from jmamba_kernels.targets import PLATFORMS, Target
 
 
 def test_keep_mask_is_zero_where_segments_start():

@@ -21,6 +21,8 @@ from helpers import (
     tolerance,
 )
 
+from jmamba_kernels.versions import enable_x64
+
 # An orthogonal array of strength two: any two columns show all four pairs of values.
 # Columns: the five optional operands, softplus, two groups.
 ROWS = ["0000000", "1010101", "0110011", "1100110",
@@ -124,7 +126,7 @@ def test_selective_scan_in_half_precision_equals_definition(
 
 @pytest.mark.parametrize("implementation", XLA_FORMS)
 def test_selective_scan_in_float64_keeps_its_precision(implementation):
-    with jax.enable_x64(True):
+    with enable_x64():
         inputs = make_inputs(6, length=40, options=OPTIONS, dtype="float64")
         outputs, gradients = outcome(inputs, implementation, True)
         expected = expected_outcome(inputs, True)
@@ -136,7 +138,7 @@ def test_selective_scan_in_float64_keeps_its_precision(implementation):
 
 @pytest.mark.parametrize("implementation", KERNELS)
 def test_kernel_refuses_float64(implementation):
-    with jax.enable_x64(True):
+    with enable_x64():
         inputs = make_inputs(6, dtype="float64")
         with pytest.raises(NotImplementedError, match=rf"{implementation} .*float64.*"):
             run_scan(inputs, implementation)
