@@ -75,6 +75,16 @@ implementation=None to have one chosen, or 'xla'.
     _check_jax(name, service.compiles)
 
 
+def is_compiled(service: Service) -> bool:
+    """Return whether this jax compiles a kernel."""
+    return jax.__version_info__ >= service.compiles
+
+
+def is_interpreted(service: Service) -> bool:
+    """Return whether this jax interprets a kernel on a CPU."""
+    return jax.__version_info__ >= service.interprets
+
+
 def _check_jax(what: str, needed: tuple[int, ...]) -> None:
     if jax.__version_info__ < needed:
         raise NotImplementedError(

@@ -50,8 +50,8 @@ def without_varying(aval):
     return aval.update(vma=frozenset())
 
 
-def struct_like(x: jax.ShapeDtypeStruct, operand: jax.Array) -> jax.ShapeDtypeStruct:
-    """Return a shape to write, varying over what an operand varies over."""
+def struct_like(x, operand: jax.Array) -> jax.ShapeDtypeStruct:
+    """Return the shape and dtype of x, varying over what an operand varies over."""
     kind = jax.typeof(operand)
     if hasattr(kind, "manual_axis_type"):
         how = {"manual_axis_type": kind.manual_axis_type}

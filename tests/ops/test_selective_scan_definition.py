@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import (
     IMPLEMENTATIONS,
-    KERNELS,
+    INTERPRETED,
     OPTIONS,
     XLA_FORMS,
     assert_close,
@@ -68,7 +68,7 @@ def outcome(inputs, implementation, delta_softplus):
     scan = partial(
         run_scan, implementation=implementation, delta_softplus=delta_softplus
     )
-    jit = quick_jit if implementation in KERNELS else jax.jit
+    jit = quick_jit if implementation in INTERPRETED else jax.jit
     return jit(partial(value_and_gradients, scan))(inputs)
 
 
@@ -136,7 +136,7 @@ def test_selective_scan_in_float64_keeps_its_precision(implementation):
     assert_close(gradients, expected[1], bound.gradient, "gradient")
 
 
-@pytest.mark.parametrize("implementation", KERNELS)
+@pytest.mark.parametrize("implementation", INTERPRETED)
 def test_kernel_refuses_float64(implementation):
     with enable_x64():
         inputs = make_inputs(6, dtype="float64")

@@ -13,7 +13,7 @@ from jmamba_kernels.selective_scan.tilings import (
     TpuTiling,
     TritonTiling,
 )
-from jmamba_kernels.targets import Service, Target, check_serves
+from jmamba_kernels.targets import Service, Target, check_serves, is_compiled
 
 IMPLEMENTATIONS = (
     "reference",
@@ -56,10 +56,20 @@ def load(name: str, tiling=None) -> Implementation:
 
 
 KERNELS = {
-    "pallas_tpu": Service("TPUs", "tpu"),
-    "pallas_triton": Service("Ampere and Ada GPUs", "cuda", (8, 9)),
+    "pallas_tpu": Service("TPUs", "tpu", compiles=(0, 10, 2), interprets=(0, 10, 2)),
+    "pallas_triton": Service(
+        "Ampere and Ada GPUs",
+        "cuda",
+        (8, 9),
+        compiles=(0, 10, 2),
+        interprets=(0, 10, 2),
+    ),
     "pallas_mosaic_gpu": Service(
-        "Hopper and newer GPUs", "cuda", (9, math.inf), interprets=(0, 12)
+        "Hopper and newer GPUs",
+        "cuda",
+        (9, math.inf),
+        compiles=(0, 10, 2),
+        interprets=(0, 12),
     ),
 }
 """Kernel -> where it runs."""
@@ -79,7 +89,8 @@ def choose(
     None is what the environment variable JMAMBA_SCAN names, if it is set; else, in
     order:
 
-    1. for float64 operands "xla", since no kernel serves them;
+    1. for float64 operands "xla", since no kernel serves them; likewise where jax is
+       older than the device's kernel needs;
     2. on a TPU `pallas_tpu`; but "xla" where XLA spreads the program over several
        TPUs by itself, since it cannot be told there how to split a kernel (wrap the
        computation in `jax.shard_map` to have the kernel on each);
@@ -87,7 +98,8 @@ def choose(
     4. elsewhere (a CPU, a T4, an AMD GPU, an unknown device) "xla".
 
     Raises:
-      NotImplementedError: a kernel is named for a device it does not run on.
+      NotImplementedError: a kernel is named for a device it does not run on, or that
+        needs a newer jax.
     """
     target = Target(target) if isinstance(target, str) else target
     tiling = None
@@ -115,11 +127,12 @@ def choose(
 def _choose_kernel(target: Target, dtype) -> str:
     if dtype == jnp.float64:
         return "xla"
+    name = "xla"
     if target.platform == "tpu" and not target.is_partitioned:
-        return "pallas_tpu"
+        name = "pallas_tpu"
     if target.platform == "cuda" and (target.capability or 0) >= 8:
-        return "pallas_gpu"
-    return "xla"
+        name = _choose_gpu_kernel(target)
+    return name if name == "xla" or is_compiled(KERNELS[name]) else "xla"
 
 
 def _choose_gpu_kernel(target: Target) -> str:
