@@ -20,13 +20,14 @@ from jmamba.dynamics import (
 )
 from jmamba.dynamics.trained.layer_jacobian import READERS_AT_ONCE, squared_layer_norms
 from jmamba.layers.stack import cut_runs
+from jmamba_kernels.versions import enable_x64
 
 FALCON = {"mixer_rms_eps": 1e-6}
 
 
 @pytest.fixture(autouse=True)
 def _float64():
-    with jax.enable_x64(True):
+    with enable_x64():
         yield
 
 

@@ -30,13 +30,14 @@ from jmamba.refinements.gates import SemidefiniteGates, SymmetricGates, make_gat
 from jmamba.surgery import as_free, project_from_pretrained, with_gates
 from jmamba.surgery.rebuilding import parameters_of
 from jmamba.training.optimizer import decay_mask
+from jmamba_kernels.versions import enable_x64
 
 REFINED = CHOICES[1:]
 
 
 @pytest.mark.parametrize("mode", REFINED)
 def test_signs_hold_in_every_layer(mode):
-    with jax.enable_x64(True):
+    with enable_x64():
         model = text_model(dtype="float64", definite=mode)
         for layer in range(2):
             system = layer_system(model, layer)
@@ -50,7 +51,7 @@ def test_signs_hold_in_every_layer(mode):
 
 
 def test_gates_are_those_of_the_pure_functions():
-    with jax.enable_x64(True):
+    with enable_x64():
         for mode in MODES:
             for equal in (False, True):
                 model = text_model(
@@ -126,7 +127,7 @@ def test_a_free_image_model_of_the_same_values():
 
 
 def test_analyses_of_definite_models_are_those_of_their_free_like():
-    with jax.enable_x64(True):
+    with enable_x64():
         model = text_model(dtype="float64", definite="pos")
         tokens, free = draw_tokens(1, 4), as_free(model)
         mine, other = trace(model, tokens), trace(free, tokens)
@@ -141,7 +142,7 @@ def test_analyses_of_definite_models_are_those_of_their_free_like():
 
 @pytest.mark.parametrize("mode", ["neg", "nsd_general"])
 def test_projection_gives_back_what_is_definite(mode):
-    with jax.enable_x64(True):
+    with enable_x64():
         model = text_model(dtype="float64", definite=mode)
         free = as_free(model)
         near: Any = project_from_pretrained(free, mode)
