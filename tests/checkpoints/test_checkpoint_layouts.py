@@ -26,6 +26,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jmamba import MambaLM
 from jmamba.checkpoints import load_orbax, save_orbax
 from jmamba.files.filling import aligned_empty
+from jmamba.models.loading import Choices, read_model
+from jmamba.models.mamba import MAMBA
 from jmamba.models.skeleton import parameters_of
 
 WRITERS = {
@@ -249,10 +251,8 @@ def test_loading_holds_little_more_than_the_model(tmp_path):
 
 def test_progress_counts_to_the_end(tmp_path):
     calls = []
-    MambaLM.from_pretrained(
-        write_hf(tmp_path / "model", max_shard_size="1KB"),
-        progress=lambda *call: calls.append(call),
-    )
+    folder = write_hf(tmp_path / "model", max_shard_size="1KB")
+    read_model(MAMBA, folder, Choices(), progress=lambda *call: calls.append(call))
     done = [d for _, d, _ in calls]
     assert done == sorted(done) and {what for what, _, _ in calls} == {"reading"}
     assert len(calls) > 20 and done[-1] == calls[-1][2]
