@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from jmamba.dynamics.theory.system import TokenSystem
 from jmamba.models.mamba.model import MambaLM
+from jmamba.models.skeleton import parameters_of
 from jmamba.models.vim.model import Vim
 from jmamba.refinements.definite import (
     SEMIDEFINITE,
@@ -19,12 +20,7 @@ from jmamba.refinements.definite import (
     pack_live,
     signed_scales,
 )
-from jmamba.surgery.rebuilding import (
-    parameters_of,
-    rebuild,
-    selections_of,
-    stacked_W_x,
-)
+from jmamba.surgery.rebuilding import rebuild, selections_of, stacked_W_x
 from jmamba_kernels import accumulation_dtype
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 
 from jmamba import MambaConfig, MambaLM
 from jmamba.checkpoints import ByteTokenizer, convert, load_tokenizer, save_orbax
-from jmamba.files.parameters import parameters_of
+from jmamba.models.skeleton import parameters_of
 
 CONFIGS = {
     "mamba": MambaConfig(

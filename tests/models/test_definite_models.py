@@ -25,10 +25,10 @@ from jmamba.dynamics import (
     token_jacobian,
 )
 from jmamba.layers import MixerSizes, Precision
+from jmamba.models.skeleton import parameters_of
 from jmamba.refinements.definite import CHOICES, GateSigns, unpack_live
 from jmamba.refinements.gates import SemidefiniteGates, SymmetricGates, make_gates
 from jmamba.surgery import as_free, project_from_pretrained, with_gates
-from jmamba.surgery.rebuilding import parameters_of
 from jmamba.training.optimizer import decay_mask
 from jmamba_kernels.versions import enable_x64
 

@@ -29,9 +29,9 @@ from jmamba.dynamics import (
 )
 from jmamba.layers import directions_of
 from jmamba.layers.selection import Selection
+from jmamba.models.skeleton import parameters_of
 from jmamba.ops import selective_scan
 from jmamba.refinements import sorting
-from jmamba.surgery.rebuilding import parameters_of
 from jmamba_kernels.versions import enable_x64
 
 HARD: dict[str, Any] = {"reorder": "corrected", "reorder_hard": True}
