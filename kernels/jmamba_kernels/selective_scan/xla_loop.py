@@ -54,7 +54,7 @@ def _read(C_t, h):
     return _sum_states([h[..., i, :] * spread(C_t[..., i, :], d) for i in range(n)])
 
 
-def scan(r: Recurrence, save_states: bool):
+def _scan(r: Recurrence, save_states: bool):
     """Run the recurrence; see `recurrence.RecurrenceMaps`."""
     batch, length, _ = r.u.shape
     chunks = num_chunks(length)
@@ -81,7 +81,7 @@ def scan(r: Recurrence, save_states: bool):
     return s, h, states
 
 
-def tangent(r: Recurrence, t: Recurrence):
+def _tangent(r: Recurrence, t: Recurrence):
     """Run the recurrence and k of its tangents together.
 
     h'[t] = A_bar[t] h'[t-1] + A_bar[t] (A delta'[t] + delta[t] A') h[t-1]
@@ -150,7 +150,7 @@ def _recompute(r: Recurrence, h, start, stop, d_s, s, d_C):
     return lax.fori_loop(start, stop, step, (h, states, s, d_C))[1:]
 
 
-def cotangent(r: Recurrence, chunk_states, d_s, d_last_state):
+def _cotangent(r: Recurrence, chunk_states, d_s, d_last_state):
     """Run the reversed recurrence, chunk by chunk, for k cotangents together.
 
     With g[t] the cotangent of h[t]:
@@ -211,4 +211,4 @@ def cotangent(r: Recurrence, chunk_states, d_s, d_last_state):
     return s, d._replace(A=jnp.sum(d.A, axis=1), initial_state=g)
 
 
-xla_loop = implementation(RecurrenceMaps(scan, tangent, cotangent))
+xla_loop = implementation(RecurrenceMaps(_scan, _tangent, _cotangent))

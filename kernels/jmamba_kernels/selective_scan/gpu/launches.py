@@ -131,7 +131,7 @@ def run_scan(backend, x: Operands, starts, k: Blocks, save_states: bool, **stati
         out.append(Laid("states", saved))
     operands = [lay(x), Laid("states", starts)]
     y, ends, *saved = run(
-        backend, kernels.scan_kernel, "scan", k, operands, out, **static
+        backend, kernels.scan_body, "scan", k, operands, out, **static
     )
     return y, ends, saved[0] if save_states else None
 
@@ -139,7 +139,7 @@ def run_scan(backend, x: Operands, starts, k: Blocks, save_states: bool, **stati
 def run_segment_ends(backend, x: Operands, k: Blocks, **static):
     """Return the end of every segment from zero, and its decay."""
     out = [Laid("states", struct((k.batch, k.segments, k.n, k.padded)))] * 2
-    kernel = kernels.segment_ends_kernel
+    kernel = kernels.segment_ends_body
     return run(backend, kernel, "segment_ends", k, [lay(x)], out, **static)
 
 
@@ -149,7 +149,7 @@ def run_segment_starts(backend, x: Operands, d_y, k: Blocks, **static):
     out = [Laid("states", struct((directions, *decay))), Laid("states", struct(decay))]
     count = together(directions)
     return run(
-        backend, kernels.segment_starts_kernel, "segment_starts", k,
+        backend, kernels.segment_starts_body, "segment_starts", k,
         [lay(x), Laid("channels", d_y)], out,
         rows=directions // count, together=count, **static,
     )  # fmt: skip
@@ -167,7 +167,7 @@ def run_tangent(
     operands = [lay(x), lay(t), Laid("states", starts), Laid("states", d_starts)]
     count = together(directions)
     return run(
-        backend, kernels.tangent_kernel, "tangent", k, operands, out,
+        backend, kernels.tangent_body, "tangent", k, operands, out,
         rows=directions // count, together=count, **static,
     )  # fmt: skip
 
@@ -195,6 +195,6 @@ def run_cotangent(
     ]  # fmt: skip
     count = together(directions)
     return Pulled(**run(
-        backend, kernels.cotangent_kernel, "cotangent", k, operands, out,
+        backend, kernels.cotangent_body, "cotangent", k, operands, out,
         rows=directions // count, together=count, **static,
     ))  # fmt: skip
