@@ -10,7 +10,7 @@ STEPS = tuple(step / 10 for step in range(11))
 """Shares of features that are removed, or are there again, step after step."""
 
 Fractions = Sequence[float | int] | np.ndarray
-Order = Literal["morf", "lerf"]
+RemovalOrder = Literal["morf", "lerf"]
 Start = Literal["whole", "empty"]
 
 

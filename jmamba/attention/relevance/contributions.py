@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.attention.question import Choice, Inputs, ask, pick
+from jmamba.attention.question import Inputs, ask, pick
 from jmamba.attention.relevance.token_vectors import (
     alti_matrix,
     check_p,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.attention.question import Choice, Inputs, ask, pick, read_logits
+from jmamba.attention.question import Inputs, ask, pick, read_logits
 from jmamba.attention.relevance.gamma_rule import Gammas
 from jmamba.attention.relevance.gradients import token_relevance
 from jmamba.layers.freezing import MAMBA_LRP, Frozen

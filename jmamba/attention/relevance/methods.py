@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jmamba.attention.question import Choice, Inputs
+from jmamba.attention.question import Inputs
 from jmamba.attention.relevance.contributions import alti, alti_logit, token_norms
 from jmamba.attention.relevance.gradients import (
     gradient_x_input,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.attention.question import Choice, Inputs, Question, ask
+from jmamba.attention.question import Inputs, Question, ask
 from jmamba.attention.relevance.layer_maps import measure_layer
 from jmamba.attention.relevance.scaling import min_max, roll_out
 from jmamba.attention.relevance.settings import AttentionSettings, choose_settings
