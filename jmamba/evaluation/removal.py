@@ -35,7 +35,7 @@ def removal_curve(
     relevance: Any,
     replace: Callable,
     *,
-    order: Order = "morf",
+    order: RemovalOrder = "morf",
     start: Start = "whole",
     fractions: Fractions = STEPS,
     present: Any = None,
@@ -63,7 +63,7 @@ def removal_curve(
 def removal_masks(
     relevance: Any,
     *,
-    order: Order = "morf",
+    order: RemovalOrder = "morf",
     start: Start = "whole",
     fractions: Fractions = STEPS,
     present: Any = None,

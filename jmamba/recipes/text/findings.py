@@ -47,8 +47,10 @@ CLAIMS = (
     Ranking(_HIDDEN, "auac", _ATTRIBUTION, f"{_ATTRIBUTION}, {UNCLAMPED}"),
     Ranking(_HIDDEN, "au_mse", _ATTRIBUTION, f"{_ATTRIBUTION}, {UNCLAMPED}"),
     Ranking(_HIDDEN, "auac", _ATTRIBUTION, f"{_ATTRIBUTION}, {LARGEST}"),
-    Ranking(_HIDDEN, "auac", f"{_ATTRIBUTION}, {LARGEST}", f"{_ATTRIBUTION}, {SMALLEST}"),
-)  # fmt: skip
+    Ranking(
+        _HIDDEN, "auac", f"{_ATTRIBUTION}, {LARGEST}", f"{_ATTRIBUTION}, {SMALLEST}"
+    ),
+)
 """Rankings that are looked for here."""
 
 PUBLISHED = {
@@ -98,8 +100,8 @@ def write_text_findings(values: Values, bench: Workbench) -> None:
     findings = [check(claim, values) for claim in CLAIMS]
     seeds = len(values["flipping"]["random"])
     rows = [
-        [claim.source, METRICS[claim.metric], claim.better, claim.worse, say_difference(gain),
-         f"{models} of {seeds}", judge(gain)]
+        [claim.source, METRICS[claim.metric], claim.better, claim.worse,
+         say_difference(gain),         f"{models} of {seeds}", judge(gain)]
         for claim, gain, models in findings
     ]  # fmt: skip
     columns = ["paper", "score", "better there", "worse there", "better by, here",
