@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from jmamba.attention import METHODS, PRESETS
 from jmamba.commands.options import (
@@ -12,12 +11,9 @@ from jmamba.commands.options import (
     Model,
     Overwrite,
     Revision,
-    load_image_model,
-    load_text_model,
 )
 from jmamba.commands.reading import find_picture, parse_layers, read_text
-from jmamba.commands.stages import stages
-from jmamba.report.image.explain import DEFAULT_METHOD, check_question
+from jmamba.report.image.explain import DEFAULT_METHOD
 
 TEXTS, IMAGES = "Options for texts", "Options for images"
 """Panels of the help; options of the one make no sense with the other."""
@@ -112,63 +108,19 @@ def explain_command(
     source, place = (model, revision, dtype), (out, overwrite)
     if picture is not None:
         _check_foreign(of_texts | _given(file=file), "an image", "texts")
-        page = _explain_image(picture, source, common | of_images, *place)
+        from jmamba.commands.explain_image import explain_picture
+
+        page = explain_picture(picture, source, common | of_images, *place)
     else:
         _check_foreign(of_images, "a text", "images")
         text = read_text(text, file)
-        page = _explain_text(text, source, common | of_texts, *place)
+        from jmamba.commands.explain_text import explain_words
+
+        page = explain_words(text, source, common | of_texts, *place)
     if open_page:
         import webbrowser
 
         webbrowser.open(page.resolve().as_uri())
-
-
-def _explain_text(text: str, source, options, out: Path, overwrite: bool) -> Path:
-    with stages() as show:
-        show("loading the model", 0, 1)
-        from jmamba import report
-        from jmamba.commands.terminal import render
-        from jmamba.report.folder import check_directory
-
-        check_directory(out, overwrite=overwrite)
-        language_model, tokenizer, name = load_text_model(*source)
-        found = report.explain_text(
-            language_model, tokenizer, text, name=name, progress=show, **options
-        )
-        page = report.write(found, out, overwrite=overwrite, progress=show)
-    _show(render(found), found.timings, page)
-    return page
-
-
-def _explain_image(path: Path, source, options, out: Path, overwrite: bool) -> Path:
-    with stages() as show:
-        show("loading the model", 0, 1)
-        from jmamba import report
-        from jmamba.commands.terminal import render_image
-        from jmamba.models.vim.images import open_image
-        from jmamba.report.folder import check_directory
-
-        check_directory(out, overwrite=overwrite)
-        # before the model, as downloading takes long
-        check_question(
-            options.get("method", DEFAULT_METHOD),
-            options.get("settings"),
-            options.get("top", 5),
-        )
-        open_image(path)
-        vim, name = load_image_model(*source)
-        found = report.explain_image(vim, path, name=name, progress=show, **options)
-        page = report.write_image(found, out, overwrite=overwrite, progress=show)
-    _show(render_image(found), found.timings, page)
-    return page
-
-
-def _show(rendered, timings: dict[str, float], page: Path) -> None:
-    console = Console(highlight=False)
-    console.print(rendered)
-    seconds = sum(timings.values())
-    console.print(f"\nComputed in {seconds:.1f} s. The page with all figures:")
-    console.print(str(page.resolve()), soft_wrap=True)
 
 
 def _given(**options: Any) -> dict[str, Any]:

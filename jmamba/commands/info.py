@@ -69,7 +69,7 @@ def _kind(target: Target) -> str:
 def embedded_model() -> Table:
     """Return the sizes of the model that comes with the package."""
     from jmamba.embedded import load_embedded
-    from jmamba.embedded.loading import FOLDER
+    from jmamba.embedded.text import FOLDER
 
     model, tokenizer = load_embedded()
     config = model.config

@@ -30,33 +30,15 @@ def load_text_model(
     """
     if model is None:
         check_revision(revision)
-        from jmamba import embedded
+        from jmamba.embedded.text import load_embedded
 
-        return *embedded.load_embedded(dtype=dtype), "embedded byte-level model"
-    from jmamba import MambaLM
+        return *load_embedded(dtype=dtype), "embedded byte-level model"
+    from jmamba.models.mamba.model import MambaLM
     from jmamba.models.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(model, revision=revision)
     loaded = MambaLM.from_pretrained(model, dtype=dtype, revision=revision)
     return loaded, tokenizer, model
-
-
-def load_image_model(
-    model: str | None, revision: str | None, dtype: str | None
-) -> tuple[Any, str]:
-    """Return a model of images and its name.
-
-    Raises:
-      ValueError: a revision is given without a model, or as `from_pretrained` says.
-    """
-    if model is None:
-        check_revision(revision)
-        from jmamba import embedded
-
-        return embedded.load_embedded_vim(dtype=dtype).model, "embedded Vision Mamba"
-    from jmamba import Vim
-
-    return Vim.from_pretrained(model, dtype=dtype, revision=revision), model
 
 
 def check_revision(revision: str | None) -> None:

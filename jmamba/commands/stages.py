@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TimeElapsedColumn
@@ -39,3 +40,12 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
 
         yield show
         finish()
+
+
+def show_result(rendered, timings: dict[str, float], page: Path) -> None:
+    """Print what came out, how long it took, and where its page is."""
+    console = Console(highlight=False)
+    console.print(rendered)
+    seconds = sum(timings.values())
+    console.print(f"\nComputed in {seconds:.1f} s. The page with all figures:")
+    console.print(str(page.resolve()), soft_wrap=True)

@@ -8,7 +8,8 @@ from rich.text import Text
 
 from jmamba.report.image.explanation import ImageExplanation
 from jmamba.report.labels import BLANKS, BROKEN, visible
-from jmamba.report.text.explanation import Explanation, Predictions
+from jmamba.report.predictions import Predictions
+from jmamba.report.text.explanation import Explanation
 
 TOWARD, AGAINST = (235, 125, 40), (95, 155, 225)
 BAR_WIDTH = 20

@@ -1,8 +1,6 @@
 """What reports read off all layers, a few traced at a time."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -15,23 +13,6 @@ from jmamba.tracing.trace import trace
 
 TRACE_BYTES = 512 * 2**20
 """Memory that the traced layers may take at a time."""
-
-Progress = Callable[[str, int, int], None]
-"""Called as progress(stage, done, total) when a part of a stage begins or ends."""
-
-
-def ignore(stage: str, done: int, total: int) -> None:
-    """Report no progress."""
-
-
-@contextmanager
-def timed(stage: str, timings: dict[str, float], progress: Progress) -> Iterator[None]:
-    """Note the seconds that a stage takes, and tell its beginning and end."""
-    progress(stage, 0, 1)
-    start = time.perf_counter()
-    yield
-    timings[stage] = round(time.perf_counter() - start, 3)
-    progress(stage, 1, 1)
 
 
 class Depth(NamedTuple):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -13,53 +14,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from jmamba.report.depth import Progress, ignore
-from jmamba.report.dynamics.plates import DYNAMICS_PLATES
-from jmamba.report.image.plates import IMAGE_PLATES
-from jmamba.report.page import page
-from jmamba.report.text.explanation import Explanation
-from jmamba.report.text.plates import PLATES, Plate, plates_of
-from jmamba.report.theory.plates import PORTRAIT_PLATES
+from jmamba.progress import Progress
+from jmamba.report.plate import Plate
 
-MADE_BY, MADE_BY_DYNAMICS = "jmamba explain", "jmamba dynamics"
-MADE_BY_PORTRAITS = "jmamba reproduce dynamics-figures"
+MAKER = "jmamba "
+"""What the makers of reports, commands, have names that begin with."""
+
+OURS = re.compile(r"[a-z0-9_]+\.png|index\.html|arrays\.npz|summary\.json")
+"""Names of files that reports make: no path and no other ending."""
+
 PAGE, ARRAYS, SUMMARY = "index.html", "arrays.npz", "summary.json"
-
-
-def write(
-    explanation: Explanation,
-    directory: str | os.PathLike = "jmamba-out",
-    *,
-    overwrite: bool = False,
-    progress: Progress = ignore,
-) -> Path:
-    """Write pictures, page, arrays and summary of an explanation.
-
-    Everything is made in a hidden folder first and moved when it is complete, so that
-    a failure leaves what was there before. Files that a report did not make are never
-    removed.
-
-    Args:
-      explanation: what to write.
-      directory: where to; an earlier report there is replaced.
-      overwrite: whether to write into a folder that holds something else.
-      progress: called as progress(stage, done, total).
-
-    Returns:
-      The path of the page.
-
-    Raises:
-      ValueError: the directory is a file, holds something else or cannot be written.
-    """
-    return write_folder(
-        explanation,
-        directory,
-        plates=plates_of(explanation),
-        make_page=page,
-        make_summary=summary,
-        overwrite=overwrite,
-        progress=progress,
-    )
 
 
 def write_folder(
@@ -72,7 +36,11 @@ def write_folder(
     overwrite: bool,
     progress: Progress,
 ) -> Path:
-    """Write a report of any kind; see `write`.
+    """Write pictures, page, arrays and summary of a report of any kind.
+
+    Everything is made in a hidden folder first and moved when it is complete, so that
+    a failure leaves what was there before. Files that a report did not make are never
+    removed.
 
     Args:
       report: what to write; it has `arrays()`.
@@ -115,7 +83,7 @@ def check_directory(directory: Path, *, overwrite: bool = False) -> None:
     if directory.is_dir() and any(directory.iterdir()):
         if not overwrite and not _files_of_report(directory):
             raise ValueError(
-                f"{directory} holds files that are not a report of {MADE_BY}. Name "
+                f"{directory} holds files that are not a report of jmamba. Name "
                 "another folder with --out, or write into this one with --overwrite."
             )
     nearest = directory
@@ -126,30 +94,6 @@ def check_directory(directory: Path, *, overwrite: bool = False) -> None:
             f"Cannot write to {directory}: {nearest} is not a writable folder. Name "
             "another with --out."
         )
-
-
-def summary(explanation: Explanation, files: list[str]) -> dict:
-    """Return what was run and what came out, ready for JSON."""
-    best = explanation.predictions
-    names = zip(explanation.ids.tolist(), explanation.labels, strict=True)
-    return {
-        "made_by": MADE_BY,
-        "model": explanation.model,
-        "text": explanation.text,
-        "tokens": [{"id": i, "label": label} for i, label in names],
-        "pieces": [piece._asdict() for piece in explanation.pieces],
-        "predictions": [
-            {"id": int(i), "label": label, "probability": float(p)}
-            for i, p, label in zip(
-                best.ids, best.probabilities, best.labels, strict=True
-            )
-        ],
-        "settings": explanation.settings,
-        "environment": explanation.environment,
-        "seconds": explanation.timings,
-        "arrays": describe_arrays(explanation),
-        "files": files,
-    }
 
 
 def describe_arrays(report: Any) -> dict[str, dict]:
@@ -164,10 +108,9 @@ def _files_of_report(directory: Path) -> list[str]:
     """Return the files that an earlier report made, none if there was none."""
     try:
         made = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
-        makers = (MADE_BY, MADE_BY_DYNAMICS, MADE_BY_PORTRAITS)
-        files = made["files"] if made["made_by"] in makers else []
+        files = made["files"] if made["made_by"].startswith(MAKER) else []
         return [name for name in files if isinstance(name, str)]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 
 
@@ -191,9 +134,7 @@ def _beside(directory: Path):
 
 def _move(new: Path, directory: Path) -> None:
     """Move a complete report into place, the summary last."""
-    plates = (*PLATES, *IMAGE_PLATES, *DYNAMICS_PLATES, *PORTRAIT_PLATES)
-    known = {PAGE, ARRAYS, SUMMARY, *(f"{plate.name}.png" for plate in plates)}
-    stale = known & set(_files_of_report(directory))
+    stale = {name for name in _files_of_report(directory) if OURS.fullmatch(name)}
     directory.mkdir(exist_ok=True)
     paths = sorted(new.iterdir(), key=lambda path: path.name == SUMMARY)
     for path in paths:

@@ -10,7 +10,7 @@ from vision_definition import tiny_vim
 import jmamba
 from jmamba.checkpoints import CheckpointError
 from jmamba.cli import app
-from jmamba.embedded import EmbeddedVim, loading
+from jmamba.embedded import EmbeddedVim, images
 from jmamba.models.vim.images import preprocessing_of
 
 VIM = tiny_vim()
@@ -122,10 +122,10 @@ def test_help_names_methods_and_settings():
 
 
 def test_embedded_folder_without_a_model_is_said(monkeypatch, tmp_path):
-    monkeypatch.setattr(loading, "VIM_FOLDER", tmp_path / "vim")
+    monkeypatch.setattr(images, "VIM_FOLDER", tmp_path / "vim")
     with pytest.raises(CheckpointError, match="neither a folder here nor a Hub id"):
-        loading.load_embedded_vim()
+        images.load_embedded_vim()
     VIM.save_pretrained(tmp_path / "vim")
-    found = loading.load_embedded_vim()
+    found = images.load_embedded_vim()
     assert found.class_names == () and found.preprocessing == {"crop": 12, "resize": 12}
     assert found.model.config == VIM.config

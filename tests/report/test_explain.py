@@ -11,7 +11,7 @@ from jmamba.attention import hidden_attention
 from jmamba.checkpoints import ByteTokenizer
 from jmamba.dynamics import jacobian_norms, layer_span
 from jmamba.models.mamba.config import MambaConfig
-from jmamba.report import explain_text, write
+from jmamba.report import explain_text, write_text
 from jmamba.report.text.cost import (
     check_length,
     choose_left_out,
@@ -215,7 +215,7 @@ def test_length_limit_says_what_it_costs():
 
 
 def test_explanation_is_written(found, tmp_path):
-    page = write(found, tmp_path / "new" / "out")
+    page = write_text(found, tmp_path / "new" / "out")
     names = {path.name for path in page.parent.iterdir()}
     summary = json.loads((page.parent / "summary.json").read_text())
     assert set(summary["files"]) == names

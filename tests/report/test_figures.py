@@ -10,7 +10,7 @@ from jmamba.report.figures.attention import draw_attention_depth, draw_attention
 from jmamba.report.figures.canvas import drawable, label_step, log_scale
 from jmamba.report.figures.stream import draw_jacobian_norms, drivers
 from jmamba.report.folder import draw_png
-from jmamba.report.text.plates import PLATES, plates_of
+from jmamba.report.text.plates import TEXT_PLATES, text_plates_of
 
 LONG = ("It was the best of times, $5 and $6, é 中 😀\n" * 7)[:300]
 CASES = {
@@ -24,7 +24,7 @@ def pixels(plate, explanation):
     return imread(io.BytesIO(draw_png(plate.draw(explanation))))[..., :3]
 
 
-@pytest.mark.parametrize("plate", PLATES, ids=lambda plate: plate.name)
+@pytest.mark.parametrize("plate", TEXT_PLATES, ids=lambda plate: plate.name)
 @pytest.mark.parametrize("case", CASES)
 def test_plate_is_drawn_whole(plate, case):
     image = pixels(plate, CASES[case])
@@ -33,7 +33,7 @@ def test_plate_is_drawn_whole(plate, case):
     assert all((edge == 1).all() for edge in edges)  # nothing is cut off
 
 
-@pytest.mark.parametrize("plate", PLATES, ids=lambda plate: plate.name)
+@pytest.mark.parametrize("plate", TEXT_PLATES, ids=lambda plate: plate.name)
 def test_axes_and_color_bars_are_named(plate):
     figure = plate.draw(CASES["short"])
     named = {ax.get_xlabel() or ax.get_ylabel() for ax in figure.axes}
@@ -78,7 +78,7 @@ def test_dollar_signs_are_no_formula():
 
 def test_plates_need_their_numbers():
     without = dataclasses.replace(CASES["short"], attention=None, jacobian=None)
-    names = [plate.name for plate in plates_of(without)]
+    names = [plate.name for plate in text_plates_of(without)]
     assert names == ["predictions", "drivers", "last_token_attention", "token_norms"]
     with pytest.raises(ValueError, match="matrices=True"):
         draw_attention_maps(without)

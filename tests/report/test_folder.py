@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from reports import made_up
 
-from jmamba.report import write
+from jmamba.report import write_text
 from jmamba.report.folder import check_directory
-from jmamba.report.text.plates import PLATES
+from jmamba.report.text.plates import TEXT_PLATES
 
 FEW = dataclasses.replace(made_up("ab", 1, matrices=False), jacobian=None)
 
@@ -15,8 +15,10 @@ FEW = dataclasses.replace(made_up("ab", 1, matrices=False), jacobian=None)
 @pytest.fixture
 def plates(monkeypatch):
     """Draw one picture only, to be quick."""
-    few = [plate for plate in PLATES if plate.name == "predictions"]
-    monkeypatch.setattr("jmamba.report.folder.plates_of", lambda explanation: few)
+    few = [plate for plate in TEXT_PLATES if plate.name == "predictions"]
+    monkeypatch.setattr(
+        "jmamba.report.text.page.text_plates_of", lambda explanation: few
+    )
     return few
 
 
@@ -30,12 +32,12 @@ def test_failure_leaves_nothing_new(tmp_path, plates):
 
     plates.append(plates[0]._replace(name="broken", draw=fail))
     with pytest.raises(RuntimeError, match="no ink"):
-        write(FEW, tmp_path / "out")
+        write_text(FEW, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_failure_leaves_an_earlier_report_as_it_was(tmp_path, plates):
-    write(FEW, tmp_path)
+    write_text(FEW, tmp_path)
     before = contents(tmp_path)
 
     def fail(explanation):
@@ -43,16 +45,16 @@ def test_failure_leaves_an_earlier_report_as_it_was(tmp_path, plates):
 
     plates.append(plates[0]._replace(name="broken", draw=fail))
     with pytest.raises(RuntimeError, match="no ink"):
-        write(dataclasses.replace(FEW, text="other"), tmp_path)
+        write_text(dataclasses.replace(FEW, text="other"), tmp_path)
     assert contents(tmp_path) == before
 
 
 def test_earlier_report_is_replaced_and_other_files_stay(tmp_path, plates):
     plates.append(plates[0]._replace(name="drivers"))
-    write(FEW, tmp_path)
+    write_text(FEW, tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     plates.pop()
-    write(dataclasses.replace(FEW, model="another"), tmp_path)
+    write_text(dataclasses.replace(FEW, model="another"), tmp_path)
     names = set(contents(tmp_path))
     assert "drivers.png" not in names  # of the earlier report only
     assert (tmp_path / "notes.txt").read_text() == "mine"
@@ -63,11 +65,11 @@ def test_earlier_report_is_replaced_and_other_files_stay(tmp_path, plates):
 def test_foreign_folder_is_refused(tmp_path, plates):
     (tmp_path / "summary.json").write_text('{"made_by": "somebody", "files": ["a"]}')
     with pytest.raises(ValueError, match="--overwrite"):
-        write(FEW, tmp_path)
+        write_text(FEW, tmp_path)
     assert set(contents(tmp_path)) == {"summary.json"}
     (tmp_path / "summary.json").unlink()
     (tmp_path / "thesis.tex").write_text("mine")
-    write(FEW, tmp_path, overwrite=True)
+    write_text(FEW, tmp_path, overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 
 
@@ -78,7 +80,7 @@ def test_summary_cannot_name_files_to_remove(tmp_path, plates):
     out.mkdir()
     text = '{"made_by": "jmamba explain", "files": ["../outside.txt", "", 3]}'
     (out / "summary.json").write_text(text)
-    write(FEW, out)
+    write_text(FEW, out)
     assert outside.read_text() == "keep"
 
 
@@ -102,4 +104,4 @@ def test_folder_that_cannot_be_made_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr("tempfile.mkdtemp", refuse)
     with pytest.raises(ValueError, match=r"Permission denied.*--out"):
-        write(FEW, tmp_path / "out")
+        write_text(FEW, tmp_path / "out")

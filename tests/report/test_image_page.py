@@ -8,7 +8,7 @@ from matplotlib.image import imread
 from reports import made_up
 from test_page import Reader
 
-from jmamba.report import write, write_image
+from jmamba.report import write_image, write_text
 from jmamba.report.folder import draw_png
 from jmamba.report.image.figures import draw_maps_of_layers, heat_scale, methods
 from jmamba.report.image.page import image_page, image_summary
@@ -84,9 +84,9 @@ def test_summary_is_strict_json():
 def test_reports_of_images_and_texts_replace_each_other(tmp_path, monkeypatch):
     few = [plate for plate in IMAGE_PLATES if plate.name in ("predictions", "heat_map")]
     monkeypatch.setattr("jmamba.report.image.page.image_plates_of", lambda _: few)
-    monkeypatch.setattr("jmamba.report.folder.plates_of", lambda _: few[:1])
+    monkeypatch.setattr("jmamba.report.text.page.text_plates_of", lambda _: few[:1])
     write_image(WHOLE, tmp_path)
     assert (tmp_path / "heat_map.png").exists()
-    write(made_up("ab", 1), tmp_path)
+    write_text(made_up("ab", 1), tmp_path)
     assert not (tmp_path / "heat_map.png").exists()
     assert "jmamba explain" in (tmp_path / "index.html").read_text()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from reports import made_up
 
-from jmamba.report.page import page, page_data
+from jmamba.report.text.page import page_data, text_page
 
 ATTACK = "</script><img src=x onerror=alert(1)>&'\"é\n"
 PNG = b"\x89PNG"
@@ -53,7 +53,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def read():
-    return Reader(page(made_up(ATTACK, 3), FIGURES))
+    return Reader(text_page(made_up(ATTACK, 3), FIGURES))
 
 
 def test_page_loads_nothing(read):
@@ -130,5 +130,5 @@ def test_page_data_of_long_texts_is_the_last_row(monkeypatch, matrices):
 def test_page_of_a_text_without_matrices_has_fewer_figures():
     found = dataclasses.replace(made_up("ab", 1, matrices=False), jacobian=None)
     few = {name: PNG for name in ("predictions", "drivers", "token_norms")}
-    read = Reader(page(found, few))
+    read = Reader(text_page(found, few))
     assert [attrs["id"] for attrs in read.all("figure")] == ["drivers", "token_norms"]

@@ -22,7 +22,7 @@ from jmamba.dynamics import (
 )
 from jmamba.files.tokenizer import Tokenizer
 from jmamba.models.mamba.model import MambaLM
-from jmamba.report.depth import Progress
+from jmamba.progress import Progress
 from jmamba.report.environment import environment
 from jmamba.report.labels import Piece, split_pieces, token_label, token_labels
 from jmamba.report.text.explain import encode

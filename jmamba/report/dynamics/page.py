@@ -4,10 +4,10 @@ import os
 from html import escape
 from pathlib import Path
 
-from jmamba.report.depth import Progress, ignore
+from jmamba.progress import Progress, ignore
 from jmamba.report.dynamics.measure import DynamicsReport
 from jmamba.report.dynamics.plates import DYNAMICS_PLATES
-from jmamba.report.folder import MADE_BY_DYNAMICS, describe_arrays, write_folder
+from jmamba.report.folder import describe_arrays, write_folder
 from jmamba.report.labels import visible
 from jmamba.report.page import colophon, definitions, document, figure_section
 
@@ -86,7 +86,7 @@ def dynamics_summary(report: DynamicsReport, files: list[str]) -> dict:
     """Return what was run and what came out, ready for JSON."""
     names = zip(report.ids.tolist(), report.labels, strict=True)
     return {
-        "made_by": MADE_BY_DYNAMICS,
+        "made_by": "jmamba dynamics",
         "model": report.model,
         "text": report.text,
         "tokens": [{"id": i, "label": label} for i, label in names],

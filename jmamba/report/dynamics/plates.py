@@ -2,7 +2,7 @@
 
 from jmamba.report.dynamics import figures
 from jmamba.report.figures import stream
-from jmamba.report.text.plates import Plate
+from jmamba.report.plate import Plate
 
 DYNAMICS_PLATES = (
     Plate(

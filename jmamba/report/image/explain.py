@@ -21,11 +21,12 @@ from jmamba.models.vim.images import (
     resize_and_crop,
 )
 from jmamba.models.vim.model import Vim
-from jmamba.report.depth import Progress, ignore, measure_depth, timed
+from jmamba.progress import Progress, ignore, timed
+from jmamba.report.depth import measure_depth
 from jmamba.report.environment import environment
 from jmamba.report.image.explanation import ImageExplanation, Square
+from jmamba.report.predictions import best_predictions
 from jmamba.report.text.explain import check_logits, choose_large_layers
-from jmamba.report.text.explanation import best_predictions
 
 DEFAULT_METHOD = "mamba_lrp"
 

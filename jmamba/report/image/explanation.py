@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jmamba.report.labels import visible
-from jmamba.report.text.explanation import Predictions
+from jmamba.report.predictions import Predictions
 
 
 class Square(NamedTuple):

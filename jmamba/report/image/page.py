@@ -4,12 +4,12 @@ import os
 from html import escape
 from pathlib import Path
 
-from jmamba.report.depth import Progress, ignore
-from jmamba.report.folder import MADE_BY, describe_arrays, write_folder
+from jmamba.progress import Progress, ignore
+from jmamba.report.folder import describe_arrays, write_folder
 from jmamba.report.image.explanation import ImageExplanation
 from jmamba.report.image.plates import image_plates_of
 from jmamba.report.page import colophon, document, figure_section, prediction_rows
-from jmamba.report.text.plates import ALPHA
+from jmamba.report.plate import ALPHA
 
 INTRO = f"""<p>Hidden attention: <span class="formula">{ALPHA}</span></p>
 <p>Methods after Ali, Zimerman &amp; Wolf, arXiv 2403.01590, and Jafari et al., arXiv
@@ -89,7 +89,7 @@ def image_summary(explanation: ImageExplanation, files: list[str]) -> dict:
     rows = zip(best.ids, best.labels, best.probabilities, strict=True)
     height, width = explanation.picture.shape[:2]
     return {
-        "made_by": MADE_BY,
+        "made_by": "jmamba explain",
         "model": explanation.model,
         "image": explanation.name,
         "size": {"width": width, "height": height},

@@ -4,7 +4,7 @@ from jmamba.attention import METHODS
 from jmamba.report.figures import stream
 from jmamba.report.image import figures
 from jmamba.report.image.explanation import ImageExplanation
-from jmamba.report.text.plates import ALPHA, Plate
+from jmamba.report.plate import ALPHA, Plate
 
 IMAGE_PLATES = (
     Plate(

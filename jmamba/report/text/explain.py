@@ -12,11 +12,13 @@ from jaxtyping import Float
 from jmamba.dynamics import jacobian_norms, layer_span
 from jmamba.files.tokenizer import Tokenizer
 from jmamba.models.mamba.model import MambaLM
-from jmamba.report.depth import Progress, ignore, measure_depth, timed
+from jmamba.progress import Progress, ignore, timed
+from jmamba.report.depth import measure_depth
 from jmamba.report.environment import environment
 from jmamba.report.labels import split_pieces, token_label, token_labels
+from jmamba.report.predictions import Predictions, best_predictions
 from jmamba.report.text.cost import all_complaints, check_length, choose_probes
-from jmamba.report.text.explanation import Explanation, Predictions, best_predictions
+from jmamba.report.text.explanation import Explanation
 from jmamba.report.text.left_out import leave_out
 from jmamba.requests import choose_layers
 
@@ -64,7 +66,7 @@ def explain_text(
       progress: told how far each of `STAGES` is.
 
     Returns:
-      Everything that `jmamba.report.write` draws.
+      Everything that `write_text` draws.
 
     Raises:
       ValueError: the text is empty, too long for what is asked for, or has tokens the

@@ -1,39 +1,10 @@
 """The pictures of a report: how each is drawn, and what it shows in plain words."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-from matplotlib.figure import Figure
-
 from jmamba.report.figures import attention, stream
+from jmamba.report.plate import ALPHA, Plate
 from jmamba.report.text.explanation import Explanation
 
-
-class Plate(NamedTuple):
-    """One picture of the report.
-
-    Attributes:
-      name: file name without its ending.
-      title: heading.
-      caption: what is seen, in plain words.
-      formula: what is computed.
-      arrays: names of the arrays behind it in arrays.npz.
-      draw: makes the picture.
-      needs: attribute of `Explanation` without which there is no such picture.
-    """
-
-    name: str
-    title: str
-    caption: str
-    formula: str
-    arrays: tuple[str, ...]
-    draw: Callable[[Any], Figure]
-    needs: str = "left_out"
-
-
-ALPHA = "α[i,j] = Σₙ C[i,n] · exp(A[n] Σ δ[k], j<k≤i) · δ[j] · B[j,n]"
-
-PLATES = (
+TEXT_PLATES = (
     Plate(
         "predictions",
         "Likeliest next tokens",
@@ -113,6 +84,8 @@ PLATES = (
 )
 
 
-def plates_of(explanation: Explanation) -> list[Plate]:
+def text_plates_of(explanation: Explanation) -> list[Plate]:
     """Return the pictures an explanation has the numbers for."""
-    return [plate for plate in PLATES if getattr(explanation, plate.needs) is not None]
+    return [
+        plate for plate in TEXT_PLATES if getattr(explanation, plate.needs) is not None
+    ]

@@ -26,10 +26,10 @@ from jmamba.dynamics import (
     portray_plane,
     portray_slow_divergence,
 )
-from jmamba.report.depth import Progress, ignore
+from jmamba.progress import Progress, ignore
 from jmamba.report.environment import environment
-from jmamba.report.folder import MADE_BY_PORTRAITS, write_folder
-from jmamba.report.page import definitions, figure_section, resource
+from jmamba.report.folder import write_folder
+from jmamba.report.page import definitions, document, figure_section
 from jmamba.report.theory.plates import PORTRAIT_PLATES
 from jmamba_kernels.versions import enable_x64
 
@@ -206,19 +206,7 @@ def portraits_page(portraits: Portraits, figures: dict[str, bytes]) -> str:
         f"<section><h3>{escape(name)}</h3><dl>{definitions(group)}</dl></section>"
         for name, group in groups.items()
     )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Token dynamics: theory and runs · jmamba</title>
-<style>
-{resource("page.css")}</style>
-</head>
-<body>
-<main>
-<section>
+    body = f"""<section>
 <h1>Token dynamics: what the theory says, and what happens</h1>
 <p>The system of Vo et al., arXiv 2410.03292: tokens x move by dx/dt = F(x), F being one
 selective scan without convolution, gate and norm. Parameters are ours; all runs are in
@@ -232,17 +220,14 @@ float64.</p>
 <p>All arrays are in <a href="arrays.npz">arrays.npz</a>, versions and times in
 <a href="summary.json">summary.json</a>.</p>
 <div class="columns">{lists}</div>
-</footer>
-</main>
-</body>
-</html>
-"""
+</footer>"""
+    return document("Token dynamics: theory and runs", body)
 
 
 def portraits_summary(portraits: Portraits, files: list[str]) -> dict:
     """Return what was run and what came out, ready for JSON."""
     return {
-        "made_by": MADE_BY_PORTRAITS,
+        "made_by": "jmamba reproduce dynamics-figures",
         "blow_up_times": [float(run.end) for run in portraits.blow_ups],
         "blow_up_tokens": [int(run.token) for run in portraits.blow_ups],
         "environment": portraits.environment,

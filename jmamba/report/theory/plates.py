@@ -1,6 +1,6 @@
 """The pictures of the theory: what each shows, and whether the paper is right."""
 
-from jmamba.report.text.plates import Plate
+from jmamba.report.plate import Plate
 from jmamba.report.theory import figures
 
 PORTRAIT_PLATES = (

@@ -1,19 +1,12 @@
-"""Loading the models that come with the package: of bytes, and of pictures.
-
-README.md beside this file is the card of the one, vim/README.md that of the other.
-"""
+"""The Vision Mamba that comes with the package; vim/README.md is its card."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jmamba.files.tokenizer import Tokenizer
-from jmamba.models.mamba.model import MambaLM
-from jmamba.models.tokenizers import load_tokenizer
 from jmamba.models.vim.images import preprocessing_of
 from jmamba.models.vim.model import Vim
 
-FOLDER = Path(__file__).parent
-VIM_FOLDER = FOLDER / "vim"
+VIM_FOLDER = Path(__file__).parent / "vim"
 
 
 class EmbeddedVim(NamedTuple):
@@ -28,20 +21,6 @@ class EmbeddedVim(NamedTuple):
     model: Vim
     class_names: tuple[str, ...]
     preprocessing: dict[str, Any]
-
-
-def load_embedded(*, dtype=None) -> tuple[MambaLM, Tokenizer]:
-    """Return the embedded language model and its tokenizer.
-
-    Args:
-      dtype: compute and storage dtype; None for float32.
-
-    Examples:
-      >>> model, tokenizer = load_embedded()
-      >>> model.config.vocab_size, tokenizer.encode("hi")
-      (256, [104, 105])
-    """
-    return MambaLM.from_pretrained(FOLDER, dtype=dtype), load_tokenizer(FOLDER)
 
 
 def load_embedded_vim(*, dtype=None) -> EmbeddedVim:

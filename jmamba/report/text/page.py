@@ -1,0 +1,243 @@
+"""The page of a text's explanation, and its folder."""
+
+import base64
+import json
+import os
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from jmamba.progress import Progress, ignore
+from jmamba.report.folder import describe_arrays, write_folder
+from jmamba.report.labels import BROKEN, visible
+from jmamba.report.page import (
+    colophon,
+    document,
+    figure_section,
+    prediction_rows,
+    resource,
+)
+from jmamba.report.plate import ALPHA
+from jmamba.report.text.explanation import Explanation, shares
+from jmamba.report.text.plates import TEXT_PLATES, text_plates_of
+
+MATRIX_BYTES = 4 * 2**20
+"""Attention matrices beyond this size stay in arrays.npz: pages must open fast."""
+
+
+INTRO = f"""<p>Hidden attention: <span class="formula">{ALPHA}</span></p>
+<p>Shares divide a layer's mean |α| over channels by its sum over tokens read.</p>"""
+"""What the footer of an explanation says first."""
+
+
+def write_text(
+    explanation: Explanation,
+    directory: str | os.PathLike = "jmamba-out",
+    *,
+    overwrite: bool = False,
+    progress: Progress = ignore,
+) -> Path:
+    """Write pictures, page, arrays and summary of an explanation.
+
+    Everything is made in a hidden folder first and moved when it is complete, so that
+    a failure leaves what was there before. Files that a report did not make are never
+    removed.
+
+    Args:
+      explanation: what to write.
+      directory: where to; an earlier report there is replaced.
+      overwrite: whether to write into a folder that holds something else.
+      progress: called as progress(stage, done, total).
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      ValueError: the directory is a file, holds something else or cannot be written.
+    """
+    return write_folder(
+        explanation,
+        directory,
+        plates=text_plates_of(explanation),
+        make_page=text_page,
+        make_summary=text_summary,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def text_page(explanation: Explanation, figures: dict[str, bytes]) -> str:
+    """Return the page of an explanation.
+
+    Args:
+      explanation: what to show.
+      figures: PNG files by the name of their plate.
+    """
+    best = explanation.predictions
+    title = f"{visible(explanation.text[:60])} → {best.labels[0]}"
+    plates = [
+        figure_section(plate, figures[plate.name])
+        for plate in TEXT_PLATES
+        # The table of the page says the same as the picture of the predictions.
+        if plate.name in figures and plate.name != "predictions"
+    ]
+    script = json.dumps(page_data(explanation)).replace("<", "\\u003c")
+    body = f"""{_text_section(explanation)}
+{_tables(explanation)}
+<section>
+<h2>Figures</h2>
+{"".join(plates)}
+</section>
+{colophon(explanation, INTRO, {"tokens": len(explanation.ids)})}"""
+    return document(
+        title,
+        body,
+        f"""<div id="tip" role="status" hidden></div>
+<script type="application/json" id="data">{script}</script>
+<script>
+{resource("page.js")}</script>
+""",
+    )
+
+
+def text_summary(explanation: Explanation, files: list[str]) -> dict:
+    """Return what was run and what came out, ready for JSON."""
+    best = explanation.predictions
+    names = zip(explanation.ids.tolist(), explanation.labels, strict=True)
+    return {
+        "made_by": "jmamba explain",
+        "model": explanation.model,
+        "text": explanation.text,
+        "tokens": [{"id": i, "label": label} for i, label in names],
+        "pieces": [piece._asdict() for piece in explanation.pieces],
+        "predictions": [
+            {"id": int(i), "label": label, "probability": float(p)}
+            for i, p, label in zip(
+                best.ids, best.probabilities, best.labels, strict=True
+            )
+        ],
+        "settings": explanation.settings,
+        "environment": explanation.environment,
+        "seconds": explanation.timings,
+        "arrays": describe_arrays(explanation),
+        "files": files,
+    }
+
+
+def page_data(explanation: Explanation) -> dict:
+    """Return the numbers behind the shaded text, one entry per piece.
+
+    `rows` holds attention shares as unsigned 16-bit integers (65535 is 1), base64:
+    per layer the lower triangle of (piece, piece), or only the last row if the
+    triangle would make the page slow to open (`full` says which).
+    """
+    ends = np.array([piece.stop - 1 for piece in explanation.pieces])
+    count, layers = len(ends), len(explanation.last_attention)
+    entries = layers * count * (count + 1) // 2
+    full = explanation.attention is not None and 2 * entries <= MATRIX_BYTES
+    if full:
+        assert explanation.attention is not None
+        by_piece = explanation.by_piece(explanation.attention[:, ends])
+        rows = shares(by_piece)[:, *np.tril_indices(count)]
+    else:
+        rows = explanation.by_piece(explanation.layer_shares)
+    packed = np.round(rows * 65535).astype("<u2")
+    gradient = explanation.by_piece(explanation.gradient_input)
+    return {
+        "pieces": [visible(text) for text, _, _ in explanation.pieces],
+        "spans": [[start, stop] for _, start, stop in explanation.pieces],
+        "left_out": [_short(value) for value in explanation.drivers.tolist()],
+        "gradient": [_short(value) for value in gradient.tolist()],
+        "layers": layers,
+        "full": full,
+        "rows": base64.b64encode(packed.tobytes()).decode(),
+        "best": explanation.predictions.labels[0],
+    }
+
+
+def _short(value: float) -> float | None:
+    """Return a number with four digits, None for one that is not known."""
+    return None if np.isnan(value) else float(f"{value:.4g}")
+
+
+def _text_section(explanation: Explanation) -> str:
+    best = explanation.predictions
+    drivers = np.nan_to_num(explanation.drivers)
+    largest = float(np.abs(drivers).max()) or 1.0
+    labels, spans = explanation.piece_labels, []
+    for i, ((text, _, _), value) in enumerate(
+        zip(explanation.pieces, drivers, strict=True)
+    ):
+        kind = "toward" if value >= 0 else "against"
+        weight = np.sqrt(abs(value) / largest)  # so that weak ones show
+        spans.append(
+            f'<span class="token {kind}" data-i="{i}" style="--w:{weight:.3f}">'
+            f"{_shown(text, labels[i])}</span>"
+        )
+    last = len(explanation.last_attention)
+    return f"""<header>
+<p class="kicker">jmamba explain · {escape(explanation.model)}</p>
+<h1>After this text the model expects
+<q class="best">{escape(best.labels[0])}</q>
+<small>{100 * best.probabilities[0]:.1f} % sure</small></h1>
+</header>
+<section aria-label="The text">
+<form id="controls" hidden>
+<fieldset><legend>Shade tokens by</legend>
+<label><input type="radio" name="mode" value="left_out" checked>
+leaving each out</label>
+<label><input type="radio" name="mode" value="gradient"> gradient × input</label>
+<label><input type="radio" name="mode" value="attention"> hidden attention</label>
+</fieldset>
+<div id="attention-controls" hidden>
+<label for="layer">Layer</label>
+<input type="range" id="layer" min="0" max="{last}" value="0">
+<output id="layer-name" for="layer">mean of all</output>
+<button type="button" id="reset">read from the last token</button>
+</div>
+</form>
+<div id="text">{"".join(spans)}<span class="next">{escape(best.labels[0])}</span></div>
+<p class="legend" id="legend"><span class="swatch toward"></span> spoke for
+<q>{escape(best.labels[0])}</q> <span class="swatch against"></span> spoke against it
+<span id="strongest">(strongest: {largest:.3g} bits)</span>. The dashed box is the
+prediction.</p>
+</section>"""
+
+
+def _shown(text: str, label: str) -> str:
+    """Return the HTML of a piece: as it reads, but nothing invisible."""
+    if not text or BROKEN in text:
+        return f"<i>{escape(label)}</i>"
+    shown = (c if c == " " else visible(c) for c in text)
+    return "".join(
+        "↵<br>" if c == "↵" and raw == "\n" else escape(c)
+        for c, raw in zip(shown, text, strict=True)
+    )
+
+
+def _tables(explanation: Explanation) -> str:
+    best = explanation.predictions
+    drivers, labels = explanation.drivers, explanation.piece_labels
+    gradient = explanation.by_piece(explanation.gradient_input)
+    share = 100 * explanation.by_piece(explanation.mean_share)
+    strongest = "".join(
+        f"<tr><td><code>{escape(labels[i])}</code></td>"
+        f"<td class=number>{explanation.pieces[i].start}</td>"
+        f"<td class=number>{drivers[i]:+.2f}</td>"
+        f"<td class=number>{gradient[i]:+.2g}</td>"
+        f"<td class=number>{share[i]:.1f} %</td></tr>"
+        for i in explanation.strongest(len(best.ids))
+    )
+    return f"""<div class="columns">
+<section><h2>Likeliest next tokens</h2>
+<table><thead><tr><th>token</th><th class=number>id</th>
+<th class=number>probability</th><th></th></tr></thead>
+<tbody>{prediction_rows(best)}</tbody></table></section>
+<section><h2>Tokens that drove it most</h2>
+<table><thead><tr><th>token</th><th class=number>position</th>
+<th class=number>bits lost without it</th>
+<th class=number>gradient × input</th>
+<th class=number>last token's attention</th></tr></thead>
+<tbody>{strongest}</tbody></table></section>
+</div>"""
