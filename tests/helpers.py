@@ -6,20 +6,35 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jmamba_kernels
 from jmamba.ops import ScanOutput, selective_scan
 from jmamba_kernels import ScanInputs
+from jmamba_kernels.selective_scan.table import KERNELS
+from jmamba_kernels.targets import is_interpreted
+from jmamba_kernels.versions import enable_x64
 
-IMPLEMENTATIONS = tuple(
-    name
-    for name in jmamba_kernels.IMPLEMENTATIONS
-    # older jax cannot interpret Mosaic GPU kernels, only compile them
-    if name != "pallas_mosaic_gpu" or jax.__version_info__ >= (0, 12)
-)
+
+def runs_here(name: str) -> bool:
+    """Return whether this jax runs an implementation on a CPU, interpreted or not."""
+    return name not in KERNELS or is_interpreted(KERNELS[name])
+
+
+def needs(name: str) -> pytest.MarkDecorator:
+    """Return the mark of a test that runs a kernel: skipped where jax is too old."""
+    service = KERNELS[name]
+    version = ".".join(map(str, service.interprets))
+    return pytest.mark.skipif(
+        not runs_here(name),
+        reason=f"{name} is interpreted by jax {version} and newer",
+    )
+
+
+IMPLEMENTATIONS = tuple(filter(runs_here, jmamba_kernels.IMPLEMENTATIONS))
 """Every op test is parametrised over these: a new backend is one line in the table."""
 
-KERNELS = tuple(name for name in IMPLEMENTATIONS if name.startswith("pallas"))
+INTERPRETED = tuple(name for name in IMPLEMENTATIONS if name in KERNELS)
 """Those that are compiled for an accelerator; the tests here interpret them.
 
 Interpreted kernels take seconds to compile. So the tests of what implementations share
@@ -27,7 +42,7 @@ Interpreted kernels take seconds to compile. So the tests of what implementation
 own three maps are compared with the definition.
 """
 
-XLA_FORMS = tuple(name for name in IMPLEMENTATIONS if name not in KERNELS)
+XLA_FORMS = tuple(name for name in IMPLEMENTATIONS if name not in INTERPRETED)
 
 OPTIONS = ("D", "z", "delta_bias", "initial_state", "segment_ids")
 """The optional operands of the scan."""
@@ -154,7 +169,7 @@ def in_float64(function, *args):
     Returns:
       The result as numpy arrays.
     """
-    with jax.enable_x64(True):
+    with enable_x64():
         out = quick_jit(function)(*jax.tree.map(jnp.asarray, widen(args)))
         return jax.tree.map(np.asarray, out)
 

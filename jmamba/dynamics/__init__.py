@@ -126,3 +126,4 @@ from jmamba.refinements.permutations import anneal_tau as anneal_tau
 from jmamba.refinements.permutations import normalise_scores as normalise_scores
 from jmamba.refinements.permutations import remaining_variance as remaining_variance
 from jmamba.refinements.permutations import soft_sort as soft_sort
+from jmamba_kernels.versions import enable_x64 as enable_x64

@@ -10,20 +10,6 @@ The new axis is folded into the first of three axes that every operand concerned
 import jax
 import jax.numpy as jnp
 
-AXES = {
-    "u": "bld",
-    "delta": "bld",
-    "A": "dn",
-    "B": "blgn",
-    "C": "blgn",
-    "D": "d",
-    "z": "bld",
-    "delta_bias": "d",
-    "initial_state": "bdn",
-    "segment_ids": "bl",
-}
-"""Axes of each operand of the scan."""
-
 
 def _choose_axes(in_axes, out_axes, batched) -> str:
     """Return the axes to fold into: "k", "b", "dg", or "" where none will do."""

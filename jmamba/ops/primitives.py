@@ -8,8 +8,7 @@ Three primitives, one per map of `jmamba_kernels.selective_scan.contract`:
 
 A jitted gradient holds the primal and the cotangent only: partial evaluation leaves
 the tangent unevaluated and transposition replaces it. Second derivatives differentiate
-the reference. Which implementation runs is chosen when a program is lowered for a
-platform, not when it is traced.
+the reference. Which implementation runs is chosen in `ops.lowering`.
 """
 
 from functools import partial
@@ -17,11 +16,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
-from jmamba.ops.folding import AXES, fold_batch
-from jmamba.ops.sharding import partition_over_devices
-from jmamba.ops.varying import vary_together
+from jmamba.ops.folding import fold_batch
+from jmamba.ops.lowering import Map, register_lowerings
+from jmamba.ops.sharding import vary_together
 from jmamba_kernels import (
     ScanInputs,
     ScanResult,
@@ -30,7 +29,7 @@ from jmamba_kernels import (
     load,
     num_chunks,
 )
-from jmamba_kernels.selective_scan.table import PLATFORMS, Choice, Target
+from jmamba_kernels.selective_scan.table import Choice
 
 scan_p = Primitive("selective_scan")
 tangent_p = Primitive("selective_scan_tangent")
@@ -46,7 +45,7 @@ def present(inputs: ScanInputs) -> dict[str, jax.Array]:
     return {k: v for k, v in inputs._asdict().items() if v is not None}
 
 
-def scan(
+def bind_scan(
     inputs: ScanInputs, *, delta_softplus: bool, implementation: Choice
 ) -> ScanResult:
     """Bind the primal map."""
@@ -96,104 +95,38 @@ def _run_cotangent(maps, *values, names, wanted, delta_softplus):
 _RUN = {scan_p: _run_scan, tangent_p: _run_tangent, cotangent_p: _run_cotangent}
 
 
-def _show_devices_to(primitive) -> None:
-    """Let the lowering of a primitive see the devices it is for.
-
-    It must know them to split a kernel over several, and to tell GPUs apart; JAX has no
-    public way to ask. Should the private one go, devices are unknown: `choose` then
-    takes the XLA form on GPUs.
-    """
-    from jax._src import dispatch
-
-    getattr(dispatch, "prim_requires_devices_during_lowering", set()).add(primitive)
-
-
-def _is_partitioned(ctx) -> bool:
-    """Return whether XLA will split the program over several devices by itself."""
-    context = ctx.module_context.axis_context
-    if hasattr(context, "manual_axes"):  # inside shard_map, or a mesh's jit
-        manual = context.manual_axes | set(context.mesh.manual_axes)
-        return manual != frozenset(context.mesh.axis_names)
-    return getattr(context, "num_devices", 1) != 1
-
-
-def _target(ctx, platform: str) -> Target:
-    """Return what is known of the device a program is lowered for."""
-    devices = getattr(ctx.module_context.axis_context, "device_assignment", None)
-    capability = getattr(devices[0], "compute_capability", None) if devices else None
-    return Target(
-        platform,
-        capability=None if capability is None else float(capability),
-        is_partitioned=_is_partitioned(ctx),
-    )
-
-
-def _is_split_by_us(name: str, target: Target) -> bool:
-    """Return whether XLA must be told how to split a kernel, and can be."""
-    is_kernel = name.startswith("pallas")
-    return is_kernel and target.is_partitioned and target.platform != "tpu"
-
-
-def _lower_for(primitive, platform):
-    def run(*values, target, implementation, **params):
-        name, maps = choose(implementation, target, dtype=values[0].dtype)
-        with jax.named_scope(f"{primitive.name}.{name}"):
-            run_map = partial(_RUN[primitive], maps, **params)
-            if _is_split_by_us(name, target):
-                axes = _AXES[primitive](**params)
-                return partition_over_devices(run_map, values, *axes)
-            return run_map(*values)
-
-    lower = mlir.lower_fun(run, multiple_results=True)
-
-    def lower_for_one_device(ctx, *values, **params):
-        target = _target(ctx, platform)
-        # all operands vary alike: an implementation need not know over what
-        avals = [
-            x.update(manual_axis_type=x.manual_axis_type.update(varying=frozenset()))
-            for x in ctx.avals_in
-        ]
-        return lower(ctx.replace(avals_in=avals), *values, target=target, **params)
-
-    return lower_for_one_device
-
-
-@partial(jax.jit, static_argnames=("primitive", "params"))
-def _evaluate(*values, primitive, params):
-    return primitive.bind(*values, **dict(params))
-
-
-def _register(primitive):
-    def evaluate(*values, **params):
-        params = tuple(sorted(params.items()))
-        return _evaluate(*values, primitive=primitive, params=params)
-
-    primitive.def_impl(evaluate)
-    _show_devices_to(primitive)
-    for platform in PLATFORMS:
-        mlir.register_lowering(
-            primitive, _lower_for(primitive, platform), platform=platform
-        )
-
-
 # Axes, by their letters: of operands, and of results ----------------------------------
+
+OPERAND_AXES = {
+    "u": "bld",
+    "delta": "bld",
+    "A": "dn",
+    "B": "blgn",
+    "C": "blgn",
+    "D": "d",
+    "z": "bld",
+    "delta_bias": "d",
+    "initial_state": "bdn",
+    "segment_ids": "bl",
+}
+"""Axes of each operand of the scan."""
 
 _OUT_AXES = {"y": "bld", "last_state": "bdn", "chunk_states": "bmnd"}
 
 
 def _scan_axes(*, names, save_states, **_):
     results = ["y", "last_state", *(["chunk_states"] if save_states else [])]
-    return [AXES[name] for name in names], [_OUT_AXES[name] for name in results]
+    return [OPERAND_AXES[name] for name in names], [_OUT_AXES[name] for name in results]
 
 
 def _tangent_axes(*, names, tangent_names, **_):
-    axes = [AXES[name] for name in names] + [_OUT_AXES["chunk_states"]]
-    return axes + ["k" + AXES[name] for name in tangent_names], ["kbld", "kbdn"]
+    axes = [OPERAND_AXES[name] for name in names] + [_OUT_AXES["chunk_states"]]
+    return axes + ["k" + OPERAND_AXES[name] for name in tangent_names], ["kbld", "kbdn"]
 
 
 def _cotangent_axes(*, names, wanted, **_):
-    axes = [AXES[name] for name in names] + [_OUT_AXES["chunk_states"]]
-    return axes + ["kbld", "kbdn"], ["k" + AXES[name] for name in wanted]
+    axes = [OPERAND_AXES[name] for name in names] + [_OUT_AXES["chunk_states"]]
+    return axes + ["kbld", "kbdn"], ["k" + OPERAND_AXES[name] for name in wanted]
 
 
 _AXES = {scan_p: _scan_axes, tangent_p: _tangent_axes, cotangent_p: _cotangent_axes}
@@ -232,7 +165,7 @@ scan_p.def_abstract_eval(_scan_shapes)
 tangent_p.def_abstract_eval(_tangent_shapes)
 cotangent_p.def_abstract_eval(_cotangent_shapes)
 for _primitive in (scan_p, tangent_p, cotangent_p):
-    _register(_primitive)
+    register_lowerings(_primitive, Map(_RUN[_primitive], _AXES[_primitive], choose))
 
 
 # Derivatives --------------------------------------------------------------------------

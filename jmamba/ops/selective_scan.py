@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jmamba.ops import primitives
+from jmamba.ops.primitives import OPERAND_AXES, bind_scan
 from jmamba_kernels import IMPLEMENTATIONS, ScanInputs, accumulation_dtype
 from jmamba_kernels.selective_scan.table import ALIASES, TILINGS, Choice
 
@@ -83,7 +83,7 @@ def selective_scan(
     inputs = _as_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, segment_ids)
     check_inputs(inputs)
     check_implementation(implementation)
-    result = primitives.scan(
+    result = bind_scan(
         inputs, delta_softplus=bool(delta_softplus), implementation=implementation
     )
     return ScanOutput(result.y, result.last_state)
@@ -197,7 +197,7 @@ def check_inputs(inputs: ScanInputs) -> None:
     for name, x in inputs._asdict().items():
         if x is None:
             continue
-        if x.shape != tuple(sizes[axis] for axis in primitives.AXES[name]):
+        if x.shape != tuple(sizes[axis] for axis in OPERAND_AXES[name]):
             wrong.append(f"{name} {x.shape} should be {_SHAPES[name]}")
     if wrong:
         raise ValueError(

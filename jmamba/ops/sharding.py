@@ -1,9 +1,10 @@
-"""A kernel in a program that XLA partitions over devices by itself.
+"""Operands and kernels in programs that run on several devices.
 
-XLA cannot look into a kernel, so it is told how to split one: rows of the batch and
-channels are independent of each other. Every device runs the kernel on its part, and
-what all parts share (the cotangents of A, D and the bias over the batch, those of B and
-C over channels) is summed over the devices.
+Inside `jax.shard_map` operands vary over axes of the mesh. Outside it XLA partitions
+the program by itself. It cannot look into a kernel, so it is told how to split one:
+rows of the batch and channels are independent of each other. Every device runs the
+kernel on its part, and what all parts share (the cotangents of A, D and the bias over
+the batch, those of B and C over channels) is summed over the devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +12,23 @@ from collections.abc import Callable, Sequence
 import jax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
+
+from jmamba_kernels.versions import varies_over, vary_over
+
+
+def vary_together(parts: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Let all operands vary over the mesh axes that any varies over.
+
+    Else the cotangent of an operand shared by all devices would not be summed over
+    them: the transpose of this cast is that sum.
+    """
+    axes = frozenset().union(*map(varies_over, parts.values()))
+
+    def vary(x):
+        missing = tuple(sorted(axes - varies_over(x)))
+        return vary_over(x, missing) if missing else x
+
+    return {name: vary(x) for name, x in parts.items()}
 
 
 def partition_over_devices(

@@ -18,11 +18,11 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jmamba.ops.folding import fold_batch
-from jmamba.ops.varying import vary_together
+from jmamba.ops.sharding import vary_together
 
 sum_p = Primitive("window_sum")
 dot_p = Primitive("window_dot")
-AXES = {"x": "bsd", "w": "dj", "keep": "btj", "y": "btd"}
+_AXES = {"x": "bsd", "w": "dj", "keep": "btj", "y": "btd"}
 
 
 def window_sum(x, w, keep=None) -> jax.Array:
@@ -128,7 +128,7 @@ def _dot_transpose(d_w, g, x, keep=None):
 
 
 def _batch(primitive, axes, out_axes, values, dims):
-    axes = [*axes, AXES["keep"]][: len(values)]
+    axes = [*axes, _AXES["keep"]][: len(values)]
     out, out_dims = fold_batch(
         lambda *parts: [primitive.bind(*parts)], values, dims, axes, [out_axes]
     )
@@ -142,7 +142,7 @@ def _register(primitive, run, shape, transpose, axes, out_axes):
     ad.primitive_jvps[primitive] = partial(_jvp, primitive)
     ad.primitive_transposes[primitive] = transpose
     batching.primitive_batchers[primitive] = partial(
-        _batch, primitive, [AXES[name] for name in axes], AXES[out_axes]
+        _batch, primitive, [_AXES[name] for name in axes], _AXES[out_axes]
     )
 
 

@@ -4,7 +4,8 @@ import importlib.metadata
 import platform
 from typing import Any
 
-from jmamba_kernels.selective_scan.table import Target, choose
+from jmamba_kernels import choose
+from jmamba_kernels.targets import Target
 
 PACKAGES = ("jmamba", "jax", "jaxlib", "flax", "numpy", "matplotlib")
 

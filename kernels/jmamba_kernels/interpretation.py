@@ -14,12 +14,14 @@ for looking inside); lowered for anything else, also from a CPU with
 So an implementation that is asked for by name is the same everywhere.
 """
 
-import functools
 from collections.abc import Callable
+from functools import partial, wraps
 from typing import Any
 
 import jax
 from jax.experimental import pallas as pl
+
+from jmamba_kernels.versions import struct_like
 
 
 def run_anywhere(compiled: Callable, interpreted: Callable) -> Callable:
@@ -63,19 +65,15 @@ def pallas_call_anywhere(
     out_shape = options.pop("out_shape")
 
     def call(body, **more):
-        @functools.wraps(body)
+        @wraps(body)
         def named(*refs, **scratch):
             body(*refs, **scratch)
 
         named.__name__ = named.__qualname__ = name
 
         def run(*operands):
-            varying = jax.typeof(jax.tree.leaves(operands)[0]).manual_axis_type
-
-            def vary(x):
-                return jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=varying)
-
-            shapes = jax.tree.map(vary, out_shape)
+            first = jax.tree.leaves(operands)[0]
+            shapes = jax.tree.map(partial(struct_like, operand=first), out_shape)
             run = pl.pallas_call(named, name=name, out_shape=shapes, **options, **more)
             return run(*operands)
 

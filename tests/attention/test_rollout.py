@@ -36,6 +36,7 @@ from jmamba.attention import (
     unified_attribution,
 )
 from jmamba.types import BidirectionalRecurrence
+from jmamba_kernels.versions import enable_x64
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -251,7 +252,7 @@ def test_constant_maps_and_zero_gradients_stay_finite(method):
 
 def test_explanations_are_differentiable_through_attention():
     """T14, against differences in float64."""
-    with jax.enable_x64(True):
+    with enable_x64():
         model = tiny_vim(dtype="float64")
         graphdef, state = nnx.split(model)
         images = jnp.asarray(draw_images(), jnp.float64)

@@ -6,7 +6,6 @@ import math
 import os
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from jmamba import MambaLM, Vim, VimConfig, trace
 from jmamba.checkpoints import CheckpointError
 from jmamba.models.skeleton import make_skeleton, slots_of
 from jmamba.models.vim.layout import infer_config
+from jmamba_kernels.versions import enable_x64
 
 torch = pytest.importorskip("torch")
 
@@ -78,7 +78,7 @@ def test_vim_equals_its_equations(class_token, flag, tmp_path):
 def test_vim_in_float64_equals_its_equations(tmp_path):
     state = definition.random_state(seed=3, d=12, n=5, r=3, k=3, layers=3)
     expected = definition.run(state, draw_images(), stride=4, place=4)
-    with jax.enable_x64(True):
+    with enable_x64():
         model = Vim.from_pretrained(
             write_pth(tmp_path / "vim.pth", state), dtype="float64"
         )

@@ -5,11 +5,12 @@ import pytest
 from scipy.integrate import quad
 
 from jmamba.dynamics import TokenSystem, draw_systems, follow_fates, tabulate_fates
+from jmamba_kernels.versions import enable_x64
 
 
 @pytest.fixture(autouse=True)
 def _float64():
-    with jax.enable_x64(True):
+    with enable_x64():
         yield
 
 

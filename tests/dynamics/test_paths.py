@@ -20,11 +20,12 @@ from jmamba.dynamics import (
     token_jacobian,
 )
 from jmamba.dynamics.trained.exponents import LayerStack
+from jmamba_kernels.versions import enable_x64
 
 
 @pytest.fixture(autouse=True)
 def _float64():
-    with jax.enable_x64(True):
+    with enable_x64():
         yield
 
 
@@ -41,7 +42,7 @@ def random_directions(x, count):
 @pytest.fixture(scope="module")
 def pushed():
     """Return three directions at x, and where each path and the block push them."""
-    with jax.enable_x64(True):
+    with enable_x64():
         x, model = exact_trace().residual_in[1, 0], exact_model()
         maps = {path: path_map(model, 1, {path}) for path in PATHS}
         maps["some"] = path_map(model, 1, ("value", "delta", "norm"))

@@ -17,11 +17,12 @@ from jmamba.dynamics import (
     smoothing_bound,
 )
 from jmamba.ops import selective_scan
+from jmamba_kernels.versions import enable_x64
 
 
 @pytest.fixture(autouse=True)
 def _float64():
-    with jax.enable_x64(True):
+    with enable_x64():
         yield
 
 

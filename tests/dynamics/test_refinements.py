@@ -29,11 +29,12 @@ from jmamba.dynamics import (
 )
 from jmamba.layers import run_recurrence
 from jmamba.surgery import project_gates, with_gates
+from jmamba_kernels.versions import enable_x64
 
 
 @pytest.fixture(autouse=True)
 def _float64():
-    with jax.enable_x64(True):
+    with enable_x64():
         yield
 
 
@@ -68,7 +69,7 @@ def test_golden_definite_gates():
 
 @given(seed=st.integers(0, 10**6), size=st.floats(0.1, 5.0), states=st.integers(1, 4))
 def test_signs_hold_for_any_parameters(seed, size, states):
-    with jax.enable_x64(True):
+    with enable_x64():
         draw = np.random.default_rng(seed)
         P = jnp.asarray(size * draw.standard_normal((states, 7)))
         v = jnp.asarray(draw.standard_normal(states))

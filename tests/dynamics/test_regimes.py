@@ -1,4 +1,3 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,11 +9,12 @@ from jmamba.dynamics import (
     memory_horizons,
     report_regimes,
 )
+from jmamba_kernels.versions import enable_x64
 
 
 @pytest.fixture(autouse=True)
 def _float64():
-    with jax.enable_x64(True):
+    with enable_x64():
         yield
 
 

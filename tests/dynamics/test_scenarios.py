@@ -17,11 +17,12 @@ from jmamba.dynamics import (
     time_alone,
     vector_field,
 )
+from jmamba_kernels.versions import enable_x64
 
 
 @pytest.fixture(autouse=True)
 def _float64():
-    with jax.enable_x64(True):
+    with enable_x64():
         yield
 
 
@@ -248,7 +249,7 @@ def test_scenario_messages():
         flow_in_log_time(ScalarSystem(-1.0, 1.0), x, jnp.array([1.0]), rtol=1e-30)
     with pytest.raises(ValueError, match="never blow up: this is convergence"):
         blow_up(ScalarSystem(-1.0, 1.0), x)
-    with pytest.raises(ValueError, match="float32, but .* jax.enable_x64"):
+    with pytest.raises(ValueError, match="float32, but .* jmamba.dynamics.enable_x64"):
         blow_up(fast, x.astype(jnp.float32))
     with pytest.raises(ValueError, match="all four numbers must be finite"):
         classify_scenario(ScalarSystem(float("nan"), 1.0), x)

@@ -21,11 +21,12 @@ from jmamba.dynamics import (
 )
 from jmamba.layers import run_recurrence
 from jmamba.types import Recurrence
+from jmamba_kernels.versions import enable_x64
 
 
 @pytest.fixture(autouse=True)
 def _float64():
-    with jax.enable_x64(True):
+    with enable_x64():
         yield
 
 

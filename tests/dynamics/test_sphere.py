@@ -13,13 +13,14 @@ from jmamba.dynamics import (
     project_to_sphere,
     vector_field,
 )
+from jmamba_kernels.versions import enable_x64
 
 BETA = 1.3
 
 
 @pytest.fixture(autouse=True)
 def _float64():
-    with jax.enable_x64(True):
+    with enable_x64():
         yield
 
 

@@ -14,6 +14,7 @@ from jmamba.dynamics import (
     vector_field,
     with_scalar_rates,
 )
+from jmamba_kernels.versions import enable_x64
 
 GOLDEN = ScalarSystem(mu=-0.8, s=1.5, a=0.7)
 GOLDEN_X = (0.5, -1.0, 2.0, 0.25)
@@ -21,7 +22,7 @@ GOLDEN_X = (0.5, -1.0, 2.0, 0.25)
 
 @pytest.fixture(autouse=True)
 def _float64():
-    with jax.enable_x64(True):
+    with enable_x64():
         yield
 
 

@@ -26,11 +26,12 @@ from jmamba.dynamics import (
 )
 from jmamba.surgery import polarise_states
 from jmamba.tracing.trace import trace
+from jmamba_kernels.versions import enable_x64
 
 
 @pytest.fixture(autouse=True)
 def _float64():
-    with jax.enable_x64(True):
+    with enable_x64():
         yield
 
 

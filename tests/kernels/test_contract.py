@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers import needs
 
 from jmamba_kernels import (
     CHUNK,
@@ -12,8 +13,9 @@ from jmamba_kernels import (
     num_chunks,
 )
 from jmamba_kernels.selective_scan.contract import keep_mask
-from jmamba_kernels.selective_scan.table import PLATFORMS, Target
+from jmamba_kernels.selective_scan.table import KERNELS
 from jmamba_kernels.selective_scan.tilings import TpuTiling
+from jmamba_kernels.targets import PLATFORMS, Service, Target, check_serves
 
 
 def test_keep_mask_is_zero_where_segments_start():
@@ -48,6 +50,13 @@ def test_choose_xla_takes_the_loop_on_cpus_only(platform):
     assert choose("xla", platform) == (expected, load(expected))
 
 
+@pytest.fixture
+def new_jax(monkeypatch):
+    """Let every kernel be served, whatever jax is installed."""
+    monkeypatch.setattr(jax, "__version_info__", (99,))
+
+
+@pytest.mark.usefixtures("new_jax")
 @pytest.mark.parametrize(
     ("target", "dtype", "expected"),
     [
@@ -76,6 +85,15 @@ def test_choose_never_replaces_a_named_implementation(implementation, platform):
     assert chosen == (implementation, load(implementation))
 
 
+@pytest.mark.parametrize(
+    "target", [Target("tpu"), *(Target("cuda", x) for x in (8, 9))]
+)
+def test_choose_takes_xla_where_jax_is_older_than_the_kernel(target, monkeypatch):
+    monkeypatch.setattr(jax, "__version_info__", (0, 7, 2))
+    assert choose(None, target)[0] == "xla_chunked"
+
+
+@pytest.mark.usefixtures("new_jax")
 @pytest.mark.parametrize(
     ("implementation", "target"),
     [
@@ -106,12 +124,32 @@ def test_choose_refuses_a_kernel_where_it_does_not_run(implementation, target, m
         choose(implementation, target)
 
 
-@pytest.mark.skipif(jax.__version_info__ >= (0, 12), reason="jax interprets it")
-def test_choose_refuses_what_an_old_jax_cannot_interpret():
-    with pytest.raises(NotImplementedError, match="interpreted on a CPU by jax 0.12"):
-        choose("pallas_mosaic_gpu", "cpu")
+@pytest.mark.parametrize(
+    ("platform", "service", "message"),
+    [
+        ("cpu", {"interprets": (99, 1)}, "k, interpreted on a CPU, needs jax 99.1"),
+        ("tpu", {"compiles": (99,)}, "k needs jax 99 or newer, this is .* Give impl"),
+    ],
+)
+def test_kernel_that_needs_a_newer_jax_is_refused(platform, service, message):
+    service = Service("TPUs", "tpu", **service)
+    with pytest.raises(NotImplementedError, match=message):
+        check_serves("k", service, Target(platform))
 
 
+@pytest.mark.parametrize("name", [*KERNELS])
+def test_choose_refuses_a_kernel_where_jax_is_too_old(name, monkeypatch):
+    monkeypatch.setattr(jax, "__version_info__", (0, 7, 2))
+    service = KERNELS[name]
+    targets = Target("cpu"), Target(service.platform, max(service.capability[0], 1))
+    needed = service.interprets, service.compiles
+    for target, version in zip(targets, needed, strict=True):
+        text = ".".join(map(str, version))
+        with pytest.raises(NotImplementedError, match=f"needs jax {text} or newer, th"):
+            choose(name, target)
+
+
+@needs("pallas_tpu")
 def test_choose_takes_a_tiling_as_a_name():
     name, maps = choose(TpuTiling(rows=3), "cpu")
     assert name == "pallas_tpu"

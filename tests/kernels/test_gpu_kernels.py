@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import (
-    IMPLEMENTATIONS,
     OPTIONS,
     assert_close,
     differentiable,
     in_float64,
     make_inputs,
+    needs,
     quick_jit,
     tolerance,
 )
@@ -22,8 +22,7 @@ from jmamba_kernels.selective_scan.contract import CHUNK, some_inputs
 from jmamba_kernels.selective_scan.gpu.blocks import Shape, choose_tiling, cut
 from jmamba_kernels.selective_scan.gpu.elementwise import log1p_of_fraction, softplus
 from jmamba_kernels.selective_scan.gpu.maps import combine_segments
-from jmamba_kernels.selective_scan.pallas_mosaic_gpu import pallas_mosaic_gpu
-from jmamba_kernels.selective_scan.pallas_triton import pallas_triton
+from jmamba_kernels.selective_scan.table import TILINGS
 from jmamba_kernels.selective_scan.tilings import MosaicGpuTiling, TritonTiling
 
 reference = jmamba_kernels.load("reference")
@@ -32,14 +31,14 @@ BOUND = tolerance("float32")
 
 def cases():
     """Yield kernels cut in several ways, with the number of directions."""
-    yield pytest.param(pallas_triton(TritonTiling(4, 4, 4, 1)), 2, id="triton, whole")
-    yield pytest.param(
-        pallas_triton(TritonTiling(16, 1, 2, 2)), 1, id="triton, 2 parts"
-    )
-    yield pytest.param(pallas_triton(TritonTiling(2, 2, 1, 9)), 3, id="triton, chunks")
-    if "pallas_mosaic_gpu" in IMPLEMENTATIONS:
-        tiling = MosaicGpuTiling(4, 4, 2, 2)
-        yield pytest.param(pallas_mosaic_gpu(tiling), 1, id="mosaic, 2 parts")
+    for tiling, directions, id in [
+        (TritonTiling(4, 4, 4, 1), 2, "triton, whole"),
+        (TritonTiling(16, 1, 2, 2), 1, "triton, 2 parts"),
+        (TritonTiling(2, 2, 1, 9), 3, "triton, chunks"),
+        (MosaicGpuTiling(4, 4, 2, 2), 1, "mosaic, 2 parts"),
+    ]:
+        name = TILINGS[type(tiling)]
+        yield pytest.param(name, tiling, directions, id=id, marks=needs(name))
 
 
 INPUTS = make_inputs(3, batch=1, length=3 * CHUNK + 4, channels=6, states=5, groups=2,
@@ -79,8 +78,9 @@ def operands(directions):
     return tangents, along((result.y, result.last_state), directions)
 
 
-@pytest.mark.parametrize(("maps", "directions"), [*cases()])
-def test_cut_kernel_equals_definition(maps, directions):
+@pytest.mark.parametrize(("name", "tiling", "directions"), [*cases()])
+def test_cut_kernel_equals_definition(name, tiling, directions):
+    maps = jmamba_kernels.load(name, tiling)
     tangents, d_outputs = operands(directions)
     scan, push, pull = expected(directions)
     run = quick_jit(partial(maps.scan, delta_softplus=True, save_states=True))
@@ -129,10 +129,3 @@ def test_softplus_keeps_small_values():
     e = np.linspace(1e-6, 1, 1001).astype(np.float32)
     error = np.asarray(log1p_of_fraction(jnp.asarray(e))) / np.log1p(e) - 1
     assert np.max(np.abs(error)) < 4e-7
-
-
-@pytest.mark.skipif(
-    "pallas_mosaic_gpu" in IMPLEMENTATIONS, reason="it is, by the tests of every kernel"
-)
-def test_mosaic_gpu_kernels_are_interpreted():
-    pytest.skip("jax before 0.12 compiles Mosaic GPU kernels but cannot interpret them")

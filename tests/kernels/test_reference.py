@@ -18,6 +18,7 @@ from helpers import (
 )
 
 from jmamba_kernels import CHUNK, load
+from jmamba_kernels.versions import enable_x64
 
 reference = load("reference")
 
@@ -56,7 +57,7 @@ def test_reference_gradient_equals_finite_differences(groups):
         result = reference.scan(wide._replace(**parts), delta_softplus=True)
         return sum(jnp.sum(w * x) for w, x in zip(weights, result[:2], strict=True))
 
-    with jax.enable_x64(True):
+    with enable_x64():
         parts = {
             k: jnp.asarray(v) for k, v in wide._asdict().items() if k != "segment_ids"
         }

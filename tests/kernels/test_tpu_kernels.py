@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import OPTIONS, assert_close, make_inputs, quick_jit, tolerance
+from helpers import OPTIONS, assert_close, make_inputs, needs, quick_jit, tolerance
 from jax.experimental.pallas import tpu as pltpu
 
 import jmamba_kernels
@@ -58,6 +58,7 @@ def check(tiling, inputs, directions):
     assert_close(actual, expected, BOUND)
 
 
+@needs("pallas_tpu")
 def test_kernels_keep_to_the_memory_of_a_tpu():
     """No read of what was not written (it holds NaN), none out of bounds."""
     inputs = make_inputs(
@@ -67,6 +68,7 @@ def test_kernels_keep_to_the_memory_of_a_tpu():
         check(TpuTiling(rows=1, chunks=1), inputs, directions=1)
 
 
+@needs("pallas_tpu")
 @pytest.mark.parametrize(
     ("tiling", "directions"),
     [(TpuTiling(rows=1, chunks=2, directions=2), 3), (TpuTiling(rows=2, chunks=9), 1)],
@@ -89,6 +91,7 @@ def test_rows_cover_the_channels_and_fit_in_memory(channels, states, rows):
     assert block_bytes(rows, states) <= VMEM_BYTES
 
 
+@needs("pallas_tpu")
 def test_kernels_of_one_call_are_named():
     inputs = make_inputs(5, length=9)
     maps = jmamba_kernels.load("pallas_tpu")

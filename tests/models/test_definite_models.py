@@ -24,19 +24,20 @@ from jmamba.dynamics import (
     semidefinite_gate,
     token_jacobian,
 )
-from jmamba.layers.norm import Precision
+from jmamba.layers import MixerSizes, Precision
 from jmamba.models.skeleton import parameters_of
-from jmamba.refinements.definite import CHOICES, unpack_live
+from jmamba.refinements.definite import CHOICES, GateSigns, unpack_live
 from jmamba.refinements.gates import SemidefiniteGates, SymmetricGates, make_gates
 from jmamba.surgery import as_free, project_from_pretrained, with_gates
 from jmamba.training.optimizer import decay_mask
+from jmamba_kernels.versions import enable_x64
 
 REFINED = CHOICES[1:]
 
 
 @pytest.mark.parametrize("mode", REFINED)
 def test_signs_hold_in_every_layer(mode):
-    with jax.enable_x64(True):
+    with enable_x64():
         model = text_model(dtype="float64", definite=mode)
         for layer in range(2):
             system = layer_system(model, layer)
@@ -50,7 +51,7 @@ def test_signs_hold_in_every_layer(mode):
 
 
 def test_gates_are_those_of_the_pure_functions():
-    with jax.enable_x64(True):
+    with enable_x64():
         for mode in MODES:
             for equal in (False, True):
                 model = text_model(
@@ -126,7 +127,7 @@ def test_a_free_image_model_of_the_same_values():
 
 
 def test_analyses_of_definite_models_are_those_of_their_free_like():
-    with jax.enable_x64(True):
+    with enable_x64():
         model = text_model(dtype="float64", definite="pos")
         tokens, free = draw_tokens(1, 4), as_free(model)
         mine, other = trace(model, tokens), trace(free, tokens)
@@ -141,7 +142,7 @@ def test_analyses_of_definite_models_are_those_of_their_free_like():
 
 @pytest.mark.parametrize("mode", ["neg", "nsd_general"])
 def test_projection_gives_back_what_is_definite(mode):
-    with jax.enable_x64(True):
+    with enable_x64():
         model = text_model(dtype="float64", definite=mode)
         free = as_free(model)
         near: Any = project_from_pretrained(free, mode)
@@ -183,11 +184,12 @@ def test_gates_are_drawn_as_documented():
         "rngs": nnx.Rngs(0),
     }
     sizes: Any = {"d_model": 8, "num_layers": 1, "d_state": 3}
-    drawn = make_gates(VimConfig(**sizes, definite="pos"), **options)
+    sizes = MixerSizes(**sizes)
+    drawn = make_gates(GateSigns(definite="pos"), sizes, **options)
     assert isinstance(drawn, SymmetricGates) and drawn.P.shape == (42,)
     for leaf in (drawn.P[...], drawn.v[...]):
         assert 0.3 * 16**-0.5 < np.abs(leaf).max() <= 16**-0.5
-    general = make_gates(VimConfig(**sizes, definite="psd_general"), **options)
+    general = make_gates(GateSigns(definite="psd_general"), sizes, **options)
     assert isinstance(general, SemidefiniteGates)
     np.testing.assert_array_equal(general.K[...], np.eye(3))
     S_B, S_C = general()  # K = L L^T + epsilon

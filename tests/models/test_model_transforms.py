@@ -19,6 +19,7 @@ from tiny_models import (
 
 from jmamba import MambaConfig, MambaLM, generate
 from jmamba.models.language_model import _forward
+from jmamba_kernels.versions import enable_x64
 
 SENSITIVE = ("A_log", "D", "dt_bias")
 
@@ -40,7 +41,7 @@ def test_model_within_jit():
 
 
 def test_model_gradients_equal_differences():
-    with jax.enable_x64(True):
+    with enable_x64():
         model = in_float64(tiny_model("falcon"))
         tokens = random_tokens(2, 5)
         graphdef, state = nnx.split(model)
@@ -81,7 +82,7 @@ def in_float64(model: MambaLM) -> MambaLM:
 @pytest.mark.parametrize("kind", KINDS)
 def test_model_in_float32_is_near_float64(kind):
     narrow, tokens = tiny_model(kind), random_tokens(2, 9)
-    with jax.enable_x64(True):
+    with enable_x64():
         wide = in_float64(narrow)(tokens)
         assert {x.dtype.name for x in jax.tree.leaves(wide)} == {"float64"}
     assert_close(narrow(tokens), wide, 1e-5)
@@ -89,7 +90,7 @@ def test_model_in_float32_is_near_float64(kind):
 
 def test_generate_in_float64():
     narrow, tokens = tiny_model("falcon", seed=3), random_tokens(2, 5)
-    with jax.enable_x64(True):
+    with enable_x64():
         tokens_wide = generate(in_float64(narrow), tokens, max_new_tokens=5).tokens
     expected = generate(narrow, tokens, max_new_tokens=5).tokens
     np.testing.assert_array_equal(tokens_wide, expected)

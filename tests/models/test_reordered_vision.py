@@ -32,6 +32,7 @@ from jmamba.layers.selection import Selection
 from jmamba.models.skeleton import parameters_of
 from jmamba.ops import selective_scan
 from jmamba.refinements import sorting
+from jmamba_kernels.versions import enable_x64
 
 HARD: dict[str, Any] = {"reorder": "corrected", "reorder_hard": True}
 SIDES = ("forward", "backward")
@@ -75,7 +76,7 @@ def pure_direction(side: Selection, K, u, z, config, place):
     ids=["official", "corrected", "hard"],
 )
 def test_mixers_do_what_the_pure_functions_do(changes):
-    with jax.enable_x64(True):
+    with enable_x64():
         model = image_model(dtype="float64", **changes)
         block, config = model.layer(1), model.config
         images = exact_images(height=8, width=20)  # places of another grid
@@ -106,7 +107,7 @@ def test_sorting_what_is_sorted_changes_nothing(mode, monkeypatch):
 
     monkeypatch.setattr(sorting, "score_tokens", rising)
     jax.clear_caches()
-    with jax.enable_x64(True):
+    with enable_x64():
         images = exact_images()
         model = image_model(dtype="float64", reorder=mode, reorder_hard=True)
         expected = image_model(dtype="float64")(images)
@@ -115,7 +116,7 @@ def test_sorting_what_is_sorted_changes_nothing(mode, monkeypatch):
 
 
 def test_only_the_chosen_layers_sort():
-    with jax.enable_x64(True):
+    with enable_x64():
         images = exact_images()
         model = image_model(dtype="float64", reorder_layers=(1,), **HARD)
         plain = image_model(dtype="float64")
@@ -169,7 +170,7 @@ def test_official_settings_make_fresh_tokens_their_mean():
             "image_size": 28,
             "patch_size": 4,
         }
-        config = VimConfig(24, **sizes, d_state=3, **changes)
+        config = VimConfig(d_model=24, **sizes, d_state=3, **changes)
         model = fill_model(config, seed=0, dtype="float32")
         linear = ("kernel", "sorting")
         graphdef, state = nnx.split(model)
@@ -212,7 +213,7 @@ def test_shuffled_control_is_one_permutation_for_all_images():
 
 def test_a_falling_temperature_hardens_the_order():
     soft: Any = {"reorder": "corrected", "reorder_normalise": True}
-    with jax.enable_x64(True):
+    with enable_x64():
         images = exact_images()
         model = image_model(dtype="float64", **soft)
         hard = image_model(dtype="float64", **HARD)(images)
@@ -227,7 +228,7 @@ def test_a_falling_temperature_hardens_the_order():
 
 def test_explanations_go_through_the_order_or_are_refused():
     changes: Any = {"num_layers": 2, "reorder_layers": (1,), "use_conv_bias": False}
-    with jax.enable_x64(True):
+    with enable_x64():
         model: Any = image_model(dtype="float64", **HARD, **changes)
         images = exact_images()
         block = model.layer(1)
@@ -311,6 +312,11 @@ def test_reordering_messages():
         make(reorder="official", reorder_by="random", reorder_seed=-1)
     with pytest.raises(ValueError, match="let later tokens change earlier outputs"):
         MambaConfig(vocab_size=9, d_model=8, num_layers=2, reorder="corrected")
-    assert dataclasses.replace(MambaConfig(9, 8, 2), d_model=4).d_model == 4
+    assert (
+        dataclasses.replace(
+            MambaConfig(vocab_size=9, d_model=8, num_layers=2), d_model=4
+        ).d_model
+        == 4
+    )
     with pytest.raises(ValueError, match="No layer of this model sorts its tokens"):
         sorting_variances(image_model(), draw_images())

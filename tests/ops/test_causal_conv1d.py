@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from jmamba.ops import causal_conv1d
+from jmamba_kernels.versions import enable_x64
 
 
 def make(seed=0, *, batch=2, length=7, channels=3, window=4, dtype="float32"):
@@ -129,7 +130,7 @@ def test_conv_forgets_segments_that_came_before():
 
 
 def test_conv_gradient_equals_finite_differences():
-    with jax.enable_x64(True):
+    with enable_x64():
         args = make(dtype="float64")
 
         def loss(*args):

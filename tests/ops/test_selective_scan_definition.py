@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import (
     IMPLEMENTATIONS,
-    KERNELS,
+    INTERPRETED,
     OPTIONS,
     XLA_FORMS,
     assert_close,
@@ -20,6 +20,8 @@ from helpers import (
     run_scan,
     tolerance,
 )
+
+from jmamba_kernels.versions import enable_x64
 
 # An orthogonal array of strength two: any two columns show all four pairs of values.
 # Columns: the five optional operands, softplus, two groups.
@@ -66,7 +68,7 @@ def outcome(inputs, implementation, delta_softplus):
     scan = partial(
         run_scan, implementation=implementation, delta_softplus=delta_softplus
     )
-    jit = quick_jit if implementation in KERNELS else jax.jit
+    jit = quick_jit if implementation in INTERPRETED else jax.jit
     return jit(partial(value_and_gradients, scan))(inputs)
 
 
@@ -124,7 +126,7 @@ def test_selective_scan_in_half_precision_equals_definition(
 
 @pytest.mark.parametrize("implementation", XLA_FORMS)
 def test_selective_scan_in_float64_keeps_its_precision(implementation):
-    with jax.enable_x64(True):
+    with enable_x64():
         inputs = make_inputs(6, length=40, options=OPTIONS, dtype="float64")
         outputs, gradients = outcome(inputs, implementation, True)
         expected = expected_outcome(inputs, True)
@@ -134,9 +136,9 @@ def test_selective_scan_in_float64_keeps_its_precision(implementation):
     assert_close(gradients, expected[1], bound.gradient, "gradient")
 
 
-@pytest.mark.parametrize("implementation", KERNELS)
+@pytest.mark.parametrize("implementation", INTERPRETED)
 def test_kernel_refuses_float64(implementation):
-    with jax.enable_x64(True):
+    with enable_x64():
         inputs = make_inputs(6, dtype="float64")
         with pytest.raises(NotImplementedError, match=rf"{implementation} .*float64.*"):
             run_scan(inputs, implementation)

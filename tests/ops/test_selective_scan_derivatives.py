@@ -5,7 +5,7 @@ from functools import cache, partial
 import pytest
 from helpers import (
     IMPLEMENTATIONS,
-    KERNELS,
+    INTERPRETED,
     OPTIONS,
     XLA_FORMS,
     assert_close,
@@ -64,7 +64,7 @@ OF_MAPS = ["grad_and_jvp", "jacfwd", "jacrev", "vmap_of_grad_over_parameters"]
 
 
 @pytest.mark.parametrize("name", OF_MAPS)
-@pytest.mark.parametrize("implementation", KERNELS)
+@pytest.mark.parametrize("implementation", INTERPRETED)
 def test_transform_of_kernel_equals_that_of_the_definition(implementation, name):
     check(name, implementation, ALL)
 
@@ -84,6 +84,6 @@ def test_derivative_with_one_option_equals_that_of_the_definition(implementation
 
 
 @pytest.mark.parametrize("name", ["jacfwd_under_vmap", "jacrev_under_vmap"])
-@pytest.mark.parametrize("implementation", [k for k in OTHERS if k not in KERNELS])
+@pytest.mark.parametrize("implementation", [k for k in OTHERS if k not in INTERPRETED])
 def test_transform_across_chunks_equals_that_of_the_definition(implementation, name):
     check(name, implementation, {**LONG, "batch": 1, "options": OPTIONS})

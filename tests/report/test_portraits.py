@@ -4,7 +4,6 @@ import json
 from functools import cache
 from html import escape
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from jmamba.recipes import Workbench, load_recipe
 from jmamba.recipes.dynamics_figures import PortraitConfig
 from jmamba.report.theory.page import compute_portraits
 from jmamba.report.theory.plates import PORTRAIT_PLATES
+from jmamba_kernels.versions import enable_x64
 
 SMALL = PortraitConfig(phase_points=4, growth_rates=2)
 
@@ -51,13 +51,13 @@ def test_blow_ups_follow_their_laws():
 
 
 def test_growth_is_the_clock_of_the_fastest_token():
-    with jax.enable_x64(True):
+    with enable_x64():
         system, x = ScalarSystem(1.0, 0.0), jnp.array([0.7])
         flow = flow_by_growth(system, x, jnp.array([0.0, 2.0, 5.0]))
     np.testing.assert_allclose(flow.x[:, 0], 0.7 * np.exp([0.0, 2.0, 5.0]), rtol=1e-9)
     left = 1 / (2 * np.log(2) * np.asarray(flow.x[:, 0]) ** 2)  # s = 0: exact
     np.testing.assert_allclose(flow.left, left, rtol=1e-9)
-    with jax.enable_x64(True):
+    with enable_x64():
         with pytest.raises(ValueError, match="never blow up: this is convergence"):
             flow_by_growth(ScalarSystem(-1.0, 0.0), x, jnp.array([0.0, 1.0]))
 

@@ -58,7 +58,8 @@ def blow_up(
         smaller than rounding allows.
 
     Examples:
-      >>> with jax.enable_x64(True):
+      >>> from jmamba.dynamics import enable_x64
+      >>> with enable_x64():
       ...     end = blow_up(ScalarSystem(1.0, 1.0), jnp.array([0.5, 0.6, 0.4, 0.7]))
       >>> round(float(end.time), 6), end.token
       (0.649849, 3)
@@ -134,7 +135,8 @@ def lifetimes(system: ScalarSystem, x: Float[Array, "l"]) -> Float[Array, "l"]:
       ValueError: tokens are not float64.
 
     Examples:
-      >>> with jax.enable_x64(True):
+      >>> from jmamba.dynamics import enable_x64
+      >>> with enable_x64():
       ...     T = lifetimes(ScalarSystem(1.0, 1.0), jnp.array([-0.5, 0.8, -0.7]))
       >>> [round(float(v), 3) for v in T]
       [inf, 0.5, 0.5]
@@ -177,7 +179,8 @@ def flow_by_growth(
       ValueError: no token ever blows up, or tokens are not float64.
 
     Examples:
-      >>> with jax.enable_x64(True):
+      >>> from jmamba.dynamics import enable_x64
+      >>> with enable_x64():
       ...     flow = flow_by_growth(ScalarSystem(1.0, 1.0), jnp.array([0.8]),
       ...         jnp.array([0.0, 1.0]))
       >>> round(float(flow.left[0]), 5), round(float(flow.x[1, 0]) / 0.8, 4)

@@ -60,7 +60,8 @@ def follow_fates(
       ValueError: a token is zero, which it stays, or not finite.
 
     Examples:
-      >>> with jax.enable_x64(True):
+      >>> from jmamba.dynamics import enable_x64
+      >>> with enable_x64():
       ...     eye = jnp.eye(2)
       ...     system = TokenSystem(jnp.diag(jnp.array([1.0, -0.5])), eye, 0 * eye, -eye,
       ...         jnp.zeros(2))
@@ -221,7 +222,8 @@ def tabulate_fates(
       key: randomness; None for a fixed one.
 
     Examples:
-      >>> with jax.enable_x64(True):
+      >>> from jmamba.dynamics import enable_x64
+      >>> with enable_x64():
       ...     table = tabulate_fates(jnp.array([-1.0, -0.5]), count=6)
       >>> table.all_converge, table.some_diverge
       (6, 0)

@@ -90,7 +90,8 @@ def flow_in_log_time(
         smaller than rounding allows.
 
     Examples:
-      >>> with jax.enable_x64(True):
+      >>> from jmamba.dynamics import enable_x64
+      >>> with enable_x64():
       ...     x = flow_in_log_time(ScalarSystem(mu=1.0, s=-1.0), jnp.full(2, 0.5),
       ...         jnp.array([10.0]))
       >>> [round(float(v), 3) for v in x[0]]

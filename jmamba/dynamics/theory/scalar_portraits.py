@@ -51,7 +51,8 @@ def portray_convergence(
       x: tokens at time 0.
 
     Examples:
-      >>> with jax.enable_x64(True):
+      >>> from jmamba.dynamics import enable_x64
+      >>> with enable_x64():
       ...     seen = portray_convergence((1.0,))
       >>> sizes, limits = np.asarray(seen.sizes), np.asarray(seen.limits)
       >>> last = np.exp(12.5) * sizes[0, -1]  # sqrt(t) |x| at e^25
@@ -97,7 +98,8 @@ def portray_slow_divergence(
       x: tokens at time 0, all positive.
 
     Examples:
-      >>> with jax.enable_x64(True):
+      >>> from jmamba.dynamics import enable_x64
+      >>> with enable_x64():
       ...     seen = portray_slow_divergence()
       >>> [round(float(v), 3) for v in seen.x[-1] / seen.log_times[-1]]
       [1.03, 3.662, 8.458, 15.597]
@@ -140,7 +142,8 @@ def portray_blow_up(s: float, x: tuple[float, ...]) -> Explosion:
       x: tokens at time 0, one of them with s x >= 0.
 
     Examples:
-      >>> with jax.enable_x64(True):
+      >>> from jmamba.dynamics import enable_x64
+      >>> with enable_x64():
       ...     seen = portray_blow_up(1.0, (0.5, 0.6, 0.4, 0.7))
       >>> round(float(seen.end), 6), seen.token
       (0.649849, 3)
@@ -191,7 +194,8 @@ def portray_phases(points: int = 24) -> PhaseDiagram:
       points: of each axis, an even number, so that neither mu nor s x is zero.
 
     Examples:
-      >>> with jax.enable_x64(True):
+      >>> from jmamba.dynamics import enable_x64
+      >>> with enable_x64():
       ...     seen = portray_phases(2)
       >>> [[REGIMES[i] for i in row] for row in seen.regimes]  # doctest: +ELLIPSIS
       [['convergence', 'convergence'], ['slow divergence', 'fast divergence']]
@@ -239,7 +243,8 @@ def portray_growth_factors(
       length: tokens.
 
     Examples:
-      >>> with jax.enable_x64(True):
+      >>> from jmamba.dynamics import enable_x64
+      >>> with enable_x64():
       ...     seen = portray_growth_factors(np.array([1.0, 10.0]), length=3)
       >>> bool(jnp.all(seen.factors[1, 1:] < seen.factors[0, 1:]))
       True

@@ -116,7 +116,7 @@ def check_float64(x) -> None:
     if x.dtype != jnp.float64:
         raise ValueError(
             f"Tokens are {x.dtype}, but times and sizes here span hundreds of decades: "
-            "give float64 ones, inside `with jax.enable_x64(True):` or after "
+            "give float64 ones, inside `with jmamba.dynamics.enable_x64():` or after "
             "jax.config.update('jax_enable_x64', True)."
         )
 

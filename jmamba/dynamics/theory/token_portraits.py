@@ -46,7 +46,8 @@ def portray_plane(*, seed: int = 0, length: int = 4) -> dict[str, PlanePaths]:
       length: tokens.
 
     Examples:
-      >>> with jax.enable_x64(True):
+      >>> from jmamba.dynamics import enable_x64
+      >>> with enable_x64():
       ...     *_, (M, paths) = portray_plane().values()
       >>> [round(float(v), 3) for v in paths[-1, 0]]
       [0.326, 0.461]
@@ -113,7 +114,8 @@ def portray_attention(*, length: int = 10) -> dict[str, AttentionOverTime]:
       length: tokens.
 
     Examples:
-      >>> with jax.enable_x64(True):
+      >>> from jmamba.dynamics import enable_x64
+      >>> with enable_x64():
       ...     seen = portray_attention(length=3)
       >>> {name: run.P.shape for name, run in seen.items()}["convergence"]
       (3, 3, 3)

@@ -31,6 +31,7 @@ from jmamba.report.environment import environment
 from jmamba.report.folder import MADE_BY_PORTRAITS, write_folder
 from jmamba.report.page import definitions, figure_section, resource
 from jmamba.report.theory.plates import PORTRAIT_PLATES
+from jmamba_kernels.versions import enable_x64
 
 BLOW_UPS = (
     (1.0, (0.5, 0.6, 0.4, 0.7)),
@@ -114,7 +115,7 @@ def compute_portraits(
     }
     found: dict[str, Any] = {}
     timings: dict[str, float] = {}
-    with jax.enable_x64(True):
+    with enable_x64():
         for done, (name, run) in enumerate(runs.items()):
             progress("running the systems", done, len(runs))
             start = time.perf_counter()

@@ -4,9 +4,7 @@ import importlib
 import math
 import os
 from functools import cache
-from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from jmamba_kernels.selective_scan.contract import Implementation
@@ -15,6 +13,7 @@ from jmamba_kernels.selective_scan.tilings import (
     TpuTiling,
     TritonTiling,
 )
+from jmamba_kernels.targets import Service, Target, check_serves, is_compiled
 
 IMPLEMENTATIONS = (
     "reference",
@@ -36,8 +35,6 @@ TILINGS = {
 ALIASES = ("xla", "pallas_gpu")
 """Names that mean one implementation or another, by the device."""
 
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-
 Choice = str | TpuTiling | TritonTiling | MosaicGpuTiling | None
 """What a caller may ask for: a name, a kernel with its tiles, or None."""
 
@@ -58,42 +55,24 @@ def load(name: str, tiling=None) -> Implementation:
     return made if isinstance(made, Implementation) else made(tiling)
 
 
-class Service(NamedTuple):
-    """Where a kernel runs; on a CPU it is interpreted.
-
-    Attributes:
-      device: what it is for, in words.
-      platform: one of `PLATFORMS`.
-      capability: least and first excluded compute capability of an NVIDIA GPU.
-    """
-
-    device: str
-    platform: str
-    capability: tuple[float, float] = (0, math.inf)
-
-
 KERNELS = {
-    "pallas_tpu": Service("TPUs", "tpu"),
-    "pallas_triton": Service("Ampere and Ada GPUs", "cuda", (8, 9)),
-    "pallas_mosaic_gpu": Service("Hopper and newer GPUs", "cuda", (9, math.inf)),
+    "pallas_tpu": Service("TPUs", "tpu", compiles=(0, 10, 2), interprets=(0, 10, 2)),
+    "pallas_triton": Service(
+        "Ampere and Ada GPUs",
+        "cuda",
+        (8, 9),
+        compiles=(0, 10, 2),
+        interprets=(0, 10, 2),
+    ),
+    "pallas_mosaic_gpu": Service(
+        "Hopper and newer GPUs",
+        "cuda",
+        (9, math.inf),
+        compiles=(0, 10, 2),
+        interprets=(0, 12),
+    ),
 }
 """Kernel -> where it runs."""
-
-
-class Target(NamedTuple):
-    """What a program is lowered for.
-
-    Attributes:
-      platform: one of `PLATFORMS`.
-      capability: of an NVIDIA GPU, such as 8.0 (A100); None where it is not known,
-        as when a program is exported without its device.
-      is_partitioned: whether XLA spreads the program over several devices by itself
-        (jit with shardings, outside `shard_map`).
-    """
-
-    platform: str
-    capability: float | None = None
-    is_partitioned: bool = False
 
 
 def choose(
@@ -110,7 +89,8 @@ def choose(
     None is what the environment variable JMAMBA_SCAN names, if it is set; else, in
     order:
 
-    1. for float64 operands "xla", since no kernel serves them;
+    1. for float64 operands "xla", since no kernel serves them; likewise where jax is
+       older than the device's kernel needs;
     2. on a TPU `pallas_tpu`; but "xla" where XLA spreads the program over several
        TPUs by itself, since it cannot be told there how to split a kernel (wrap the
        computation in `jax.shard_map` to have the kernel on each);
@@ -118,7 +98,8 @@ def choose(
     4. elsewhere (a CPU, a T4, an AMD GPU, an unknown device) "xla".
 
     Raises:
-      NotImplementedError: a kernel is named for a device it does not run on.
+      NotImplementedError: a kernel is named for a device it does not run on, or that
+        needs a newer jax.
     """
     target = Target(target) if isinstance(target, str) else target
     tiling = None
@@ -139,41 +120,21 @@ def choose(
             f"{', '.join(sorted([*IMPLEMENTATIONS, *ALIASES]))}, or unset it."
         )
     if implementation in KERNELS:
-        _check_serves(implementation, target)
+        check_serves(implementation, KERNELS[implementation], target)
     return implementation, load(implementation, tiling)
 
 
 def _choose_kernel(target: Target, dtype) -> str:
     if dtype == jnp.float64:
         return "xla"
+    name = "xla"
     if target.platform == "tpu" and not target.is_partitioned:
-        return "pallas_tpu"
+        name = "pallas_tpu"
     if target.platform == "cuda" and (target.capability or 0) >= 8:
-        return "pallas_gpu"
-    return "xla"
+        name = _choose_gpu_kernel(target)
+    return name if name == "xla" or is_compiled(KERNELS[name]) else "xla"
 
 
 def _choose_gpu_kernel(target: Target) -> str:
     """Return the kernel of a GPU; of one that has none, a name that is refused."""
     return "pallas_triton" if (target.capability or 0) < 9 else "pallas_mosaic_gpu"
-
-
-def _check_serves(name: str, target: Target) -> None:
-    """Raise unless a kernel runs on a target, as far as that is known."""
-    service, capability = KERNELS[name], target.capability
-    low, high = service.capability
-    if target.platform == "cpu":  # interpreted
-        if name == "pallas_mosaic_gpu" and jax.__version_info__ < (0, 12):
-            raise NotImplementedError(
-                f"pallas_mosaic_gpu is interpreted on a CPU by jax 0.12 and newer, but "
-                f"this is jax {jax.__version__}. Give implementation='xla', or None."
-            )
-        return
-    if target.platform != service.platform or (
-        capability is not None and not low <= capability < high
-    ):
-        device = target.platform + (f" {capability}" if capability is not None else "")
-        raise NotImplementedError(
-            f"{name} is for {service.device}, but the program is for {device}. Give "
-            f"implementation=None to have one chosen, or 'xla'."
-        )

@@ -1,0 +1,112 @@
+"""How a primitive is lowered: which implementation runs, on one device or several.
+
+The same for every recurrence. Which implementation runs is chosen when a program is
+lowered for a platform, not when it is traced.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
+
+from jmamba.ops.sharding import partition_over_devices
+from jmamba_kernels.targets import PLATFORMS, Target
+from jmamba_kernels.versions import without_varying
+
+
+class Map(NamedTuple):
+    """What a primitive computes, with some implementation of it.
+
+    Attributes:
+      run: (implementation's maps, *values, **params) -> list of results.
+      axes: (**params) -> the letters of the operands' axes, and of the results'.
+      choose: (what was asked for, target, dtype=) -> name and maps to run.
+    """
+
+    run: Callable[..., list]
+    axes: Callable[..., tuple[Sequence[str], Sequence[str]]]
+    choose: Callable[..., tuple[str, Any]]
+
+
+def register_lowerings(primitive: Primitive, computed: Map) -> None:
+    """Let a primitive run by itself, and be lowered for every platform.
+
+    Its parameters are those of `computed.run`, and `implementation`.
+    """
+
+    def evaluate(*values, **params):
+        params = tuple(sorted(params.items()))
+        return _evaluate(*values, primitive=primitive, params=params)
+
+    primitive.def_impl(evaluate)
+    _show_devices_to(primitive)
+    for platform in PLATFORMS:
+        lower = _lower_for(primitive, computed, platform)
+        mlir.register_lowering(primitive, lower, platform=platform)
+
+
+@partial(jax.jit, static_argnames=("primitive", "params"))
+def _evaluate(*values, primitive, params):
+    return primitive.bind(*values, **dict(params))
+
+
+def _lower_for(primitive, computed: Map, platform: str):
+    def run(*values, target, implementation, **params):
+        name, maps = computed.choose(implementation, target, dtype=values[0].dtype)
+        with jax.named_scope(f"{primitive.name}.{name}"):
+            run_map = partial(computed.run, maps, **params)
+            if _is_split_by_us(name, target):
+                axes = computed.axes(**params)
+                return partition_over_devices(run_map, values, *axes)
+            return run_map(*values)
+
+    lower = mlir.lower_fun(run, multiple_results=True)
+
+    def lower_for_one_device(ctx, *values, **params):
+        target = _target(ctx, platform)
+        # all operands vary alike: an implementation need not know over what
+        avals = [without_varying(x) for x in ctx.avals_in]
+        return lower(ctx.replace(avals_in=avals), *values, target=target, **params)
+
+    return lower_for_one_device
+
+
+def _show_devices_to(primitive) -> None:
+    """Let the lowering of a primitive see the devices it is for.
+
+    It must know them to split a kernel over several, and to tell GPUs apart; JAX has no
+    public way to ask. Should the private one go, devices are unknown: `choose` then
+    takes the XLA form on GPUs.
+    """
+    from jax._src import dispatch
+
+    getattr(dispatch, "prim_requires_devices_during_lowering", set()).add(primitive)
+
+
+def _target(ctx, platform: str) -> Target:
+    """Return what is known of the device a program is lowered for."""
+    devices = getattr(ctx.module_context.axis_context, "device_assignment", None)
+    capability = getattr(devices[0], "compute_capability", None) if devices else None
+    return Target(
+        platform,
+        capability=None if capability is None else float(capability),
+        is_partitioned=_is_partitioned(ctx),
+    )
+
+
+def _is_partitioned(ctx) -> bool:
+    """Return whether XLA will split the program over several devices by itself."""
+    context = ctx.module_context.axis_context
+    if hasattr(context, "manual_axes"):  # inside shard_map, or a mesh's jit
+        manual = context.manual_axes | set(context.mesh.manual_axes)
+        return manual != frozenset(context.mesh.axis_names)
+    return getattr(context, "num_devices", 1) != 1
+
+
+def _is_split_by_us(name: str, target: Target) -> bool:
+    """Return whether XLA must be told how to split a kernel, and can be."""
+    is_kernel = name.startswith("pallas")
+    return is_kernel and target.is_partitioned and target.platform != "tpu"
