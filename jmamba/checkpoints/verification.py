@@ -57,7 +57,7 @@ def verify_logits(
     del theirs_model
     ours_model = read_model(architecture_at(destination), destination, Choices())
     ours = np.asarray(ours_model(jnp.asarray(tokens, jnp.int32)).logits)
-    found = compare(ours, theirs)
+    found = compare_logits(ours, theirs)
     if not found.error <= TOLERANCE:
         raise CheckpointError(
             f"The converted model's logits differ from those transformers gets from "
@@ -67,7 +67,7 @@ def verify_logits(
     return found
 
 
-def compare(ours: np.ndarray, theirs: np.ndarray) -> Verification:
+def compare_logits(ours: np.ndarray, theirs: np.ndarray) -> Verification:
     """Measure how far two arrays of logits (b, l, v) are apart."""
     error = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
     same = float(np.mean(ours.argmax(-1) == theirs.argmax(-1)))

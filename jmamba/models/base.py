@@ -9,7 +9,7 @@ from jmamba.models.architecture import architecture_of
 from jmamba.models.loading import Choices, load_model
 from jmamba.models.saving import save_safetensors
 
-Kind = TypeVar("Kind", bound="StackedModel")
+Loaded = TypeVar("Loaded", bound="StackedModel")
 
 
 class StackedModel(LayeredModel):
@@ -17,7 +17,7 @@ class StackedModel(LayeredModel):
 
     @classmethod
     def from_pretrained(
-        cls: type[Kind],
+        cls: type[Loaded],
         path_or_id: str | os.PathLike,
         *,
         dtype: Any = None,
@@ -25,7 +25,7 @@ class StackedModel(LayeredModel):
         revision: str | None = None,
         remat: bool = False,
         **options: Any,
-    ) -> Kind:
+    ) -> Loaded:
         """Load a model from a file, a folder or the Hub.
 
         Reads all layouts of the class's architecture, in safetensors or PyTorch files,

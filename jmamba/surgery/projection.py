@@ -24,7 +24,7 @@ from jmamba.surgery.rebuilding import rebuild, selections_of, stacked_W_x
 from jmamba_kernels import accumulation_dtype
 
 
-class Projection(NamedTuple):
+class ProjectedGates(NamedTuple):
     """Gates near given ones, and how near.
 
     Attributes:
@@ -38,7 +38,7 @@ class Projection(NamedTuple):
 
 def project_gates(
     system: TokenSystem, mode: str, *, threshold: float = THRESHOLD
-) -> Projection:
+) -> ProjectedGates:
     """Return definite gates near those of a trained layer: a start, no more.
 
     S_C = L R is factored without pivoting, so that M = U^T E with U unit upper and
@@ -66,7 +66,7 @@ def project_gates(
     U, v, d = _nearest_symmetric(S_B, S_C, mode, threshold)
     dtype = system.S_B.dtype
     gates = DefiniteGates(jnp.asarray(U, dtype), jnp.asarray(v, dtype))
-    return Projection(gates, _error(d[:, None] * U, U, S_B, S_C))
+    return ProjectedGates(gates, _error(d[:, None] * U, U, S_B, S_C))
 
 
 def _nearest_symmetric(S_B, S_C, mode, threshold):

@@ -14,10 +14,10 @@ from jmamba.layers.selection import Selection
 from jmamba.models.base import StackedModel
 from jmamba.models.skeleton import make_skeleton, parameters_of
 
-Kind = TypeVar("Kind", bound=StackedModel)
+Rebuilt = TypeVar("Rebuilt", bound=StackedModel)
 
 
-def as_free(model: Kind) -> Kind:
+def as_free(model: Rebuilt) -> Rebuilt:
     """Return an ordinary model that computes the same, its gates no longer tied.
 
     W_x of every layer is written out. What comes out saves in the layout that
@@ -47,7 +47,9 @@ def as_free(model: Kind) -> Kind:
     return rebuild(model, arrays, **free)
 
 
-def rebuild(model: Kind, arrays: Mapping[ParameterPath, Array], **changes: Any) -> Kind:
+def rebuild(
+    model: Rebuilt, arrays: Mapping[ParameterPath, Array], **changes: Any
+) -> Rebuilt:
     """Return a model with the given parameters and a changed configuration.
 
     Args:

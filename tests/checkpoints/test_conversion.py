@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from jmamba import MambaLM
 from jmamba.checkpoints import CheckpointError, convert
 from jmamba.checkpoints import conversion as conversion_module
-from jmamba.checkpoints.verification import TOLERANCE, compare, verify_logits
+from jmamba.checkpoints.verification import TOLERANCE, compare_logits, verify_logits
 from jmamba.commands.convert import convert_command
 
 ROOT = Path(__file__).parents[2]
@@ -89,7 +89,7 @@ def test_agreement_counts_equal_predictions():
     theirs = np.eye(4, dtype=np.float32)[None]
     ours = theirs.copy()
     ours[0, 0] = [0, 2, 0, 0]
-    found = compare(ours, theirs)
+    found = compare_logits(ours, theirs)
     assert (found.error, found.agreement, found.num_tokens) == (2.0, 0.75, 4)
     assert TOLERANCE == 1e-4
 

@@ -6,7 +6,7 @@ from jmamba.models.mamba.keys import (
     EMBEDDING_PATH,
     HEAD_KEY,
     TABLES,
-    explain_mismatch,
+    explain_text_mismatch,
 )
 from jmamba.models.mamba.layout import (
     MODEL_TYPES,
@@ -32,7 +32,7 @@ MAMBA = register(
         copies=lambda config: (
             {HEAD_KEY: EMBEDDING_PATH} if config.tie_embeddings else {}
         ),
-        explain=explain_mismatch,
+        explain=explain_text_mismatch,
         refusal=lambda config: (
             None if config.definite == "free" else "holds definite gates"
         ),

@@ -36,7 +36,7 @@ TABLES = {
 """Layout -> table."""
 
 
-def explain_mismatch(found: Mapping[str, tuple[int, ...]], config: Any) -> str:
+def explain_text_mismatch(found: Mapping[str, tuple[int, ...]], config: Any) -> str:
     """Say what to do if tensors are not those of a model of a configuration."""
     return explain_gates(found, config.definite) or describe_sizes(found)
 

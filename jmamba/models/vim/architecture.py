@@ -2,7 +2,12 @@
 
 from jmamba.models.architecture import Architecture, BareFiles, register
 from jmamba.models.vim.config import VimConfig
-from jmamba.models.vim.keys import LAYOUT, RELEASED_FILES, TABLES, explain_mismatch
+from jmamba.models.vim.keys import (
+    LAYOUT,
+    RELEASED_FILES,
+    TABLES,
+    explain_image_mismatch,
+)
 from jmamba.models.vim.layout import (
     MODEL_TYPE,
     infer_config,
@@ -20,7 +25,7 @@ VIM = register(
         write_config=write_vision_config,
         tables=TABLES,
         layout_to_write=lambda config: LAYOUT,
-        explain=explain_mismatch,
+        explain=explain_image_mismatch,
         bare=BareFiles(
             layout=LAYOUT, infer_config=infer_config, released=RELEASED_FILES
         ),

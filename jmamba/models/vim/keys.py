@@ -56,7 +56,9 @@ TABLES = {LAYOUT: _table()}
 """Layout -> table."""
 
 
-def explain_mismatch(found: Mapping[str, tuple[int, ...]], config: VimConfig) -> str:
+def explain_image_mismatch(
+    found: Mapping[str, tuple[int, ...]], config: VimConfig
+) -> str:
     """Say what to do if tensors are not those of a model of a configuration."""
     return (
         explain_gates(found, config.definite)

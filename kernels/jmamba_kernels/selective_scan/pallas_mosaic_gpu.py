@@ -1,8 +1,8 @@
 """The selective scan on Hopper and newer, by Pallas Mosaic GPU kernels.
 
 A program is one warpgroup. Its tiles of states are (n, d) arrays, d channels of the
-block, in a layout of their own: a warp holds c channels, q = LANES / c lanes share a
-channel's n states, p = n / q of them in each. Values for each channel, and gates, are
+block, in a layout of their own: a warp holds c channels, q = WARP_SIZE / c lanes share
+a channel's n states, p = n / q of them in each. Values for each channel, and gates, are
 the same layout with one axis removed, so that each thread reads what it multiplies.
 """
 
@@ -16,7 +16,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jmamba_kernels.interpretation import run_anywhere
 from jmamba_kernels.selective_scan.contract import Implementation
-from jmamba_kernels.selective_scan.gpu.blocks import LANES, Blocks, Shape
+from jmamba_kernels.selective_scan.gpu.blocks import WARP_SIZE, Blocks, Shape
 from jmamba_kernels.selective_scan.gpu.launches import Backend
 from jmamba_kernels.selective_scan.gpu.maps import gpu_implementation
 from jmamba_kernels.selective_scan.gpu.program import Program
@@ -29,21 +29,21 @@ WARPS = 4
 def layout(k: Blocks):
     """Return how a tile (n, d) lies in the threads of a warpgroup."""
     q = k.n // k.states_per_lane
-    c = LANES // q
+    c = WARP_SIZE // q
     # axes after tiling: ..., q, WARPS, c, 1
     tiling = plgpu.Tiling(((q, WARPS * c), (c,), (1,)))
     lanes = (-4, -2) if q > 1 else (-2,)
     return plgpu.Layout.TILED(tiling, warp_dims=(-3,), lane_dims=lanes, vector_dim=-1)
 
 
-def load(ref, layout):
+def _load(ref, layout):
     """Read a ref, in shared or global memory, into a layout."""
     if jax.__version_info__ >= (0, 12):
         return plgpu.load(ref, layout=layout, optimized=False)  # pyright: ignore
     return plgpu.load(ref, (), layout=layout, optimized=False)  # pyright: ignore
 
 
-def store(ref, value) -> None:
+def _store(ref, value) -> None:
     """Write an array; 16-bit values go out two bytes a thread."""
     if jax.__version_info__ >= (0, 12):
         plgpu.store(ref, value, optimized=False)  # pyright: ignore
@@ -83,7 +83,7 @@ class MosaicGpuProgram(Program):
 
     def read_by_channel(self, ref):
         """Read the program's part of (d,)."""
-        return load(ref.at[self.channels], layout(self.k).reduce(0))
+        return _load(ref.at[self.channels], layout(self.k).reduce(0))
 
     def read_channels(self, ref, *lead):
         """See `Program`."""
@@ -93,15 +93,15 @@ class MosaicGpuProgram(Program):
     def read_gate(self, ref, t, *lead):
         """See `Program`."""
         ref = ref.at[(*lead, self.row, self.clip(t), self.group)]
-        return self.spread(load(ref, layout(self.k).reduce(1)).astype(jnp.float32), 0)
+        return self.spread(_load(ref, layout(self.k).reduce(1)).astype(jnp.float32), 0)
 
     def read_states(self, ref, *lead):
         """See `Program`."""
-        return load(ref.at[(*lead, slice(None), self.channels)], layout(self.k))
+        return _load(ref.at[(*lead, slice(None), self.channels)], layout(self.k))
 
     def write_states(self, ref, value, *lead):
         """See `Program`."""
-        store(ref.at[(*lead, slice(None), self.channels)], value)
+        _store(ref.at[(*lead, slice(None), self.channels)], value)
 
     def write_token(self, ref, t, value, *lead):
         """See `Program`."""
@@ -110,7 +110,7 @@ class MosaicGpuProgram(Program):
 
     def write_channels(self, ref, value, *lead):
         """See `Program`."""
-        store(ref.at[(*lead, self.channels)], value)
+        _store(ref.at[(*lead, self.channels)], value)
 
     def write_gate(self, ref, t, value, *lead):
         """See `Program`."""
@@ -119,12 +119,12 @@ class MosaicGpuProgram(Program):
     def write(self, ref, index, t, value):
         """Write what belongs to a token unless it is past the end."""
         if not self.k.ragged:
-            store(ref.at[index], value)
+            _store(ref.at[index], value)
             return
 
         @pl.when(t < self.k.length)
         def _():
-            store(ref.at[index], value)
+            _store(ref.at[index], value)
 
     def over_states(self, value):
         """See `Program`."""
@@ -150,7 +150,7 @@ class MosaicGpuProgram(Program):
 # Launches -----------------------------------------------------------------------------
 
 
-def launch(kernel, name, k: Blocks, out_shape, *, rows=1, delta_softplus, **static):
+def _launch(kernel, name, k: Blocks, out_shape, *, rows=1, delta_softplus, **static):
     """Return a kernel as a function of its operands; `rows` programs a batch row."""
     outs, out_tree = jax.tree.flatten(out_shape)
 
@@ -206,16 +206,16 @@ def with_interpreter(call, outs):
     return run_anywhere(call(), call_back)
 
 
-BACKEND = Backend(
+_BACKEND = Backend(
     name="pallas_mosaic_gpu",
     scan_shape=Shape(states_per_lane=16, num_warps=WARPS, tokens=2),
     tangent_shape=Shape(states_per_lane=8, num_warps=WARPS, tokens=1),
     cotangent_shape=Shape(states_per_lane=4, num_warps=WARPS, tokens=4),
     view=lambda kind, shape, k: shape,
-    launch=launch,
+    launch=_launch,
 )
 
 
 def pallas_mosaic_gpu(tiling: MosaicGpuTiling | None = None) -> Implementation:
     """Return the Mosaic GPU kernels as an implementation, cut as given or not."""
-    return gpu_implementation(BACKEND, tiling)
+    return gpu_implementation(_BACKEND, tiling)

@@ -12,7 +12,6 @@ References:
   Gu & Dao, "Mamba", arXiv 2312.00752, section 3.3 (recomputation) and algorithm 2.
 """
 
-import math
 from functools import partial
 
 import jax
@@ -29,6 +28,7 @@ from jmamba_kernels.selective_scan.contract import (
     keep_mask,
     some_inputs,
 )
+from jmamba_kernels.selective_scan.powers import LOG2_E
 from jmamba_kernels.selective_scan.tilings import TpuTiling
 from jmamba_kernels.selective_scan.tpu.blocks import OVER_TIME
 from jmamba_kernels.selective_scan.tpu.cotangent import TOGETHER, cotangent_kernel
@@ -36,7 +36,6 @@ from jmamba_kernels.selective_scan.tpu.layout import LANES, TOKENS, Layout, choo
 from jmamba_kernels.selective_scan.tpu.scan import scan_kernel
 from jmamba_kernels.selective_scan.tpu.tangent import tangent_kernel
 
-LOG2_E = math.log2(math.e)
 NO_STEP = -1e4
 """A delta before softplus that is zero after it, whatever the bias."""
 
@@ -163,7 +162,7 @@ def _state_shape(layout: Layout, *lead):
     return jax.ShapeDtypeStruct((*lead, *shape), jnp.float32)
 
 
-def scan(inputs, *, delta_softplus, save_states=False, tiling: TpuTiling):
+def _scan(inputs, *, delta_softplus, save_states=False, tiling: TpuTiling):
     """Run the recurrence; see `contract.Implementation`."""
     _check(inputs)
     layout = _make_layout(inputs, tiling, chunks=tiling.chunks)
@@ -207,7 +206,7 @@ def scan(inputs, *, delta_softplus, save_states=False, tiling: TpuTiling):
     )
 
 
-def tangent(inputs, tangents, *, delta_softplus, tiling: TpuTiling):
+def _tangent(inputs, tangents, *, delta_softplus, tiling: TpuTiling):
     """Push k directions through the scan; see `contract.Implementation`."""
     _check(inputs)
     total = next(x.shape[0] for x in tangents if x is not None)
@@ -240,7 +239,7 @@ def tangent(inputs, tangents, *, delta_softplus, tiling: TpuTiling):
     )
 
 
-def cotangent(
+def _cotangent(
     inputs,
     chunk_states,
     d_y,
@@ -360,7 +359,7 @@ def pallas_tpu(tiling: TpuTiling | None = None) -> Implementation:
     """Return the TPU kernels as an implementation, with tiles of a given size."""
     tiling = tiling or TpuTiling()
     return Implementation(
-        partial(scan, tiling=tiling),
-        partial(tangent, tiling=tiling),
-        partial(cotangent, tiling=tiling),
+        partial(_scan, tiling=tiling),
+        partial(_tangent, tiling=tiling),
+        partial(_cotangent, tiling=tiling),
     )

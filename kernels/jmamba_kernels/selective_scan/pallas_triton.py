@@ -16,7 +16,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from jmamba_kernels.interpretation import pallas_call_anywhere
 from jmamba_kernels.selective_scan.contract import Implementation
-from jmamba_kernels.selective_scan.gpu.blocks import LANES, Blocks, Shape
+from jmamba_kernels.selective_scan.gpu.blocks import WARP_SIZE, Blocks, Shape
 from jmamba_kernels.selective_scan.gpu.launches import Backend, struct
 from jmamba_kernels.selective_scan.gpu.maps import gpu_implementation
 from jmamba_kernels.selective_scan.gpu.program import Program
@@ -26,7 +26,7 @@ from jmamba_kernels.selective_scan.tilings import TritonTiling
 def tile(k: Blocks) -> tuple[int, int, int, int]:
     """Return the sizes of (p, w, q, c)."""
     lanes = k.n // k.states_per_lane
-    return k.states_per_lane, k.num_warps, lanes, LANES // lanes
+    return k.states_per_lane, k.num_warps, lanes, WARP_SIZE // lanes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +149,7 @@ def instruct(asm: str, constraints: str, operands):
 # Launches -----------------------------------------------------------------------------
 
 
-def launch(kernel, name, k: Blocks, out_shape, *, rows=1, delta_softplus, **static):
+def _launch(kernel, name, k: Blocks, out_shape, *, rows=1, delta_softplus, **static):
     """Return a kernel as a function of its operands; `rows` programs a batch row."""
 
     def body(native, *refs):
@@ -169,7 +169,7 @@ def launch(kernel, name, k: Blocks, out_shape, *, rows=1, delta_softplus, **stat
     )
 
 
-def view(kind: str, shape: tuple[int, ...], k: Blocks) -> tuple[int, ...]:
+def _view(kind: str, shape: tuple[int, ...], k: Blocks) -> tuple[int, ...]:
     """Split d into (x, c), w of whose x are a program's, and n into (p, q)."""
     p, _, q, c = tile(k)
     match kind:
@@ -182,16 +182,16 @@ def view(kind: str, shape: tuple[int, ...], k: Blocks) -> tuple[int, ...]:
     return shape
 
 
-BACKEND = Backend(
+_BACKEND = Backend(
     name="pallas_triton",
     scan_shape=Shape(states_per_lane=16, num_warps=1, tokens=4),
     tangent_shape=Shape(states_per_lane=8, num_warps=1, tokens=1),
     cotangent_shape=Shape(states_per_lane=4, num_warps=4, tokens=4),
-    view=view,
-    launch=launch,
+    view=_view,
+    launch=_launch,
 )
 
 
 def pallas_triton(tiling: TritonTiling | None = None) -> Implementation:
     """Return the Triton kernels as an implementation, cut as given or by heuristic."""
-    return gpu_implementation(BACKEND, tiling)
+    return gpu_implementation(_BACKEND, tiling)

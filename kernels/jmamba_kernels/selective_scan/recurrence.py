@@ -24,7 +24,7 @@ from jmamba_kernels.selective_scan.contract import (
 )
 
 
-class Recurrence(NamedTuple):
+class BareOperands(NamedTuple):
     """Operands of the bare recurrence, all in the dtype of the state; d is minor."""
 
     u: Float[Array, "b l d"]
@@ -71,7 +71,7 @@ def gather_groups(x: Float[Array, "... d"], groups: int) -> Float[Array, "... g 
     return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
 
 
-def prepare(inputs: ScanInputs, *, delta_softplus: bool) -> Recurrence:
+def _prepare(inputs: ScanInputs, *, delta_softplus: bool) -> BareOperands:
     """Cast, add the bias, apply softplus and lay the channels out last."""
     dtype = accumulation_dtype(inputs.u.dtype)
     u, delta, A, B, C = (x.astype(dtype) for x in inputs[:5])
@@ -85,10 +85,10 @@ def prepare(inputs: ScanInputs, *, delta_softplus: bool) -> Recurrence:
         initial_state = jnp.swapaxes(inputs.initial_state.astype(dtype), 1, 2)
     keep = None if inputs.segment_ids is None else keep_mask(inputs.segment_ids)
     B, C = jnp.swapaxes(B, 2, 3), jnp.swapaxes(C, 2, 3)  # b l g n -> b l n g
-    return Recurrence(u, delta, A.T, B, C, initial_state, keep)
+    return BareOperands(u, delta, A.T, B, C, initial_state, keep)
 
 
-def finish(s: Float[Array, "b l d"], inputs: ScanInputs) -> Float[Array, "b l d"]:
+def _finish(s: Float[Array, "b l d"], inputs: ScanInputs) -> Float[Array, "b l d"]:
     """Return y = (s + D u) silu(z) in the dtype of u."""
     if inputs.D is not None:
         s = s + inputs.D.astype(s.dtype)[None, None] * inputs.u.astype(s.dtype)
@@ -101,10 +101,10 @@ def implementation(maps: RecurrenceMaps) -> Implementation:
     """Wrap the three maps of the bare recurrence to the full contract."""
 
     def scan(inputs, *, delta_softplus, save_states=False):
-        r = prepare(inputs, delta_softplus=delta_softplus)
+        r = _prepare(inputs, delta_softplus=delta_softplus)
         s, last_state, chunk_states = maps.scan(r, save_states)
         return ScanResult(
-            finish(s, inputs), jnp.swapaxes(last_state, 1, 2), chunk_states
+            _finish(s, inputs), jnp.swapaxes(last_state, 1, 2), chunk_states
         )
 
     def tangent(inputs, tangents, *, delta_softplus):
@@ -112,7 +112,7 @@ def implementation(maps: RecurrenceMaps) -> Implementation:
         primals = {k: getattr(inputs, k) for k in directions}
 
         def prepare_parts(parts):
-            r = prepare(inputs._replace(**parts), delta_softplus=delta_softplus)
+            r = _prepare(inputs._replace(**parts), delta_softplus=delta_softplus)
             return r._replace(keep=None)
 
         def push_prepare(t):
@@ -120,7 +120,7 @@ def implementation(maps: RecurrenceMaps) -> Implementation:
 
         t = jax.vmap(push_prepare)(directions)
         still = [k for k, v in SOURCES.items() if not set(v) & set(directions)]
-        r = prepare(inputs, delta_softplus=delta_softplus)
+        r = _prepare(inputs, delta_softplus=delta_softplus)
         if len(still) < len(SOURCES):
             s, d_s, d_last_state = maps.tangent(r, t._replace(**dict.fromkeys(still)))
         else:  # only D or z move, which stand outside the recurrence
@@ -132,7 +132,7 @@ def implementation(maps: RecurrenceMaps) -> Implementation:
 
         def push_finish(d_s, t):
             def finish_parts(s, parts):
-                return finish(s, inputs._replace(**parts))
+                return _finish(s, inputs._replace(**parts))
 
             return jax.jvp(finish_parts, (s, primals), (d_s, t))[1]
 
@@ -143,18 +143,18 @@ def implementation(maps: RecurrenceMaps) -> Implementation:
         primals = {k: getattr(inputs, k) for k in wanted}
 
         def prepare_parts(parts):
-            r = prepare(inputs._replace(**parts), delta_softplus=delta_softplus)
+            r = _prepare(inputs._replace(**parts), delta_softplus=delta_softplus)
             return r._replace(keep=None)
 
-        r = prepare(inputs, delta_softplus=delta_softplus)
+        r = _prepare(inputs, delta_softplus=delta_softplus)
         # finish is linear in s, so its transpose needs no s
-        _, pull_s = jax.vjp(lambda s: finish(s, inputs), jnp.zeros_like(r.u))
+        _, pull_s = jax.vjp(lambda s: _finish(s, inputs), jnp.zeros_like(r.u))
         (d_s,) = jax.vmap(pull_s)(d_y)
         d_last_state = jnp.swapaxes(d_last_state, 2, 3).astype(r.u.dtype)
         s, d_r = maps.cotangent(r, chunk_states, d_s, d_last_state)
         _, pull_prepare = jax.vjp(prepare_parts, primals)
         _, pull_rest = jax.vjp(
-            lambda parts: finish(s, inputs._replace(**parts)), primals
+            lambda parts: _finish(s, inputs._replace(**parts)), primals
         )
         (before,) = jax.vmap(pull_prepare)(d_r)
         (after,) = jax.vmap(pull_rest)(d_y)

@@ -19,7 +19,7 @@ from jmamba_kernels.selective_scan.contract import (
 )
 
 
-def scan(
+def _scan(
     inputs: ScanInputs, *, delta_softplus: bool, save_states: bool = False
 ) -> ScanResult:
     """Run the selective recurrence step by step.
@@ -69,12 +69,12 @@ def scan(
     return ScanResult(y.astype(inputs.u.dtype), last_state, chunk_states)
 
 
-def tangent(inputs: ScanInputs, tangents: ScanInputs, *, delta_softplus: bool):
+def _tangent(inputs: ScanInputs, tangents: ScanInputs, *, delta_softplus: bool):
     """Return the directional derivatives of (y, last_state) along k tangents."""
     names = [name for name, t in tangents._asdict().items() if t is not None]
 
     def run(parts):
-        result = scan(inputs._replace(**parts), delta_softplus=delta_softplus)
+        result = _scan(inputs._replace(**parts), delta_softplus=delta_softplus)
         return result.y, result.last_state
 
     primals = {name: getattr(inputs, name) for name in names}
@@ -82,7 +82,7 @@ def tangent(inputs: ScanInputs, tangents: ScanInputs, *, delta_softplus: bool):
     return jax.vmap(lambda t: jax.jvp(run, (primals,), (t,))[1])(directions)
 
 
-def cotangent(
+def _cotangent(
     inputs: ScanInputs,
     chunk_states,
     d_y,
@@ -95,7 +95,7 @@ def cotangent(
     del chunk_states
 
     def run(parts):
-        result = scan(inputs._replace(**parts), delta_softplus=delta_softplus)
+        result = _scan(inputs._replace(**parts), delta_softplus=delta_softplus)
         return result.y, result.last_state
 
     _, vjp = jax.vjp(run, {name: getattr(inputs, name) for name in wanted})
@@ -103,4 +103,4 @@ def cotangent(
     return some_inputs(**parts)
 
 
-reference = Implementation(scan, tangent, cotangent)
+reference = Implementation(_scan, _tangent, _cotangent)

@@ -40,7 +40,7 @@ class GpuTiling:
 
     Attributes:
       states_per_lane: p, states of one channel that a thread holds.
-      num_warps: warps of a program, each with LANES p / n channels.
+      num_warps: warps of a program, each with 32 p / n channels.
       tokens: tokens whose operands are read together and, in the cotangent, whose
         states are held at once. Divides `CHUNK`.
       segments: parts of the sequence that run in parallel (at most one per chunk).

@@ -3,7 +3,7 @@
 A program owns one batch row, one block of channels and one segment of the sequence,
 and walks through its tokens with the states in registers. Of the n states of a
 channel a lane holds p and q lanes share them: n = p q. Sums over states then cost
-log2(q) shuffles, sums over the channels of a warp log2(LANES / q).
+log2(q) shuffles, sums over the channels of a warp log2(WARP_SIZE / q).
 """
 
 import math
@@ -18,10 +18,10 @@ from jmamba_kernels.selective_scan.contract import (
     keep_mask,
     num_chunks,
 )
-from jmamba_kernels.selective_scan.gpu.elementwise import LOG2_E
+from jmamba_kernels.selective_scan.powers import LOG2_E
 from jmamba_kernels.selective_scan.tilings import GpuTiling
 
-LANES = 32
+WARP_SIZE = 32
 """Threads of a warp."""
 
 FEWEST_STATES = 4
@@ -54,7 +54,7 @@ def choose_tiling(
     have a warp, into as many segments of four chunks or more as give each two.
     """
     p = min(shape.states_per_lane, n)
-    warps = batch * math.ceil(channels * n / (p * LANES))
+    warps = batch * math.ceil(channels * n / (p * WARP_SIZE))
     wanted = PROCESSORS * SCHEDULERS
     segments = 1 if 2 * warps >= wanted else math.ceil(2 * wanted / warps)
     most = max(1, num_chunks(length) // 4)
@@ -105,7 +105,7 @@ def cut(inputs: ScanInputs, tiling: GpuTiling | None, shape: Shape) -> Blocks:
     if tiling is None:
         tiling = choose_tiling(shape, batch, length, channels, n)
     p = min(tiling.states_per_lane, n)
-    per_block = tiling.num_warps * LANES * p // n
+    per_block = tiling.num_warps * WARP_SIZE * p // n
     chunks = num_chunks(length)
     per_segment = math.ceil(chunks / min(tiling.segments, chunks))
     return Blocks(

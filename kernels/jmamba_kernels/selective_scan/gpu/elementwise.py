@@ -7,9 +7,6 @@ error for arguments of both signs, however large.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-LOG2_E = 1.4426950408889634
-"""exp(x) = 2^(x log2 e): the hardware has powers of two."""
-
 
 def sigmoid(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """Return 1 / (1 + exp(-x)), the derivative of softplus."""
@@ -31,7 +28,7 @@ def log1p_of_fraction(e: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return 2.0 * s * total
 
 
-def softplus(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+def softplus_by_series(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """Return log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|)): no overflow.
 
     Far below zero the second term keeps what 1 + exp(x) would round away.
@@ -39,7 +36,7 @@ def softplus(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return jnp.maximum(x, 0.0) + log1p_of_fraction(jnp.exp(-jnp.abs(x)))
 
 
-def silu(z: Float[Array, "*s"]) -> Float[Array, "*s"]:
+def silu_by_exponential(z: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """Return z sigmoid(z)."""
     return z * sigmoid(z)
 

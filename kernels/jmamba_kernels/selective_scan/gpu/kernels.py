@@ -18,29 +18,27 @@ from jax.experimental import pallas as pl
 
 from jmamba_kernels.selective_scan.contract import CHUNK
 from jmamba_kernels.selective_scan.gpu.elementwise import (
-    LOG2_E,
     sigmoid,
-    silu,
     silu_and_slope,
+    silu_by_exponential,
 )
 from jmamba_kernels.selective_scan.gpu.program import (
     Program,
     Step,
     advance,
-    decay,
+    decay_tile,
     keep_steps,
     keep_until,
     read_token,
-    step_size,
+    step_sizes,
     widen,
 )
-
-LN_2 = 1 / LOG2_E
+from jmamba_kernels.selective_scan.powers import LN_2
 
 # The scan -----------------------------------------------------------------------------
 
 
-def scan_kernel(at: Program, x, starts_ref, y_ref, ends_ref, *saved):
+def scan_body(at: Program, x, starts_ref, y_ref, ends_ref, *saved):
     """Run the recurrence over a segment from its true start."""
     A = at.read_states(x.A)
     D = None if x.D is None else at.read_channels(x.D)
@@ -65,7 +63,7 @@ def scan_kernel(at: Program, x, starts_ref, y_ref, ends_ref, *saved):
             s = at.sum_states(h * at.read_gate(x.C, t0 + j))
             if D is not None:
                 s += D * widen(token.u)
-            y.append(s if token.z is None else s * silu(widen(token.z)))
+            y.append(s if token.z is None else s * silu_by_exponential(widen(token.z)))
         for j in range(at.k.tokens):  # a store holds back the reads behind it
             at.write_token(y_ref, t0 + j, y[j])
         return h, following
@@ -76,7 +74,7 @@ def scan_kernel(at: Program, x, starts_ref, y_ref, ends_ref, *saved):
     at.write_states(ends_ref, h, at.row, at.segment)
 
 
-def segment_ends_kernel(at: Program, x, ends_ref, decay_ref):
+def segment_ends_body(at: Program, x, ends_ref, decay_ref):
     """Find the end of a segment that starts from zero, and what it does to a state."""
     A = at.read_states(x.A)
 
@@ -105,7 +103,7 @@ class Sums(NamedTuple):
     delta_bias: jax.Array | None
 
 
-def cotangent_kernel(
+def cotangent_body(
     at: Program, x, chunk_states_ref, d_y_ref, g_ends_ref, out, *, together
 ):
     """Run the reversed recurrence over a segment, from the g behind its end.
@@ -208,11 +206,11 @@ def pull(x, at: Program, A, D, step: Step, d_y_ref, sums: list[Sums], out):
         if "C" in out:
             d_C = at.sum_channels(at.over_states(d_s) * step.h)
             at.write_gate(out["C"], t, d_C, which)
-        after.append(add_up(at, of, pulled, w, delta, d_s * u, d_delta, t))
+        after.append(add_to_sums(at, of, pulled, w, delta, d_s * u, d_delta, t))
     return after
 
 
-def add_up(at: Program, of: Sums, pulled, w, delta, d_D, d_delta, t) -> Sums:
+def add_to_sums(at: Program, of: Sums, pulled, w, delta, d_D, d_delta, t) -> Sums:
     """Return g for the token before, and the sums of the parameters' cotangents."""
     d_A = None if of.A is None else at.multiply_add(at.over_states(delta), w, of.A)
     d_D = None if of.D is None else of.D + d_D
@@ -222,7 +220,7 @@ def add_up(at: Program, of: Sums, pulled, w, delta, d_D, d_delta, t) -> Sums:
     return Sums(pulled, d_A, d_D, bias)
 
 
-def segment_starts_kernel(at: Program, x, d_y_ref, starts_ref, decay_ref, *, together):
+def segment_starts_body(at: Program, x, d_y_ref, starts_ref, decay_ref, *, together):
     """Find A_bar g at a segment's start if it is zero behind its end, and the decay."""
     A = at.read_states(x.A)
     first, behind = at.tokens
@@ -231,14 +229,14 @@ def segment_starts_kernel(at: Program, x, d_y_ref, starts_ref, decay_ref, *, tog
         directions, total, kept = carry
         t = behind - 1 - i
         token = read_token(x, at, t)
-        _, delta = step_size(x, at, token, t)
-        A_bar = decay(x, at, A, delta, t)
+        _, delta = step_sizes(x, at, token, t)
+        A_bar = decay_tile(x, at, A, delta, t)
         C = at.read_gate(x.C, t)
         after = []
         for j, g in enumerate(directions):
             d_s = widen(at.read_token(d_y_ref, t, at.direction + j))
             if token.z is not None:
-                d_s *= silu(widen(token.z))
+                d_s *= silu_by_exponential(widen(token.z))
             d_s = at.only_inside(d_s, t)
             after.append(A_bar * at.multiply_add(C, at.over_states(d_s), g))
         return after, total + delta, keep_until(x, at, kept, t)
@@ -263,7 +261,7 @@ class Directions(NamedTuple):
     delta_bias: jax.Array | None
 
 
-def tangent_kernel(
+def tangent_body(
     at: Program,
     x,
     tangents,

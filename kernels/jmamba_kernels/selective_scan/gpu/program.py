@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jmamba_kernels.selective_scan.contract import CHUNK
 from jmamba_kernels.selective_scan.gpu.blocks import Blocks, Operands
-from jmamba_kernels.selective_scan.gpu.elementwise import softplus
+from jmamba_kernels.selective_scan.gpu.elementwise import softplus_by_series
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +134,7 @@ def widen(value) -> jax.Array:
     return value.astype(jnp.float32)
 
 
-def step_size(x: Operands, at: Program, token: Token, t):
+def step_sizes(x: Operands, at: Program, token: Token, t):
     """Return delta[t] + delta_bias, and delta[t] as the recurrence takes it.
 
     The latter is zero past the end: the identity.
@@ -142,19 +142,19 @@ def step_size(x: Operands, at: Program, token: Token, t):
     raw = widen(token.delta)
     if x.delta_bias is not None:
         raw += at.read_channels(x.delta_bias)
-    delta = softplus(raw) if at.delta_softplus else raw
+    delta = softplus_by_series(raw) if at.delta_softplus else raw
     return raw, at.only_inside(delta, t)
 
 
-def decay(x: Operands, at: Program, A, delta, t):
+def decay_tile(x: Operands, at: Program, A, delta, t):
     """Return exp(delta[t] A) keep[t]."""
     return keep_until(x, at, at.exp2(A * at.over_states(delta)), t)
 
 
 def advance(x: Operands, at: Program, A, h, token: Token, t):
     """Return h[t] from h[t-1], and the step size."""
-    _, delta = step_size(x, at, token, t)
-    A_bar = decay(x, at, A, delta, t)
+    _, delta = step_sizes(x, at, token, t)
+    A_bar = decay_tile(x, at, A, delta, t)
     source = at.over_states(delta * widen(token.u)) * at.read_gate(x.B, t)
     return at.multiply_add(A_bar, h, source), delta
 
@@ -183,8 +183,8 @@ def keep_steps(x: Operands, at: Program, A, h, t0, count: int) -> list[Step]:
     steps = []
     for t in [t0 + j for j in range(count)]:
         token = read_token(x, at, t)
-        raw, delta = step_size(x, at, token, t)
-        A_bar = decay(x, at, A, delta, t)
+        raw, delta = step_sizes(x, at, token, t)
+        A_bar = decay_tile(x, at, A, delta, t)
         source = at.over_states(delta * widen(token.u)) * at.read_gate(x.B, t)
         h_before, h = h, at.multiply_add(A_bar, h, source)
         steps.append(Step(t, token, raw, delta, A_bar, h_before, h))

@@ -80,7 +80,7 @@ def scalars(ref, layout: Layout, token, lead=(0, 0, 0, 0)):
     return lambda i: ref[(*lead, start + i)]
 
 
-def decay(x: ScanInputs, delta, token, i):
+def decay_state(x: ScanInputs, delta, token, i):
     """Return exp(delta A) keep for one state."""
     A_bar = jnp.exp2(delta * x.A[0, i])
     return A_bar if x.segment_ids is None else A_bar * x.segment_ids[0, 0, 0, token]

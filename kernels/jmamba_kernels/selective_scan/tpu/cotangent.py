@@ -1,6 +1,5 @@
 """The cotangent kernel for TPU: a chunk forward again, then back."""
 
-import math
 from functools import partial
 from typing import NamedTuple
 
@@ -10,12 +9,13 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from jmamba_kernels.selective_scan.contract import CHUNK, ScanInputs
+from jmamba_kernels.selective_scan.powers import LN_2
 from jmamba_kernels.selective_scan.tpu.blocks import (
     OVER_TIME,
     Channels,
     Track,
     add_up,
-    decay,
+    decay_state,
     groups_in,
     keep_real,
     make_tracks,
@@ -32,12 +32,11 @@ from jmamba_kernels.selective_scan.tpu.elementwise import (
 )
 from jmamba_kernels.selective_scan.tpu.layout import LANES, TOKENS, Layout
 
-LN_2 = math.log(2)
 TOGETHER = 2
 """Tokens of the way back whose g and d_A are stored once."""
 
 
-class Sums(NamedTuple):
+class _Sums(NamedTuple):
     """Scratch to sum products over a tile's channels, for every token and state.
 
     A load with stride 4 fills a register with two rows of each of four states. So four
@@ -88,7 +87,7 @@ class Chunk(NamedTuple):
     g_ref: jax.Ref  # A_bar[t+1] g[t+1]
     delta_ref: jax.Ref  # per token
     d_s_ref: jax.Ref  # per token
-    sums: Sums
+    sums: _Sums
     layout: Layout
     delta_softplus: bool
     start: jax.Array  # the chunk's first token
@@ -112,7 +111,7 @@ def _recompute(c: Chunk, group, t):
     B, C = c.gates(now)
     terms = []
     for i in range(c.layout.padded_states):
-        h = decay(c.x, delta, now, i) * c.h_ref[now, i] + delta_u * B(i)
+        h = decay_state(c.x, delta, now, i) * c.h_ref[now, i] + delta_u * B(i)
         c.h_ref[now + 1, i] = h
         c.sums.put(i, h * d_s)
         if z is not None:
@@ -143,7 +142,7 @@ def _pull_back(c: Chunk, group, step):
             g = g + C(i) * d_s
             B_g.append(B(i) * g)
             c.sums.put(i, g * (delta * u), slot)
-            g = decay(c.x, delta, now, i) * g
+            g = decay_state(c.x, delta, now, i) * g
             w = g * c.h_ref[now, i]
             A_w.append(c.x.A[0, i] * w)
             d_A.append(delta * w)
@@ -154,7 +153,7 @@ def _pull_back(c: Chunk, group, step):
         _write_step(c, group, t, step)
 
 
-class Step(NamedTuple):
+class _Step(NamedTuple):
     """A token on the way back, and the terms of its sums over states."""
 
     now: jax.Array
@@ -166,13 +165,13 @@ class Step(NamedTuple):
     A_w: list
 
 
-def _read_step(c: Chunk, group, t) -> Step:
+def _read_step(c: Chunk, group, t) -> _Step:
     now = group * TOKENS + t
     u = c.tracks["u"].read(group, t)
-    return Step(now, u, c.delta_ref[now], c.d_s_ref[now], c.gates(now), [], [])
+    return _Step(now, u, c.delta_ref[now], c.d_s_ref[now], c.gates(now), [], [])
 
 
-def _write_step(c: Chunk, group, t, step: Step):
+def _write_step(c: Chunk, group, t, step: _Step):
     B_g = add_up(step.B_g)
     d_u = step.delta * B_g
     if c.parameters.D is not None:
@@ -202,7 +201,7 @@ def cotangent_kernel(
 ):
     """Pull the cotangents of y and the last state back over one chunk."""
     products = sums["products"]
-    d_B_sums, d_C_sums = (Sums(products, sums[k]) for k in "BC")
+    d_B_sums, d_C_sums = (_Sums(products, sums[k]) for k in "BC")
     tracks = make_tracks(x, wide) | {"d_y": Track(d_y.at[0, 0], wide["d_y"])}
     d_tracks = {
         name: Track(getattr(d, name).at[0, 0], wide["d_" + name])

@@ -9,7 +9,7 @@ from jmamba_kernels.selective_scan.contract import CHUNK
 from jmamba_kernels.selective_scan.tpu.blocks import (
     Track,
     add_up,
-    decay,
+    decay_state,
     groups_in,
     make_tracks,
     read_channels,
@@ -38,7 +38,7 @@ def scan_kernel(x, out, *, h_ref, wide, layout: Layout, delta_softplus, over_tok
         B, C = scalars(x.B, layout, now), scalars(x.C, layout, now)
         terms = []
         for i in range(layout.padded_states):
-            h = decay(x, delta, now, i) * h_ref[i] + delta_u * B(i)
+            h = decay_state(x, delta, now, i) * h_ref[i] + delta_u * B(i)
             h_ref[i] = h
             terms.append(C(i) * h)
         s = add_up(terms)

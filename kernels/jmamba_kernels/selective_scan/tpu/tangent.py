@@ -1,16 +1,16 @@
 """The tangent kernel for TPU."""
 
-import math
 from functools import partial
 
 import jax
 from jax import lax
 from jax.experimental import pallas as pl
 
+from jmamba_kernels.selective_scan.powers import LN_2
 from jmamba_kernels.selective_scan.tpu.blocks import (
     Track,
     add_up,
-    decay,
+    decay_state,
     groups_in,
     keep_real,
     make_tracks,
@@ -25,8 +25,6 @@ from jmamba_kernels.selective_scan.tpu.elementwise import (
     step_slope,
 )
 from jmamba_kernels.selective_scan.tpu.layout import TOKENS
-
-LN_2 = math.log(2)
 
 
 def tangent_kernel(
@@ -81,7 +79,7 @@ def tangent_kernel(
             moves.append((d_delta, d_u, d_z, d_input))
         s, d_s = [], [[] for _ in directions]
         for i in range(layout.padded_states):
-            A_bar = decay(x, delta, now, i)
+            A_bar = decay_state(x, delta, now, i)
             carried = A_bar * h_ref[i]
             h = carried + delta_u * B(i)
             h_ref[i] = h
