@@ -60,3 +60,15 @@ def _check_annotations_where_nothing_raises(request):
     code = getattr(inspect.unwrap(function), "__code__", None)
     if code is not None and "raises" in code.co_names:
         request.getfixturevalue("unchecked")
+
+
+@pytest.fixture(scope="module")
+def quick_programs():
+    """Compile without optimising, as `helpers.quick_jit` does, also inside the library.
+
+    What is computed stays the same; only tests of memory and speed may not use it.
+    """
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmamba import MambaConfig, MambaLM, Vim, VimConfig
-from jmamba.files.parameters import make_skeleton
+from jmamba.models.skeleton import make_skeleton
 
 CENTERS = {"A_log": 0.7, "D": 1.0, "dt_bias": -2.0, "scale": 1.0}
 

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmamba import Vim, VimConfig
-from jmamba.files.keys import slots
-from jmamba.files.parameters import make_skeleton
+from jmamba.models.skeleton import make_skeleton, slots_of
 
 
 class Definition(NamedTuple):
@@ -167,7 +166,7 @@ def tiny_vim(
     )
     skeleton = make_skeleton(config, dtype=dtype, param_dtype=dtype, remat=remat)
     arrays = {path: np.zeros(leaf.shape) for path, leaf in skeleton.parameters.items()}
-    for key, slot in slots("vim", skeleton.shapes).items():
+    for key, slot in slots_of(config, skeleton.parameters).items():
         place = (
             arrays[slot.path] if slot.layer is None else arrays[slot.path][slot.layer]
         )

@@ -13,7 +13,7 @@ from jmamba.layers.model import LayeredModel
 from jmamba.types import Images, Tokens
 
 Inputs = Tokens | Images
-Choice = int | Sequence[int] | Int[Array, "b"] | None
+PerSample = int | Sequence[int] | Int[Array, "b"] | None
 """One number for all samples, one for each, or None for the model's own choice."""
 
 
@@ -31,7 +31,9 @@ class Question(NamedTuple):
     query: Int[Array, "b"] | None
 
 
-def ask(model: LayeredModel, inputs: Inputs, target: Choice, query: Choice) -> Question:
+def ask(
+    model: LayeredModel, inputs: Inputs, target: PerSample, query: PerSample
+) -> Question:
     """Check what is to be explained and fill in the query.
 
     Args:
@@ -57,7 +59,7 @@ def ask(model: LayeredModel, inputs: Inputs, target: Choice, query: Choice) -> Q
     return Question(graphdef, state, inputs, wanted, chosen)
 
 
-def _numbers(choice: Choice, batch: int, low: int, high: int, name: str):
+def _numbers(choice: PerSample, batch: int, low: int, high: int, name: str):
     if choice is None:
         return None
     values = np.asarray(choice)

@@ -7,29 +7,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jmamba.checkpoints.verification import Verification, verify
+from jmamba.checkpoints.verification import (
+    Verification,
+    check_verifiable,
+    verify_logits,
+)
 from jmamba.files.dtypes import main_dtype
 from jmamba.files.errors import CheckpointError
-from jmamba.files.filling import Progress
-from jmamba.files.folders import check_destination, new_folder
-from jmamba.files.orbax_files import is_orbax, write_orbax
-from jmamba.files.parameters import parameters_of
-from jmamba.files.saving import write_model
+from jmamba.files.filling import ByteProgress
+from jmamba.files.folders import check_destination, new_folder, read_json
+from jmamba.files.hub import locate_bare
+from jmamba.files.orbax_files import is_orbax
 from jmamba.files.tokenizer import copy_tokenizer
-from jmamba.models.mamba.layout import read_config
-from jmamba.models.mamba.loading import load_folder
-from jmamba.models.mamba.model import MambaLM
-from jmamba.models.vim.loading import (
-    PARTS,
-    check_part,
-    is_vision,
-    locate_vim,
-    read_vim,
-)
-from jmamba.models.vim.model import Vim
+from jmamba.files.torch_files import PARTS, check_part
+from jmamba.models.architecture import Architecture, architecture_at, registered
+from jmamba.models.base import StackedModel
+from jmamba.models.loading import Choices, read_model
+from jmamba.models.saving import write_orbax, write_safetensors
+from jmamba.models.skeleton import parameters_of
 from jmamba.surgery.rebuilding import as_free
-
-Model = MambaLM | Vim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Conversion:
     Attributes:
       source: what was asked for: folder or Hub id.
       destination: the folder that was written.
-      layout: layout of the source: original, hf, falcon, vim or orbax.
+      layout: layout of the source: original, hf, falcon, vim, orbax or another's.
       format: format of the destination: orbax or hf.
       dtype: dtype of the written weights; A_log, D and dt_bias are float32 at least.
       num_layers: blocks of the model.
@@ -63,11 +59,11 @@ class Conversion:
     verification: Verification | None
 
 
-def _write_hf(model: Model, folder: Path, extra: dict, progress: Progress | None):
-    write_model(model, folder, extra=extra, progress=progress)
+def _write_hf(model: StackedModel, folder: Path, extra: dict, progress):
+    write_safetensors(model, folder, extra=extra, progress=progress)
 
 
-def _write_orbax(model: Model, folder: Path, extra: dict, progress: Progress | None):
+def _write_orbax(model: StackedModel, folder: Path, extra: dict, progress):
     write_orbax(model, folder, extra=extra)  # Orbax says nothing on the way
 
 
@@ -86,9 +82,9 @@ def convert(
     overwrite: bool = False,
     free: bool = False,
     part: str = PARTS[0],
-    progress: Progress | None = None,
+    progress: ByteProgress | None = None,
 ) -> Conversion:
-    """Convert a checkpoint of any layout that `load` or `load_vim` reads.
+    """Convert a checkpoint of any layout that an architecture reads.
 
     Args:
       source: folder or Hub id, or a file of Vision Mamba's authors.
@@ -101,7 +97,7 @@ def convert(
         source; needs transformers and torch.
       overwrite: whether a checkpoint that is there already is replaced.
       free: whether definite gates are written out as those of an ordinary model, which
-        transformers loads; see `dynamics.as_free`.
+        transformers loads; see `surgery.as_free`.
       part: of a training checkpoint of Vision Mamba's authors: "model", or "model_ema"
         for the moving average of the weights.
       progress: called as progress(what, done, total) with bytes.
@@ -116,24 +112,22 @@ def convert(
     check_part(part)
     check_destination(destination, overwrite=overwrite)
     start = time.perf_counter()
-    place = locate_vim(source, revision=revision)
-    layout, raw = _describe(place)
-    if verify:
-        _check_verifiable(place, layout)
-    options = {"dtype": "auto" if dtype is None else dtype, "progress": progress}
-    if is_vision(place):
-        model = read_vim(place, part=part, **options)
-    elif part == PARTS[0]:
-        model = load_folder(place, **options)
-    else:
+    place = locate_bare(source, _released(), revision=revision)
+    architecture = architecture_at(place)
+    if architecture.bare is None and part != PARTS[0]:
         raise CheckpointError(
-            f"{source} is a language model; only training checkpoints of Vision Mamba "
-            f"have a {part!r}. Leave part out."
+            f"{source} is a {architecture.model_class.__name__}, which has no training "
+            f"checkpoints with a {part!r}. Leave part out."
         )
+    layout, raw = _describe(architecture, place)
+    if verify:
+        check_verifiable(architecture, place)
+    choices = Choices("auto" if dtype is None else dtype)
+    model = read_model(architecture, place, choices, part=part, progress=progress)
     model = as_free(model) if free else model
     with new_folder(destination, overwrite=overwrite) as new:
         extra = _token_ids(raw)
-        if not isinstance(model, Vim):
+        if model.reads == "tokens":
             extra |= copy_tokenizer(source, new, revision=revision, required=False)
         FORMATS[format](model, new, extra, progress)
         sizes: dict[str, Any] = _facts(model) | {
@@ -141,7 +135,7 @@ def convert(
             "destination_bytes": _size(new),
         }
         del model
-        found = _verify(place, new, dtype=sizes["dtype"]) if verify else None
+        found = verify_logits(place, new, dtype=sizes["dtype"]) if verify else None
     return Conversion(
         source=str(source),
         destination=Path(destination),
@@ -153,29 +147,20 @@ def convert(
     )
 
 
-_verify = verify  # convert's own argument has the same name
+def _released() -> list[str]:
+    """Return the files that authors of any architecture released without a config."""
+    bare = [one.bare for one in registered() if one.bare is not None]
+    return [name for files in bare for name in files.released]
 
 
-def _describe(place: Path) -> tuple[str, dict[str, Any]]:
-    """Return the layout of a checkpoint and a language model's config.json."""
-    if is_vision(place):
-        return ("orbax" if is_orbax(place) else "vim"), {}
-    stored = read_config(place)
-    return ("orbax" if is_orbax(place) else stored.layout), stored.raw
-
-
-def _check_verifiable(place: Path, layout: str) -> None:
-    if layout in ("orbax", "vim"):
-        kind = {"orbax": "an Orbax checkpoint", "vim": "a Vision Mamba"}[layout]
-        raise CheckpointError(
-            f"{place} is {kind}, which transformers cannot read, so there is nothing "
-            "to verify against; leave verify out."
-        )
-    if read_config(place).config.definite != "free":
-        raise CheckpointError(
-            f"{place} holds definite gates, which transformers cannot read, so there "
-            "is nothing to verify against; leave verify out."
-        )
+def _describe(architecture: Architecture, place: Path) -> tuple[str, dict[str, Any]]:
+    """Return the layout of a checkpoint and its config.json."""
+    file = place / "config.json"
+    if not file.is_file() and architecture.bare is not None:
+        return architecture.bare.layout, {}
+    raw = read_json(file)
+    _, layout = architecture.read(raw, str(file))
+    return "orbax" if is_orbax(place) else layout, raw
 
 
 def _token_ids(raw: dict[str, Any]) -> dict[str, Any]:
@@ -183,7 +168,7 @@ def _token_ids(raw: dict[str, Any]) -> dict[str, Any]:
     return {name: raw[name] for name in names if name in raw}
 
 
-def _facts(model: Model) -> dict[str, Any]:
+def _facts(model: StackedModel) -> dict[str, Any]:
     arrays = parameters_of(model).values()
     return {
         "dtype": main_dtype(array.dtype.name for array in arrays),

@@ -7,17 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmamba.files.errors import CheckpointError
-from jmamba.files.keys import layout_of
+from jmamba.files.folders import read_json
+from jmamba.files.orbax_files import is_orbax
 from jmamba.files.torch_files import require_torch
-from jmamba.files.weight_files import find_weights, open_weights
-from jmamba.models.mamba.layout import StoredConfig, read_config, write_config
-from jmamba.models.mamba.loading import load_folder
-from jmamba.models.mamba.model import MambaLM
+from jmamba.files.weight_files import find_weights, read_headers
+from jmamba.models.architecture import Architecture, architecture_at
+from jmamba.models.loading import Choices, read_model
+from jmamba.models.skeleton import make_skeleton, slots_of
 
 TOLERANCE = 1e-4
 """Largest error of logits relative to the largest logit; float32 leaves about 1e-6."""
-
-_SENSITIVE = ("A_log", ".D", "dt_proj.bias")  # float32 whatever the weights are
 
 
 class Verification(NamedTuple):
@@ -30,7 +29,7 @@ class Verification(NamedTuple):
     num_tokens: int
 
 
-def verify(
+def verify_logits(
     source: Path, destination: Path, *, dtype: str, num_tokens: int = 24
 ) -> Verification:
     """Compare logits that transformers gets from the source with the destination's.
@@ -48,16 +47,17 @@ def verify(
       CheckpointError: torch or transformers is missing, or the logits differ.
     """
     torch = require_torch("Verifying a conversion")
-    stored = read_config(source)
-    tokens = np.random.default_rng(0).integers(
-        0, stored.config.vocab_size, (1, num_tokens)
-    )
-    theirs_model = _load_transformers(torch, source, stored, dtype)
+    architecture = architecture_at(source)
+    file = source / "config.json"
+    config, layout = architecture.read(read_json(file), str(file))
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (1, num_tokens))
+    theirs_model = _load_transformers(torch, source, config, layout, dtype)
     with torch.no_grad():
         theirs = theirs_model(torch.from_numpy(tokens)).logits.numpy()
     del theirs_model
-    ours = _logits(load_folder(destination), tokens)
-    found = compare(ours, theirs)
+    ours_model = read_model(architecture_at(destination), destination, Choices())
+    ours = np.asarray(ours_model(jnp.asarray(tokens, jnp.int32)).logits)
+    found = compare_logits(ours, theirs)
     if not found.error <= TOLERANCE:
         raise CheckpointError(
             f"The converted model's logits differ from those transformers gets from "
@@ -67,18 +67,37 @@ def verify(
     return found
 
 
-def compare(ours: np.ndarray, theirs: np.ndarray) -> Verification:
+def compare_logits(ours: np.ndarray, theirs: np.ndarray) -> Verification:
     """Measure how far two arrays of logits (b, l, v) are apart."""
     error = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
     same = float(np.mean(ours.argmax(-1) == theirs.argmax(-1)))
     return Verification(error, same, ours.shape[0] * ours.shape[1])
 
 
-def _logits(model: MambaLM, tokens: np.ndarray) -> np.ndarray:
-    return np.asarray(model(jnp.asarray(tokens, jnp.int32)).logits)
+def check_verifiable(architecture: Architecture, place: Path) -> None:
+    """Raise unless transformers reads a checkpoint.
+
+    Raises:
+      CheckpointError: it does not.
+    """
+    file = place / "config.json"
+    refusal = None
+    assert architecture.refusal is not None
+    if is_orbax(place):
+        refusal = "is an Orbax checkpoint"
+    elif file.is_file():
+        config, _ = architecture.read(read_json(file), str(file))
+        refusal = architecture.refusal(config)
+    else:
+        refusal = architecture.refusal(None)
+    if refusal is not None:
+        raise CheckpointError(
+            f"{place} {refusal}, which transformers cannot read, so there is nothing "
+            "to verify against; leave verify out."
+        )
 
 
-def _load_transformers(torch: Any, source: Path, stored: StoredConfig, dtype: str):
+def _load_transformers(torch: Any, source: Path, config: Any, layout: str, dtype: str):
     """Return transformers' model with the source's weights rounded to a dtype."""
     try:
         import transformers
@@ -87,19 +106,25 @@ def _load_transformers(torch: Any, source: Path, stored: StoredConfig, dtype: st
             "Verifying a conversion needs transformers, which is not installed: type "
             "pip install transformers, or leave --verify out."
         ) from error
-    raw = write_config(stored.config, dtype="float32")
-    kind = "FalconMamba" if stored.config.is_falcon else "Mamba"
-    config = getattr(transformers, f"{kind}Config").from_dict(raw)
-    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
-    state = model.state_dict()
-    weights = find_weights(source)
+    architecture = architecture_at(source)
+    assert architecture.write_config is not None
+    raw = architecture.write_config(config, dtype="float32")
+    model_class = getattr(transformers, raw["architectures"][0])
+    model = model_class(model_class.config_class.from_dict(raw)).eval()
+    skeleton = make_skeleton(config, dtype="float32", param_dtype=dtype)
+    names = {
+        (slot.path, slot.layer): key
+        for key, slot in slots_of(config, skeleton.parameters).items()
+    }
+    state, weights = model.state_dict(), find_weights(source)
+    held = slots_of(
+        config, skeleton.parameters, layout=layout, keys=read_headers(weights)
+    )
     for file in weights.files:
-        with open_weights(file) as tensors:
-            original = layout_of("hf", tensors) == "original"
-            for key, tensor in tensors.items():
-                name = key.replace("embedding.", "embeddings.") if original else key
-                value = torch.from_numpy(np.asarray(tensor.read(), np.float32))
-                if not key.endswith(_SENSITIVE):
-                    value = value.to(getattr(torch, dtype)).float()
-                state[name].copy_(value)
+        with weights.open(file) as tensors:
+            for key in set(tensors) & set(held):
+                path, layer, _, _ = held[key]
+                value = torch.from_numpy(np.asarray(tensors[key].read(), np.float32))
+                stored = getattr(torch, skeleton.parameters[path].dtype.name)
+                state[names[path, layer]].copy_(value.to(stored).float())
     return model

@@ -132,7 +132,7 @@ def _explain_text(text: str, source, options, out: Path, overwrite: bool) -> Pat
 
         check_directory(out, overwrite=overwrite)
         language_model, tokenizer, name = load_text_model(*source)
-        found = report.explain(
+        found = report.explain_text(
             language_model, tokenizer, text, name=name, progress=show, **options
         )
         page = report.write(found, out, overwrite=overwrite, progress=show)

@@ -26,17 +26,19 @@ def load_text_model(
     """Return a model, its tokenizer and its name.
 
     Raises:
-      ValueError: a revision is given without a model, or as `checkpoints.load` says.
+      ValueError: a revision is given without a model, or as `from_pretrained` says.
     """
     if model is None:
         check_revision(revision)
         from jmamba import embedded
 
         return *embedded.load_embedded(dtype=dtype), "embedded byte-level model"
-    from jmamba import checkpoints
+    from jmamba import MambaLM
+    from jmamba.models.tokenizers import load_tokenizer
 
-    tokenizer = checkpoints.load_tokenizer(model, revision=revision)
-    return checkpoints.load(model, dtype=dtype, revision=revision), tokenizer, model
+    tokenizer = load_tokenizer(model, revision=revision)
+    loaded = MambaLM.from_pretrained(model, dtype=dtype, revision=revision)
+    return loaded, tokenizer, model
 
 
 def load_image_model(
@@ -45,17 +47,16 @@ def load_image_model(
     """Return a model of images and its name.
 
     Raises:
-      ValueError: a revision is given without a model, or as `checkpoints.load_vim`
-        says.
+      ValueError: a revision is given without a model, or as `from_pretrained` says.
     """
     if model is None:
         check_revision(revision)
         from jmamba import embedded
 
         return embedded.load_embedded_vim(dtype=dtype).model, "embedded Vision Mamba"
-    from jmamba import checkpoints
+    from jmamba import Vim
 
-    return checkpoints.load_vim(model, dtype=dtype, revision=revision), model
+    return Vim.from_pretrained(model, dtype=dtype, revision=revision), model
 
 
 def check_revision(revision: str | None) -> None:

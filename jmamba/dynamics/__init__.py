@@ -116,9 +116,9 @@ from jmamba.dynamics.trained.trajectories import (
 )
 from jmamba.refinements.definite import MODES as MODES
 from jmamba.refinements.definite import DefiniteGates as DefiniteGates
-from jmamba.refinements.definite import decay_mask as decay_mask
 from jmamba.refinements.definite import definite_gates as definite_gates
 from jmamba.refinements.definite import draw_gates as draw_gates
+from jmamba.refinements.definite import gate_decay_mask as gate_decay_mask
 from jmamba.refinements.definite import live_entries as live_entries
 from jmamba.refinements.definite import semidefinite_gate as semidefinite_gate
 from jmamba.refinements.definite import signed_scales as signed_scales

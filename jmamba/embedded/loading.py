@@ -6,8 +6,9 @@ README.md beside this file is the card of the one, vim/README.md that of the oth
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jmamba.checkpoints import Tokenizer, load_tokenizer
+from jmamba.files.tokenizer import Tokenizer
 from jmamba.models.mamba.model import MambaLM
+from jmamba.models.tokenizers import load_tokenizer
 from jmamba.models.vim.images import preprocessing_of
 from jmamba.models.vim.model import Vim
 

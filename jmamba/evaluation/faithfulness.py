@@ -147,7 +147,7 @@ def make_score(predict: Callable, inputs: Any, target: Any, score: Score) -> Cal
     """
     if score not in ("logit", "probability"):
         raise ValueError(f"score={score!r}: give 'logit' or 'probability'.")
-    logits = read_logits(predict, inputs)
+    logits = predict_logits(predict, inputs)
     batch, classes = logits.shape
     chosen = logits.argmax(axis=1) if target is None else np.asarray(target)
     if chosen.dtype.kind not in "iu" or chosen.shape not in ((), (batch,)):
@@ -159,7 +159,7 @@ def make_score(predict: Callable, inputs: Any, target: Any, score: Score) -> Cal
     place = np.broadcast_to(chosen, (batch,))[:, None]
 
     def measure(inputs):
-        values = read_logits(predict, inputs)
+        values = predict_logits(predict, inputs)
         if score == "probability":
             values = values - values.max(axis=1, keepdims=True)
             values = np.exp(values) / np.exp(values).sum(axis=1, keepdims=True)
@@ -168,7 +168,7 @@ def make_score(predict: Callable, inputs: Any, target: Any, score: Score) -> Cal
     return measure
 
 
-def read_logits(predict: Callable, inputs: Any) -> Float[np.ndarray, "b v"]:
+def predict_logits(predict: Callable, inputs: Any) -> Float[np.ndarray, "b v"]:
     """Return what `predict` says of inputs, in float64.
 
     Raises:

@@ -10,7 +10,7 @@ STEPS = tuple(step / 10 for step in range(11))
 """Shares of features that are removed, or are there again, step after step."""
 
 Fractions = Sequence[float | int] | np.ndarray
-Order = Literal["morf", "lerf"]
+RemovalOrder = Literal["morf", "lerf"]
 Start = Literal["whole", "empty"]
 
 
@@ -35,7 +35,7 @@ def removal_curve(
     relevance: Any,
     replace: Callable,
     *,
-    order: Order = "morf",
+    order: RemovalOrder = "morf",
     start: Start = "whole",
     fractions: Fractions = STEPS,
     present: Any = None,
@@ -63,7 +63,7 @@ def removal_curve(
 def removal_masks(
     relevance: Any,
     *,
-    order: Order = "morf",
+    order: RemovalOrder = "morf",
     start: Start = "whole",
     fractions: Fractions = STEPS,
     present: Any = None,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jmamba.evaluation.faithfulness import make_score, read_logits
+from jmamba.evaluation.faithfulness import make_score, predict_logits
 from jmamba.evaluation.removal import STEPS, Fractions, RemovalCurve, removal_curve
 
 
@@ -103,10 +103,10 @@ def pruning_scores(
     References:
       Ali, Zimerman & Wolf, ACL 2025, section 4 and table 3.
     """
-    whole = read_logits(predict, inputs)
+    whole = predict_logits(predict, inputs)
 
     def measure(inputs):
-        return np.mean((whole - read_logits(predict, inputs)) ** 2, axis=1)
+        return np.mean((whole - predict_logits(predict, inputs)) ** 2, axis=1)
 
     return removal_curve(
         measure,

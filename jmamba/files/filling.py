@@ -7,24 +7,23 @@ import jax
 import numpy as np
 
 from jmamba.files.errors import CheckpointError, compress
-from jmamba.files.keys import HEAD_KEY, Path, Slot
-from jmamba.files.parameters import Skeleton
+from jmamba.files.keys import ParameterPath, Slot
 from jmamba.files.tensors import FLOATS, StoredTensor
 from jmamba.files.weight_files import Weights
 
-Progress = Callable[[str, int, int], None]
+ByteProgress = Callable[[str, int, int], None]
 """Called as progress(what, done, total) with bytes, to draw a bar."""
 
 _CHUNK = 1 << 22  # values checked or compared at once, so that no large mask is made
 
 
 def fill(
-    skeleton: Skeleton,
+    parameters: Mapping[ParameterPath, jax.ShapeDtypeStruct],
     slots: Mapping[str, Slot],
     weights: Weights,
-    progress: Progress | None = None,
-) -> dict[Path, jax.Array]:
-    """Read the weights of all slots into the skeleton's parameters.
+    progress: ByteProgress | None = None,
+) -> dict[ParameterPath, jax.Array]:
+    """Return the parameters, filled with the weights of all slots.
 
     Each tensor is converted on its way into its layer of the stacked parameter, and a
     parameter moves to the device when its last layer is there: beside the model itself
@@ -34,8 +33,8 @@ def fill(
       CheckpointError: values are not finite, or a head that should be the embedding
         is not.
     """
-    arrays: dict[Path, jax.Array] = {}
-    host: dict[Path, np.ndarray] = {}
+    arrays: dict[ParameterPath, jax.Array] = {}
+    host: dict[ParameterPath, np.ndarray] = {}
     left = Counter(slot.path for slot in slots.values())
     bad: list[str] = []
     done, total = 0, weights.num_bytes
@@ -45,7 +44,7 @@ def fill(
                 if key not in slots:
                     continue
                 path, layer, change, _ = slots[key]
-                leaf = skeleton.parameters[path]
+                leaf = parameters[path]
                 target = host.setdefault(path, aligned_empty(leaf.shape, leaf.dtype))
                 bad += convert_into(
                     target if layer is None else target[layer], key, tensor, change
@@ -87,21 +86,20 @@ def convert_into(target: np.ndarray, key: str, tensor: StoredTensor, change) -> 
     return [f"{key} (NaN or infinite)"]
 
 
-def check_tied_head(weights: Weights, embedding_key: str) -> None:
-    """Raise unless a head that is stored beside a tied embedding equals it.
+def check_copy(weights: Weights, copy_key: str, key: str) -> None:
+    """Raise unless a tensor that is stored a second time equals the first.
 
     Raises:
       CheckpointError: they differ.
     """
-    head = _read_one(weights, HEAD_KEY)
-    table = _read_one(weights, embedding_key)
+    copy, table = _read_one(weights, copy_key), _read_one(weights, key)
     rows = max(1, _CHUNK // table.shape[1])
     for start in range(0, len(table), rows):
         part = slice(start, start + rows)
-        if not np.array_equal(head[part], table[part]):
+        if not np.array_equal(copy[part], table[part]):
             raise CheckpointError(
                 f"config.json in {weights.files[0].parent} ties the head to the "
-                f"embedding, but {HEAD_KEY} differs from {embedding_key}. If the head "
+                f"embedding, but {copy_key} differs from {key}. If the head "
                 'is the right one, write "tie_word_embeddings": false into config.json '
                 '("tie_embeddings" in an original state-spaces one).'
             )

@@ -1,13 +1,45 @@
-"""New folders: written beside their place, then renamed, so that none is half there."""
+"""Folders of checkpoints: their JSON files, and new ones that are never half there.
 
+A new folder is written beside its place, then renamed.
+"""
+
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from jmamba.files.errors import CheckpointError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+      CheckpointError: there is no such file, or it does not hold a JSON object.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path.parent} holds no {path.name}. A checkpoint is a folder with "
+            "config.json and its weights (model.safetensors or pytorch_model.bin)."
+        )
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is not valid JSON ({error}); restore it or download it again."
+        ) from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path} holds {type(raw).__name__}, not a JSON object.")
+    return raw
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file as transformers formats it."""
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -48,6 +48,47 @@ def locate(path_or_id: str | os.PathLike, *, revision: str | None = None) -> Pat
     )
 
 
+def locate_bare(
+    path_or_id: str | os.PathLike,
+    names: Iterable[str],
+    *,
+    revision: str | None = None,
+    filename: str | None = None,
+) -> Path:
+    """Return the file or folder of a checkpoint that may have no config.json.
+
+    Args:
+      path_or_id: file, folder or Hub id.
+      names: files to look for in a Hub repository without config.json, the one to
+        prefer first.
+      revision: branch, tag or commit on the Hub; None for main.
+      filename: which file of a folder or Hub repository; None for the usual ones.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    path = Path(path_or_id).expanduser()
+    if path.is_file():
+        return path
+    local = local_folder(path_or_id, revision=revision)
+    if local is not None:
+        return local if filename is None else local / filename
+    repository = Repository(str(path_or_id), revision)
+    if filename is not None:
+        return repository.fetch(filename)
+    if repository.fetch_optional("config.json") is not None:
+        return locate(path_or_id, revision=revision)
+    names = list(names)
+    for name in names:
+        file = repository.fetch_optional(name)
+        if file is not None:
+            return file
+    raise CheckpointError(
+        f"{path_or_id} on the Hub holds neither config.json nor a file that was "
+        f"released without one ({', '.join(names)}); give filename=..."
+    )
+
+
 def locate_files(
     path_or_id: str | os.PathLike, names: Iterable[str], *, revision: str | None = None
 ) -> dict[str, Path]:

@@ -1,8 +1,7 @@
 """Tokenizers: what turns a text into a model's tokens and back.
 
 A checkpoint says which one it has: a `tokenizer.json`, or `"tokenizer": "bytes"` in its
-`config.json` for models whose tokens are the bytes of the UTF-8 text. The original
-state-spaces repositories hold none; theirs is `EleutherAI/gpt-neox-20b`'s.
+`config.json` for models whose tokens are the bytes of the UTF-8 text.
 """
 
 import os
@@ -12,13 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from jmamba.files.errors import CheckpointError
+from jmamba.files.folders import read_json
 from jmamba.files.hub import TOKENIZER_FILES, locate_files
-from jmamba.models.mamba.layout import read_json
 
 BYTES = "bytes"
 """Value of "tokenizer" in the config.json of a byte-level model."""
-NEOX = "EleutherAI/gpt-neox-20b"
-"""Where the tokenizer of the original state-spaces models is."""
 
 
 @runtime_checkable
@@ -139,46 +136,6 @@ class FileTokenizer:
         return _readable(token.replace("▁", " ").encode("utf-8"))
 
 
-def load_tokenizer(
-    path_or_id: str | os.PathLike, *, revision: str | None = None
-) -> Tokenizer:
-    """Return the tokenizer of a checkpoint.
-
-    Args:
-      path_or_id: folder or Hub id of the checkpoint.
-      revision: branch, tag or commit on the Hub.
-
-    Raises:
-      CheckpointError: the checkpoint, or its tokenizer, is not there or is damaged.
-
-    Examples:
-      >>> import tempfile
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     _ = Path(folder, "config.json").write_text('{"tokenizer": "bytes"}')
-      ...     load_tokenizer(folder).encode("hi")
-      [104, 105]
-    """
-    names = ("config.json", *TOKENIZER_FILES)
-    files = locate_files(path_or_id, names, revision=revision)
-    raw = read_json(files["config.json"]) if "config.json" in files else {}
-    if raw.get("tokenizer") == BYTES:
-        return ByteTokenizer()
-    if "tokenizer.json" not in files and "model_type" not in raw and "d_model" in raw:
-        files |= locate_files(NEOX, TOKENIZER_FILES)
-    if raw.get("model_type") == "vim":
-        raise CheckpointError(
-            f"{path_or_id} is a Vision Mamba, which reads images and has no tokenizer: "
-            "type jmamba explain IMAGE.png, or load it with Vim.from_pretrained."
-        )
-    if "tokenizer.json" not in files:
-        raise CheckpointError(
-            f"{path_or_id} holds no tokenizer.json. Copy the one of the model into the "
-            'folder, or, if its tokens are bytes, write "tokenizer": "bytes" into '
-            "config.json."
-        )
-    return FileTokenizer(files["tokenizer.json"], _eos_id(raw, files))
-
-
 def copy_tokenizer(
     tokenizer: str | os.PathLike | None,
     folder: Path,
@@ -215,21 +172,6 @@ def copy_tokenizer(
             'that does, "bytes", or no tokenizer.'
         )
     return {}
-
-
-def _eos_id(raw: dict, files: dict[str, Path]) -> int | None:
-    ids = raw.get("eos_token_id")
-    found = ids[0] if isinstance(ids, list) and ids else ids
-    if isinstance(found, int):
-        return found
-    if "tokenizer_config.json" not in files:
-        return None
-    token = read_json(files["tokenizer_config.json"]).get("eos_token")
-    token = token.get("content") if isinstance(token, dict) else token
-    vocabulary = read_json(files["tokenizer.json"]).get("added_tokens", [])
-    return next(
-        (entry["id"] for entry in vocabulary if entry["content"] == token), None
-    )
 
 
 def _check_text(text: str) -> str:

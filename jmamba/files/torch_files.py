@@ -15,10 +15,19 @@ import numpy as np
 from jmamba.files.errors import CheckpointError
 from jmamba.files.tensors import StoredTensor
 
+PARTS = ("model", "model_ema")
+"""Where training checkpoints keep weights, and their moving average."""
+
 OLDEST_TORCH = (2, 6)
 """Before it, a file could run code in spite of weights_only (CVE-2025-32434)."""
 
 _NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+def check_part(part: str) -> None:
+    """Raise a ValueError unless training checkpoints have such a part."""
+    if part not in PARTS:
+        raise ValueError(f"part must be {' or '.join(PARTS)}, but is {part!r}.")
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jmamba.files.errors import CheckpointError, compress
+from jmamba.files.folders import read_json
 from jmamba.files.tensors import FLOATS, StoredTensor
 from jmamba.files.torch_files import open_torch
-from jmamba.models.mamba.layout import read_json
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")

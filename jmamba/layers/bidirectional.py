@@ -16,7 +16,7 @@ from jmamba.types import AnyRecurrence, BidirectionalRecurrence, Orders
 
 
 @runtime_checkable
-class Order(Protocol):
+class TokenOrder(Protocol):
     """The order in which a mixer's recurrences read their tokens."""
 
     @property
@@ -68,7 +68,7 @@ class BidirectionalMixer(Mixer):
         sizes: MixerSizes,
         *,
         scale: float = 1.0,
-        order: Order | None = None,
+        order: TokenOrder | None = None,
         make_gates: MakeGates | None = None,
         precision: Precision,
         rngs: nnx.Rngs,

@@ -4,6 +4,9 @@ import dataclasses
 import math
 from typing import Any
 
+MIXER_SIZES = ("d_model", "num_layers", "d_state", "d_conv", "d_inner", "dt_rank")
+"""Fields that are at least 1."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixerSizes:
@@ -50,10 +53,12 @@ class MixerSizes:
 
     def __post_init__(self):
         """Fill in the derived sizes and check all of them."""
+        self.derive_sizes()
+        check_sizes(self, *MIXER_SIZES)
+
+    def derive_sizes(self) -> None:
+        """Fill in the channels and the rank where they are 0."""
         derive(self, d_inner=2 * self.d_model, dt_rank=math.ceil(self.d_model / 16))
-        check_sizes(
-            self, "d_model", "num_layers", "d_state", "d_conv", "d_inner", "dt_rank"
-        )
 
     @property
     def mixer_sizes(self) -> "MixerSizes":

@@ -1,11 +1,15 @@
-"""What a language model and a Vision Mamba share: stacked blocks, weights on disk."""
+"""Models of stacked blocks that load and save, whatever their architecture."""
 
 import os
 from typing import Any, TypeVar
 
+from jmamba.files.saving import SHARD_BYTES
 from jmamba.layers.model import LayeredModel
+from jmamba.models.architecture import architecture_of
+from jmamba.models.loading import Choices, load_model
+from jmamba.models.saving import save_safetensors
 
-Kind = TypeVar("Kind", bound="StackedModel")
+Loaded = TypeVar("Loaded", bound="StackedModel")
 
 
 class StackedModel(LayeredModel):
@@ -13,7 +17,7 @@ class StackedModel(LayeredModel):
 
     @classmethod
     def from_pretrained(
-        cls: type[Kind],
+        cls: type[Loaded],
         path_or_id: str | os.PathLike,
         *,
         dtype: Any = None,
@@ -21,37 +25,44 @@ class StackedModel(LayeredModel):
         revision: str | None = None,
         remat: bool = False,
         **options: Any,
-    ) -> Kind:
+    ) -> Loaded:
         """Load a model from a file, a folder or the Hub.
 
-        `checkpoints.load` reads language models and `checkpoints.load_vim` images'.
+        Reads all layouts of the class's architecture, in safetensors or PyTorch files,
+        sharded or not, and what `save_pretrained` and `save_orbax` wrote: of a
+        `MambaLM` the original state-spaces layout and transformers' (-hf,
+        Falcon-Mamba); of a `Vim` the training checkpoints of its authors (.pth, needs
+        torch) and plain state dicts with the same names.
 
         Args:
           path_or_id: a folder, or a Hub id such as "state-spaces/mamba-130m-hf"; for a
-            `Vim` also a file of its authors (.pth).
+            `Vim` also a file of its authors, or an id such as
+            "hustvl/Vim-tiny-midclstok".
           dtype: compute and storage dtype; None for float32, "auto" for the
-            checkpoint's.
+            checkpoint's. Parameters that a recurrence is sensitive to are float32 at
+            least.
           param_dtype: storage dtype, if it is to differ.
           revision: branch, tag or commit on the Hub.
           remat: whether the backward pass recomputes each block.
-          **options: for a `Vim`, `part`, `filename` and `changes` of `load_vim`.
+          **options: for a `Vim`, `part`, "model" or "model_ema" for the moving average
+            of the weights; `filename`, which file of a Hub repository; `changes`,
+            fields of the configuration that the checkpoint does not tell, such as
+            `{"class_token": "first"}`.
 
         Raises:
           CheckpointError: the checkpoint cannot be found, read or understood, or is of
-            another architecture.
-          ValueError: a dtype is not a floating one.
+            another architecture; the message says what to do.
+          TypeError: an option is not one of the class.
+          ValueError: a dtype is not a floating one, or the part is unknown.
         """
-        # the one import against the arrows: checkpoints builds on models, and only a
-        # call of this convenience reaches back
-        from jmamba.checkpoints import loader_of
-
-        return loader_of(cls)(
-            path_or_id,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            revision=revision,
-            remat=remat,
-            **options,
+        architecture = architecture_of(cls)
+        known = {"part", "filename", "changes"} if architecture.bare else set()
+        if set(options) - known:
+            unknown = ", ".join(sorted(set(options) - known))
+            raise TypeError(f"{cls.__name__}.from_pretrained takes no {unknown}.")
+        choices = Choices(dtype, param_dtype, remat)
+        return load_model(
+            architecture, path_or_id, choices, revision=revision, **options
         )
 
     def save_pretrained(
@@ -60,22 +71,38 @@ class StackedModel(LayeredModel):
         *,
         tokenizer: str | os.PathLike | None = None,
         overwrite: bool = False,
+        shard_bytes: int = SHARD_BYTES,
     ) -> None:
-        """Write config.json and model.safetensors; see `jmamba.checkpoints.save`.
+        """Write config.json and model.safetensors.
 
-        Transformers loads the folder of a language model; a `Vim`, which it does not
-        know, has its authors' names.
+        Transformers loads the folder of a `MambaLM`; a `Vim`, which it does not know,
+        has its authors' names.
 
         Args:
           directory: the folder to make.
           tokenizer: of a language model, folder or Hub id to copy the tokenizer's files
             from; "bytes" if tokens are the bytes of a text.
           overwrite: whether a checkpoint that is there already is replaced.
+          shard_bytes: size above which weights are split into several files.
 
         Raises:
           CheckpointError: the directory exists, or there are no tokenizer's files.
           ValueError: a tokenizer is given for images.
-        """
-        from jmamba.checkpoints import save  # for the same reason as above
 
-        save(self, directory, tokenizer=tokenizer, overwrite=overwrite)  # type: ignore[arg-type]
+        Examples:
+          >>> import tempfile, jmamba
+          >>> from flax import nnx
+          >>> config = jmamba.MambaConfig(vocab_size=256, d_model=8, num_layers=1)
+          >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+          >>> with tempfile.TemporaryDirectory() as folder:
+          ...     model.save_pretrained(folder, tokenizer="bytes")
+          ...     sorted(os.listdir(folder))
+          ['config.json', 'model.safetensors']
+        """
+        save_safetensors(
+            self,
+            directory,
+            tokenizer=tokenizer,
+            overwrite=overwrite,
+            shard_bytes=shard_bytes,
+        )

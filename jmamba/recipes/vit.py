@@ -150,13 +150,13 @@ class _Seen(NamedTuple):
     gradient: Float[Array, "s b h l l"]
 
 
-def raw_attention(model: ViT, images: Images, target=None) -> Float[Array, "b l"]:
+def vit_attention(model: ViT, images: Images, target=None) -> Float[Array, "b l"]:
     """Return what the class token attends to, mean over heads and layers."""
     seen = _look(*nnx.split(model), images, target)
     return jnp.mean(seen.attention[:, :, :, 0], axis=(0, 2))
 
 
-def attention_rollout(model: ViT, images: Images, target=None) -> Float[Array, "b l"]:
+def vit_rollout(model: ViT, images: Images, target=None) -> Float[Array, "b l"]:
     """Return the class token's row of the product of all layers.
 
         prod_s (I + mean_h A[s, h]), each row divided by its sum
@@ -193,8 +193,8 @@ def transformer_attribution(
 
 
 VIT_METHODS = {
-    "raw_attention": raw_attention,
-    "attention_rollout": attention_rollout,
+    "raw_attention": vit_attention,
+    "attention_rollout": vit_rollout,
     "transformer_attribution": transformer_attribution,
 }
 """Name -> explanation of a ViT: (model, images, target) to (b, l), class first."""

@@ -253,14 +253,14 @@ def live_entries(states: int, channels: int) -> Bool[np.ndarray, "n d"]:
     return np.triu(np.ones((states, channels), bool), 1)
 
 
-def decay_mask(gates: DefiniteGates) -> DefiniteGates:
+def gate_decay_mask(gates: DefiniteGates) -> DefiniteGates:
     """Return 1 where weight decay applies and 0 where not, shaped like the gates.
 
     Dead entries of P do not decay, and neither does v, which sets a scale. Multiply a
     decay term by it: optax's masks are of whole arrays.
 
     Examples:
-      >>> mask = decay_mask(DefiniteGates(jnp.ones((2, 3)), jnp.zeros(2)))
+      >>> mask = gate_decay_mask(DefiniteGates(jnp.ones((2, 3)), jnp.zeros(2)))
       >>> mask.P.tolist(), mask.v.tolist()
       ([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]], [0.0, 0.0])
     """

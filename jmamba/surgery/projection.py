@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from jmamba.dynamics.theory.system import TokenSystem
 from jmamba.models.mamba.model import MambaLM
+from jmamba.models.skeleton import parameters_of
 from jmamba.models.vim.model import Vim
 from jmamba.refinements.definite import (
     SEMIDEFINITE,
@@ -19,16 +20,11 @@ from jmamba.refinements.definite import (
     pack_live,
     signed_scales,
 )
-from jmamba.surgery.rebuilding import (
-    parameters_of,
-    rebuild,
-    selections_of,
-    stacked_W_x,
-)
+from jmamba.surgery.rebuilding import rebuild, selections_of, stacked_W_x
 from jmamba_kernels import accumulation_dtype
 
 
-class Projection(NamedTuple):
+class ProjectedGates(NamedTuple):
     """Gates near given ones, and how near.
 
     Attributes:
@@ -42,7 +38,7 @@ class Projection(NamedTuple):
 
 def project_gates(
     system: TokenSystem, mode: str, *, threshold: float = THRESHOLD
-) -> Projection:
+) -> ProjectedGates:
     """Return definite gates near those of a trained layer: a start, no more.
 
     S_C = L R is factored without pivoting, so that M = U^T E with U unit upper and
@@ -70,7 +66,7 @@ def project_gates(
     U, v, d = _nearest_symmetric(S_B, S_C, mode, threshold)
     dtype = system.S_B.dtype
     gates = DefiniteGates(jnp.asarray(U, dtype), jnp.asarray(v, dtype))
-    return Projection(gates, _error(d[:, None] * U, U, S_B, S_C))
+    return ProjectedGates(gates, _error(d[:, None] * U, U, S_B, S_C))
 
 
 def _nearest_symmetric(S_B, S_C, mode, threshold):

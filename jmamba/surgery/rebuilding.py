@@ -5,20 +5,19 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jmamba.files.keys import ParameterPath
 from jmamba.layers.selection import Selection
-from jmamba.models.mamba.model import MambaLM
-from jmamba.models.vim.model import Vim
+from jmamba.models.base import StackedModel
+from jmamba.models.skeleton import make_skeleton, parameters_of
 
-Model = TypeVar("Model", bound=MambaLM | Vim)
-
-Path = tuple[str, ...]
-"""Where a parameter is in a model's tree, such as ("layers", "mixer", "D")."""
+Rebuilt = TypeVar("Rebuilt", bound=StackedModel)
 
 
-def as_free(model: Model) -> Model:
+def as_free(model: Rebuilt) -> Rebuilt:
     """Return an ordinary model that computes the same, its gates no longer tied.
 
     W_x of every layer is written out. What comes out saves in the layout that
@@ -36,7 +35,7 @@ def as_free(model: Model) -> Model:
       >>> bool(jnp.allclose(free(tokens).logits, model(tokens).logits))
       True
     """
-    if model.config.definite == "free":
+    if getattr(model.config, "definite", "free") == "free":
         graphdef, state = nnx.split(model)
         return nnx.merge(graphdef, jax.tree.map(lambda x: x, state))
     arrays = parameters_of(model)
@@ -48,7 +47,9 @@ def as_free(model: Model) -> Model:
     return rebuild(model, arrays, **free)
 
 
-def rebuild(model: Model, arrays: Mapping[Path, Array], **changes: Any) -> Model:
+def rebuild(
+    model: Rebuilt, arrays: Mapping[ParameterPath, Array], **changes: Any
+) -> Rebuilt:
     """Return a model with the given parameters and a changed configuration.
 
     Args:
@@ -57,27 +58,15 @@ def rebuild(model: Model, arrays: Mapping[Path, Array], **changes: Any) -> Model
       **changes: fields of the configuration.
     """
     config: Any = dataclasses.replace(model.config, **changes)
-    made = nnx.eval_shape(
-        lambda: type(model)(
-            config, dtype=model.dtype, remat=model.remat, rngs=nnx.Rngs(0)
-        )
+    skeleton = make_skeleton(
+        config, dtype=model.dtype, param_dtype=jnp.float32, remat=model.remat
     )
-    graphdef, state = nnx.split(made)
-    flat = nnx.to_flat_state(state)
-    other = {path for path, _ in flat} ^ set(arrays)
+    other = set(skeleton.parameters) ^ set(arrays)
     assert not other, f"{other} are not parameters of both models"
-    found: Mapping[Any, Array] = arrays
-    leaves = [(path, leaf.replace(found[path])) for path, leaf in flat]
-    return nnx.merge(graphdef, nnx.from_flat_state(leaves))
+    return skeleton.build(arrays)
 
 
-def parameters_of(model: MambaLM | Vim) -> dict[Path, Array]:
-    """Return path -> array of a model."""
-    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    return {tuple(map(str, path)): leaf[...] for path, leaf in flat}
-
-
-def selections_of(model: MambaLM | Vim) -> dict[Path, Selection]:
+def selections_of(model: StackedModel) -> dict[ParameterPath, Selection]:
     """Return path -> stacked selection: one of a text's model, two of an image's."""
     mixer, path = model.layers.mixer, ("layers", "mixer")
     if isinstance(mixer, Selection):

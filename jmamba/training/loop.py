@@ -19,7 +19,7 @@ from jmamba.models.mamba.model import MambaLM
 from jmamba.training.data import sample_windows
 from jmamba.training.optimizer import make_optimizer, make_schedule
 
-Model = TypeVar("Model", bound=nnx.Module)
+Trained = TypeVar("Trained", bound=nnx.Module)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +105,14 @@ def train_step(state: TrainState, batch, *, graphdef, optimizer, loss):
 
 
 def fit(
-    model: Model,
-    loss: Callable[[Model, Any], jax.Array],
+    model: Trained,
+    loss: Callable[[Trained, Any], jax.Array],
     draw: Callable[[int], Any],
     config: TrainConfig,
     *,
     directory: str | Path | None = None,
     report: Callable[[StepReport], None] = lambda report: None,
-) -> Model:
+) -> Trained:
     """Train a model on batches drawn by the number of the step.
 
     Args:

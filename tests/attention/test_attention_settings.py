@@ -24,6 +24,7 @@ from jmamba.attention import (
     AttentionSettings,
     attention_rollout,
     discard_lowest,
+    factorise,
     hidden_attention,
     mamba_attribution,
     raw_attention,
@@ -163,7 +164,8 @@ def test_unified_attention_without_class_token_is_the_mean_row():
     model = tiny_vim(class_token="none", layers=2)
     images = jnp.asarray(draw_images())
     t = jmamba.trace(model, images)
-    rows = [hidden_attention(t.layer(i), fold=("gate",)).mean((1, 2)) for i in (0, 1)]
+    factors = [factorise(model.layer(i), t.residual_in[i]) for i in (0, 1)]
+    rows = [hidden_attention(one, fold=("gate",)).mean((1, 2)) for one in factors]
     settings = AttentionSettings(fold=("gate",))
     found = raw_attention(model, images, settings=settings)
     assert_close(found, (rows[0] + rows[1]) / 2, 3e-6)

@@ -30,7 +30,7 @@ from jmamba.types import BidirectionalRecurrence
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
-FOLDS = [(), ("D", "gate"), ("silu",), ("conv",), FOLDS]
+CASES = [(), ("D", "gate"), ("silu",), ("conv",), FOLDS]
 
 
 @cache
@@ -93,7 +93,7 @@ def dense(factors: Factors, fold) -> np.ndarray:
     return out
 
 
-@pytest.mark.parametrize("fold", FOLDS)
+@pytest.mark.parametrize("fold", CASES)
 def test_folded_attention_is_the_product_of_its_matrices(fold):
     factors = text_factors()
     assert_close(hidden_attention(factors, fold=fold), dense(factors, fold), 2e-6)
@@ -205,7 +205,7 @@ def test_reduced_attention_of_two_directions_holds_no_matrix_per_channel():
     wide = jax.tree.map(lambda x: jnp.zeros((1, 64, 48), x.dtype), both.forward.u)
     one = both.forward._replace(
         u=wide, delta=wide, z=wide, A=-jnp.ones((48, 3)), D=jnp.ones(48),
-        B=jnp.ones((1, 64, 3)), C=jnp.ones((1, 64, 3)),
+        B=jnp.ones((1, 64, 1, 3)), C=jnp.ones((1, 64, 1, 3)),
     )  # fmt: skip
     run = jax.jit(lambda x: reduced_attention(x, channels_at_once=2))
     memory = run.lower(BidirectionalRecurrence(one, one)).compile().memory_analysis()
@@ -224,8 +224,8 @@ def test_flipping_an_image_flips_its_attention(length, seed):
     recurrence = text_factors().recurrence._replace(
         u=normal(1, length, 16),
         delta=jax.nn.softplus(normal(1, length, 16)),
-        B=normal(1, length, 3),
-        C=normal(1, length, 3),
+        B=normal(1, length, 1, 3),
+        C=normal(1, length, 1, 3),
         z=normal(1, length, 16),
     )
     alpha = hidden_attention(BidirectionalRecurrence(recurrence, recurrence))
@@ -237,8 +237,10 @@ def test_folding_messages():
     for fold in ("conv", ("gate", "norm")):
         with pytest.raises(ValueError, match="give some of D, silu, conv, gate"):
             hidden_attention(recurrence, fold=fold)
-    with pytest.raises(ValueError, match=r"needs the convolution, .* give factorise\("):
+    with pytest.raises(ValueError, match=r"needs what is around .* give factorise\("):
         reduced_attention(recurrence, fold=("conv",))
+    with pytest.raises(ValueError, match=r"how its output is gated, .* factorise\("):
+        hidden_attention(recurrence, fold=("D", "gate"))
     with pytest.raises(ValueError, match="top=17: give 1 to 16"):
         reduced_attention(recurrence, top=17)
     with pytest.raises(ValueError, match="count=0: give 1 to 16"):

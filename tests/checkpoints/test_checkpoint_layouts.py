@@ -24,10 +24,11 @@ from helpers import relative_error
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jmamba import MambaLM
-from jmamba.checkpoints import load, load_orbax, save, save_orbax
+from jmamba.checkpoints import load_orbax, save_orbax
 from jmamba.files.filling import aligned_empty
-from jmamba.files.parameters import parameters_of
-from jmamba.models.mamba.loading import load_folder
+from jmamba.models.loading import Choices, read_model
+from jmamba.models.mamba import MAMBA
+from jmamba.models.skeleton import parameters_of
 
 WRITERS = {
     "safetensors": write_hf,
@@ -49,8 +50,8 @@ def assert_same_model(found: MambaLM, expected: MambaLM) -> None:
 
 @pytest.mark.parametrize("writer", WRITERS)
 def test_layout_gives_the_same_model(writer, tmp_path):
-    model = load(WRITERS[writer](tmp_path / writer))
-    assert_same_model(model, load(write_hf(tmp_path / "expected")))
+    model = MambaLM.from_pretrained(WRITERS[writer](tmp_path / writer))
+    assert_same_model(model, MambaLM.from_pretrained(write_hf(tmp_path / "expected")))
     assert model.config.vocab_size == VOCAB
 
 
@@ -68,7 +69,7 @@ def test_tied_head_may_be_stored_or_not(stored_head, tmp_path):
     if not stored_head:
         del state["lm_head.weight"]
     torch.save(state, folder / "pytorch_model.bin")
-    model = load(folder)
+    model = MambaLM.from_pretrained(folder)
     assert model.lm_head is None
     assert relative_error(jax_logits(model), torch_logits(torch_model())) < 1e-5
 
@@ -76,13 +77,19 @@ def test_tied_head_may_be_stored_or_not(stored_head, tmp_path):
 def test_early_key_name_in_hf_layout_is_read(tmp_path):
     folder = write_bin(tmp_path / "model")
     torch.save(original_state(torch_model()), folder / "pytorch_model.bin")
-    assert_same_model(load(folder), load(write_hf(tmp_path / "expected")))
+    assert_same_model(
+        MambaLM.from_pretrained(folder),
+        MambaLM.from_pretrained(write_hf(tmp_path / "expected")),
+    )
 
 
 def test_other_names_of_weight_files_are_found(tmp_path):
     folder = write_bin(tmp_path / "model")
     (folder / "pytorch_model.bin").rename(folder / "mine.pth")
-    assert_same_model(load(folder), load(write_hf(tmp_path / "expected")))
+    assert_same_model(
+        MambaLM.from_pretrained(folder),
+        MambaLM.from_pretrained(write_hf(tmp_path / "expected")),
+    )
 
 
 def test_old_stream_format_is_read(tmp_path):
@@ -92,13 +99,16 @@ def test_old_stream_format_is_read(tmp_path):
         folder / "pytorch_model.bin",
         _use_new_zipfile_serialization=False,
     )
-    assert_same_model(load(folder), load(write_hf(tmp_path / "expected")))
+    assert_same_model(
+        MambaLM.from_pretrained(folder),
+        MambaLM.from_pretrained(write_hf(tmp_path / "expected")),
+    )
 
 
 def test_safetensors_are_preferred(tmp_path):
     folder = write_hf(write_bin(tmp_path / "model"))
     (folder / "pytorch_model.bin").write_bytes(b"never opened")
-    load(folder)
+    MambaLM.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
@@ -111,14 +121,14 @@ def test_mixed_precision_keeps_sensitive_parameters(stored, tmp_path):
     folder = write_bin(tmp_path / "model")
     torch.save(state, folder / "pytorch_model.bin")
     name = str(stored).removeprefix("torch.")
-    kept = load(folder, dtype="auto")
+    kept = MambaLM.from_pretrained(folder, dtype="auto")
     assert kept.dtype == kept.embedding[...].dtype == jnp.dtype(name)
     mixer = kept.layers.mixer
     for parameter in (mixer.A_log, mixer.D, mixer.dt_bias):
         assert parameter[...].dtype == jnp.float32
     exact = model.state_dict()["backbone.layers.1.mixer.A_log"].numpy()
     np.testing.assert_array_equal(mixer.A_log[...][1], exact)
-    widened = load(folder)
+    widened = MambaLM.from_pretrained(folder)
     assert widened.embedding[...].dtype == widened.dtype == jnp.float32
     expected = state["backbone.embeddings.weight"].float().numpy()
     np.testing.assert_array_equal(widened.embedding[...], expected)
@@ -145,35 +155,37 @@ def test_dtype_is_for_computing_and_storing(
 
 
 def test_written_bfloat16_is_read_back(tmp_path):
-    model = load(write_hf(tmp_path / "theirs"), dtype="bfloat16")
-    save(model, tmp_path / "ours")
+    model = MambaLM.from_pretrained(write_hf(tmp_path / "theirs"), dtype="bfloat16")
+    model.save_pretrained(tmp_path / "ours")
     assert (
         json.loads((tmp_path / "ours/config.json").read_text())["dtype"] == "bfloat16"
     )
-    assert_same_model(load(tmp_path / "ours", dtype="auto"), model)
+    assert_same_model(MambaLM.from_pretrained(tmp_path / "ours", dtype="auto"), model)
     save_orbax(model, tmp_path / "orbax")
-    assert_same_model(load(tmp_path / "orbax", dtype="auto"), model)
-    assert load(tmp_path / "orbax").embedding[...].dtype == jnp.float32
+    assert_same_model(MambaLM.from_pretrained(tmp_path / "orbax", dtype="auto"), model)
+    assert (
+        MambaLM.from_pretrained(tmp_path / "orbax").embedding[...].dtype == jnp.float32
+    )
 
 
 @pytest.mark.parametrize("kind", ["mamba", "falcon_mamba"])
 def test_saved_models_come_back(kind, tmp_path):
     source = torch_model(kind, tie_word_embeddings=False, use_bias=True, expand=3)
-    model = load(write_hf(tmp_path / "theirs", source))
+    model = MambaLM.from_pretrained(write_hf(tmp_path / "theirs", source))
     model.save_pretrained(tmp_path / "hf")
     save_orbax(model, tmp_path / "orbax")
-    assert_same_model(load(tmp_path / "hf"), model)
+    assert_same_model(MambaLM.from_pretrained(tmp_path / "hf"), model)
     assert_same_model(load_orbax(tmp_path / "orbax"), model)
 
 
 def test_saved_shards_come_back(tmp_path):
-    model = load(write_hf(tmp_path / "theirs"))
-    save(model, tmp_path / "ours", shard_bytes=2000)
+    model = MambaLM.from_pretrained(write_hf(tmp_path / "theirs"))
+    model.save_pretrained(tmp_path / "ours", shard_bytes=2000)
     index = json.loads((tmp_path / "ours/model.safetensors.index.json").read_text())
     files = set(index["weight_map"].values())
     assert len(files) >= 3
     assert all((tmp_path / "ours" / name).stat().st_size < 4500 for name in files)
-    assert_same_model(load(tmp_path / "ours"), model)
+    assert_same_model(MambaLM.from_pretrained(tmp_path / "ours"), model)
     reference = type(torch_model()).from_pretrained(tmp_path / "ours").eval()
     np.testing.assert_array_equal(torch_logits(reference), torch_logits(torch_model()))
 
@@ -189,15 +201,17 @@ def test_every_choice_of_the_config_survives(tmp_path):
         time_step_max=0.2,
         time_step_floor=1e-3,
     )
-    model = load(folder)
+    model = MambaLM.from_pretrained(folder)
     assert model.config.eos_token_id == 5
     assert not model.config.residual_in_fp32
-    save(model, tmp_path / "again")
-    assert load(tmp_path / "again").config == model.config
+    model.save_pretrained(tmp_path / "again")
+    assert MambaLM.from_pretrained(tmp_path / "again").config == model.config
 
 
 def test_orbax_restores_into_a_sharding(tmp_path):
-    save_orbax(load(write_hf(tmp_path / "model")), tmp_path / "orbax")
+    save_orbax(
+        MambaLM.from_pretrained(write_hf(tmp_path / "model")), tmp_path / "orbax"
+    )
     mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
     split, whole = (NamedSharding(mesh, PartitionSpec(axis)) for axis in ("data", None))
 
@@ -207,14 +221,17 @@ def test_orbax_restores_into_a_sharding(tmp_path):
     model = load_orbax(tmp_path / "orbax", sharding=sharding)
     assert model.embedding[...].sharding == split
     assert model.norm_f.scale[...].sharding == whole
-    assert_same_model(model, load(tmp_path / "orbax"))
+    assert_same_model(model, MambaLM.from_pretrained(tmp_path / "orbax"))
 
 
 def test_remat_is_passed_on(tmp_path):
-    save_orbax(load(write_hf(tmp_path / "model"), remat=True), tmp_path / "orbax")
-    assert load(tmp_path / "model", remat=True).remat
-    assert load(tmp_path / "orbax", remat=True).remat
-    assert not load(tmp_path / "orbax").remat
+    save_orbax(
+        MambaLM.from_pretrained(write_hf(tmp_path / "model"), remat=True),
+        tmp_path / "orbax",
+    )
+    assert MambaLM.from_pretrained(tmp_path / "model", remat=True).remat
+    assert MambaLM.from_pretrained(tmp_path / "orbax", remat=True).remat
+    assert not MambaLM.from_pretrained(tmp_path / "orbax").remat
 
 
 def test_loading_holds_little_more_than_the_model(tmp_path):
@@ -223,9 +240,9 @@ def test_loading_holds_little_more_than_the_model(tmp_path):
     sizes = {"vocab_size": 4096, "hidden_size": 256, "num_hidden_layers": 4}
     folder = write_hf(tmp_path / "model", torch_model(**sizes), max_shard_size="4MB")
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    load_folder(folder)  # whatever is imported on the way
+    MambaLM.from_pretrained(folder)  # whatever is imported on the way
     tracemalloc.start()
-    load_folder(folder)
+    MambaLM.from_pretrained(folder)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size > 10e6
@@ -234,10 +251,8 @@ def test_loading_holds_little_more_than_the_model(tmp_path):
 
 def test_progress_counts_to_the_end(tmp_path):
     calls = []
-    load_folder(
-        write_hf(tmp_path / "model", max_shard_size="1KB"),
-        progress=lambda *call: calls.append(call),
-    )
+    folder = write_hf(tmp_path / "model", max_shard_size="1KB")
+    read_model(MAMBA, folder, Choices(), progress=lambda *call: calls.append(call))
     done = [d for _, d, _ in calls]
     assert done == sorted(done) and {what for what, _, _ in calls} == {"reading"}
     assert len(calls) > 20 and done[-1] == calls[-1][2]
@@ -257,4 +272,4 @@ def test_index_of_other_folders_is_refused(tmp_path):
     index = {"weight_map": {"lm_head.weight": "../elsewhere.safetensors"}}
     write_json(folder / "model.safetensors.index.json", index)
     with pytest.raises(ValueError, match="names files outside of its folder: ../elsew"):
-        load(folder)
+        MambaLM.from_pretrained(folder)

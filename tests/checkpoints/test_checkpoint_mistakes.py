@@ -19,7 +19,8 @@ from checkpoint_samples import (
 )
 from safetensors.numpy import load_file, save_file
 
-from jmamba.checkpoints import CheckpointError, load, load_orbax, save, save_orbax
+from jmamba import MambaLM
+from jmamba.checkpoints import CheckpointError, load_orbax, save_orbax
 
 
 def assert_one_paragraph(error) -> None:
@@ -46,7 +47,7 @@ def test_all_wrong_keys_are_listed_at_once(tmp_path):
     odd = np.zeros(3, np.float32)
     rewrite(folder, change, **{"backbone.layers.0.mixer.B": odd, "head.bias": odd})
     with pytest.raises(CheckpointError, match="do not fit its config.json") as error:
-        load(folder)
+        MambaLM.from_pretrained(folder)
     assert_one_paragraph(error)
     text = str(error.value)
     assert "missing: backbone.layers.1.mixer.D" in text
@@ -60,7 +61,7 @@ def test_stale_sizes_are_told_from_the_weights(tmp_path):
     folder = write_hf(tmp_path / "model")
     edit_config(folder, num_hidden_layers=4, hidden_size=10)
     with pytest.raises(CheckpointError, match="num_hidden_layers 2") as error:
-        load(folder)
+        MambaLM.from_pretrained(folder)
     text = str(error.value)
     assert "vocab_size 24, hidden_size 8" in text
     assert "intermediate_size 16, state_size 4" in text and "time_step_rank 1" in text
@@ -71,7 +72,7 @@ def test_something_else_is_said_not_to_be_a_model(tmp_path):
     folder = write_hf(tmp_path / "model")
     save_file({"weight": np.zeros(3, np.float32)}, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match="Is this a Mamba language model?"):
-        load(folder)
+        MambaLM.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -86,7 +87,7 @@ def test_weights_that_are_not_finite_are_refused(value, tmp_path):
 
     rewrite(folder, change)
     with pytest.raises(CheckpointError, match=r"not finite: .*\(NaN or inf") as error:
-        load(folder)
+        MambaLM.from_pretrained(folder)
     assert "layers.1.mixer.out_proj" in str(error.value)
     assert "norm_f" in str(error.value)
     assert_one_paragraph(error)
@@ -95,16 +96,16 @@ def test_weights_that_are_not_finite_are_refused(value, tmp_path):
 def test_weights_too_large_for_a_dtype_are_refused(tmp_path):
     folder = write_hf(tmp_path / "model")
     rewrite(folder, lambda k, v: v + (1e6 if k.endswith("norm_f.weight") else 0))
-    load(folder)
+    MambaLM.from_pretrained(folder)
     with pytest.raises(CheckpointError, match="norm_f.weight .too large for float16"):
-        load(folder, dtype="float16")
+        MambaLM.from_pretrained(folder, dtype="float16")
 
 
 def test_tied_head_that_differs_is_refused(tmp_path):
     folder = write_hf(tmp_path / "model", torch_model(tie_word_embeddings=False))
     edit_config(folder, tie_word_embeddings=True)
     with pytest.raises(CheckpointError, match='write "tie_word_embeddings": false'):
-        load(folder)
+        MambaLM.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("cut", [1, 1000, 10**9])
@@ -112,7 +113,7 @@ def test_truncated_safetensors_are_refused(cut, tmp_path):
     file = write_hf(tmp_path / "model") / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-cut])
     with pytest.raises(CheckpointError, match="cut short or no safetensors") as error:
-        load(tmp_path / "model")
+        MambaLM.from_pretrained(tmp_path / "model")
     assert_one_paragraph(error)
 
 
@@ -121,7 +122,7 @@ def test_truncated_bin_is_refused(cut, tmp_path):
     file = write_bin(tmp_path / "model") / "pytorch_model.bin"
     file.write_bytes(file.read_bytes()[:-cut])
     with pytest.raises(CheckpointError, match="cut short or no PyTorch file") as error:
-        load(tmp_path / "model")
+        MambaLM.from_pretrained(tmp_path / "model")
     assert_one_paragraph(error)
 
 
@@ -137,7 +138,7 @@ def test_missing_shards_are_all_named(kind, tmp_path):
         shard.unlink()
     match = f"files that are not there: {shards[0].name}, {shards[1].name}"
     with pytest.raises(CheckpointError, match=match) as error:
-        load(folder)
+        MambaLM.from_pretrained(folder)
     assert_one_paragraph(error)
 
 
@@ -145,7 +146,7 @@ def test_index_without_map_is_refused(tmp_path):
     folder = write_hf(tmp_path / "model", max_shard_size="2KB")
     write_json(folder / "model.safetensors.index.json", {"metadata": {}})
     with pytest.raises(CheckpointError, match='has no "weight_map"'):
-        load(folder)
+        MambaLM.from_pretrained(folder)
 
 
 def test_index_that_misplaces_a_tensor_is_refused(tmp_path):
@@ -155,7 +156,7 @@ def test_index_that_misplaces_a_tensor_is_refused(tmp_path):
     index["weight_map"]["lm_head.bias"] = next(iter(index["weight_map"].values()))
     write_json(file, index)
     with pytest.raises(CheckpointError, match="are not there: lm_head.bias"):
-        load(folder)
+        MambaLM.from_pretrained(folder)
 
 
 def test_tensor_in_two_files_is_refused(tmp_path):
@@ -163,25 +164,25 @@ def test_tensor_in_two_files_is_refused(tmp_path):
     first, second = sorted(folder.glob("*-of-*"))
     torch.save(torch.load(first) | torch.load(second), second)
     with pytest.raises(CheckpointError, match="repeats tensors of another file"):
-        load(folder)
+        MambaLM.from_pretrained(folder)
 
 
 def test_quantised_weights_are_refused(tmp_path):
     folder = write_hf(tmp_path / "model")
     rewrite(folder, lambda k, v: v.astype(np.int8) if "in_proj" in k else v)
     with pytest.raises(CheckpointError, match=r"in_proj.weight \(I8\).*Quantised"):
-        load(folder)
+        MambaLM.from_pretrained(folder)
 
 
 def test_folder_without_weights_is_refused(tmp_path):
     (write_hf(tmp_path / "model") / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="holds no weights: none of model.safe"):
-        load(tmp_path / "model")
+        MambaLM.from_pretrained(tmp_path / "model")
 
 
 def test_folder_without_config_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="holds no config.json"):
-        load(tmp_path)
+        MambaLM.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -190,14 +191,14 @@ def test_folder_without_config_is_refused(tmp_path):
 def test_broken_config_is_refused(text, match, tmp_path):
     (write_hf(tmp_path / "model") / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=match):
-        load(tmp_path / "model")
+        MambaLM.from_pretrained(tmp_path / "model")
 
 
 @pytest.mark.parametrize(
     "changes, match",
     [
         ({"model_type": "mamba2"}, "a model of type 'mamba2'"),
-        ({"model_type": "llama"}, 'jmamba reads "mamba" and "falcon_mamba"'),
+        ({"model_type": "llama"}, 'jmamba reads "mamba", "falcon_mamba" and "vim"'),
         ({"n_groups": 8, "chunk_size": 4}, "does not know: chunk_size, n_groups"),
         ({"mixer_rms_eps": 1e-6}, "does not know: mixer_rms_eps"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu', needs 'silu' or 'swish'"),
@@ -214,7 +215,7 @@ def test_config_that_changes_the_maths_is_refused(changes, match, tmp_path):
     folder = write_hf(tmp_path / "model")
     edit_config(folder, **changes)
     with pytest.raises(CheckpointError, match=match) as error:
-        load(folder)
+        MambaLM.from_pretrained(folder)
     assert str(folder) in str(error.value)
     assert_one_paragraph(error)
 
@@ -232,14 +233,14 @@ def test_config_that_changes_the_maths_is_refused(changes, match, tmp_path):
 def test_original_config_that_changes_the_maths_is_refused(changes, match, tmp_path):
     folder = write_original(tmp_path / "model", **changes)
     with pytest.raises(CheckpointError, match=match):
-        load(folder)
+        MambaLM.from_pretrained(folder)
 
 
 def test_harmless_and_stale_keys_are_accepted(tmp_path):
     folder = write_hf(tmp_path / "model")
     stale = {"d_model": 2048, "d_inner": 160, "n_layer": 3, "expand": 16, "ssm_cfg": {}}
     edit_config(folder, **stale, torch_dtype="float16", rms_norm=True, max_length=20)
-    config = load(folder).config
+    config = MambaLM.from_pretrained(folder).config
     assert (config.d_model, config.d_inner, config.num_layers) == (8, 16, 2)
 
 
@@ -253,31 +254,31 @@ def test_harmless_and_stale_keys_are_accepted(tmp_path):
 )
 def test_path_that_is_nothing_is_refused(path, match):
     with pytest.raises(CheckpointError, match=match):
-        load(path)
+        MambaLM.from_pretrained(path)
 
 
 def test_file_instead_of_folder_is_refused(tmp_path):
     folder = write_hf(tmp_path / "model")
     with pytest.raises(CheckpointError, match="is a file; give the folder that holds"):
-        load(folder / "model.safetensors")
+        MambaLM.from_pretrained(folder / "model.safetensors")
 
 
 def test_revision_of_a_folder_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="has no revision 'main'"):
-        load(tmp_path, revision="main")
+        MambaLM.from_pretrained(tmp_path, revision="main")
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float99", "complex64", 3.5])
 def test_dtype_that_is_none_is_refused(dtype, tmp_path):
     folder = write_hf(tmp_path / "model")
     with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16"):
-        load(folder, dtype=dtype)
+        MambaLM.from_pretrained(folder, dtype=dtype)
 
 
 def test_float64_without_x64_is_refused(tmp_path):
     folder = write_hf(tmp_path / "model")
     with pytest.raises(ValueError, match="dtype is float64, which jax turns off"):
-        load(folder, dtype=jnp.float64)
+        MambaLM.from_pretrained(folder, dtype=jnp.float64)
 
 
 class TouchesAFile:
@@ -297,7 +298,7 @@ def test_pickle_that_would_run_code_is_refused(zipped, tmp_path):
     file = folder / "pytorch_model.bin"
     torch.save(state, file, _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match="nothing of it was run") as error:
-        load(folder)
+        MambaLM.from_pretrained(folder)
     assert_one_paragraph(error)
     assert not (tmp_path / "ran").exists()
     torch.load(file, weights_only=False)["x"].close()
@@ -319,14 +320,14 @@ def test_bin_that_is_no_state_dict_is_refused(state, match, tmp_path):
     folder = write_bin(tmp_path / "model")
     torch.save(state, folder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=match):
-        load(folder)
+        MambaLM.from_pretrained(folder)
 
 
 def test_missing_torch_is_said(tmp_path, monkeypatch):
     folder = write_bin(tmp_path / "model")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(CheckpointError, match=r'pip install "jmamba\[torch\]"'):
-        load(folder)
+        MambaLM.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("version", ["2.5.1+cu121", "1.13.0"])
@@ -336,12 +337,12 @@ def test_old_torch_is_refused(version, tmp_path, monkeypatch):
     with pytest.raises(
         CheckpointError, match="needs torch 2.6 or newer.*CVE-2025-32434"
     ):
-        load(folder)
+        MambaLM.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("write", [save, save_orbax])
+@pytest.mark.parametrize("write", [MambaLM.save_pretrained, save_orbax])
 def test_saving_does_not_overwrite_unasked(write, tmp_path):
-    model = load(write_hf(tmp_path / "model"))
+    model = MambaLM.from_pretrained(write_hf(tmp_path / "model"))
     write(model, tmp_path / "new")
     before = (tmp_path / "new/config.json").stat().st_mtime_ns
     with pytest.raises(CheckpointError, match="exists already.*overwrite=True"):
@@ -353,42 +354,46 @@ def test_saving_does_not_overwrite_unasked(write, tmp_path):
 
 
 def test_other_folders_are_never_overwritten(tmp_path):
-    model = load(write_hf(tmp_path / "model"))
+    model = MambaLM.from_pretrained(write_hf(tmp_path / "model"))
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter").write_text("one")
     with pytest.raises(CheckpointError, match="holds no checkpoint .no config.json."):
-        save(model, tmp_path / "thesis", overwrite=True)
+        model.save_pretrained(tmp_path / "thesis", overwrite=True)
     with pytest.raises(CheckpointError, match="is a file; give the name of a folder"):
-        save(model, tmp_path / "thesis/chapter", overwrite=True)
+        model.save_pretrained(tmp_path / "thesis/chapter", overwrite=True)
     assert contents(tmp_path / "thesis") == ["chapter"]
 
 
 @pytest.mark.parametrize("failure", [OSError("disk full"), KeyboardInterrupt()])
 def test_failed_write_leaves_what_was_there(failure, tmp_path, monkeypatch):
-    model = load(write_hf(tmp_path / "model"))
-    save(model, tmp_path / "new")
+    model = MambaLM.from_pretrained(write_hf(tmp_path / "model"))
+    model.save_pretrained(tmp_path / "new")
     before = contents(tmp_path)
 
     def fail(*args, **kwargs):
         raise failure
 
-    monkeypatch.setattr("jmamba.files.saving.write_config_file", fail)
+    monkeypatch.setattr("jmamba.models.saving.write_config_file", fail)
     for name in ("new", "other"):
         with pytest.raises(type(failure)):
-            save(model, tmp_path / name, overwrite=True)
+            model.save_pretrained(tmp_path / name, overwrite=True)
     assert contents(tmp_path) == before
-    load(tmp_path / "new")
+    MambaLM.from_pretrained(tmp_path / "new")
 
 
 def test_damaged_orbax_is_refused(tmp_path):
-    save_orbax(load(write_hf(tmp_path / "model")), tmp_path / "orbax")
+    save_orbax(
+        MambaLM.from_pretrained(write_hf(tmp_path / "model")), tmp_path / "orbax"
+    )
     (tmp_path / "orbax/parameters/_METADATA").unlink()
     with pytest.raises(CheckpointError, match="is no complete Orbax checkpoint"):
         load_orbax(tmp_path / "orbax")
 
 
 def test_orbax_that_does_not_fit_its_config_is_refused(tmp_path):
-    save_orbax(load(write_hf(tmp_path / "model")), tmp_path / "orbax")
+    save_orbax(
+        MambaLM.from_pretrained(write_hf(tmp_path / "model")), tmp_path / "orbax"
+    )
     edit_config(tmp_path / "orbax", num_hidden_layers=3, tie_word_embeddings=False)
     with pytest.raises(CheckpointError, match="do not fit its config.json") as error:
         load_orbax(tmp_path / "orbax")
@@ -397,7 +402,7 @@ def test_orbax_that_does_not_fit_its_config_is_refused(tmp_path):
 
 
 def test_orbax_that_is_not_finite_is_refused(tmp_path):
-    model = load(write_hf(tmp_path / "model"))
+    model = MambaLM.from_pretrained(write_hf(tmp_path / "model"))
     model.norm_f.scale[...] = jnp.full_like(model.norm_f.scale[...], jnp.nan)
     save_orbax(model, tmp_path / "orbax")
     with pytest.raises(CheckpointError, match="not finite: norm_f.scale"):

@@ -13,13 +13,23 @@ from flax import nnx
 
 from jmamba import MambaConfig, MambaLM
 from jmamba.checkpoints import ByteTokenizer, convert, load_tokenizer, save_orbax
-from jmamba.files.parameters import parameters_of
+from jmamba.models.skeleton import parameters_of
 
 CONFIGS = {
-    "mamba": MambaConfig(256, 8, 2, d_state=4, use_bias=True),
-    "falcon": MambaConfig(30, 8, 2, d_inner=12, dt_rank=3, mixer_rms_eps=1e-6,
-                          tie_embeddings=False, eos_token_id=11),
-}  # fmt: skip
+    "mamba": MambaConfig(
+        vocab_size=256, d_model=8, num_layers=2, d_state=4, use_bias=True
+    ),
+    "falcon": MambaConfig(
+        vocab_size=30,
+        d_model=8,
+        num_layers=2,
+        d_inner=12,
+        dt_rank=3,
+        mixer_rms_eps=1e-6,
+        tie_embeddings=False,
+        eos_token_id=11,
+    ),
+}
 
 
 @pytest.mark.parametrize("kind, dtype", [("mamba", "float32"), ("falcon", "bfloat16")])

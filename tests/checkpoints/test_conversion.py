@@ -22,9 +22,10 @@ from checkpoint_samples import (
 from helpers import relative_error
 from typer.testing import CliRunner
 
-from jmamba.checkpoints import CheckpointError, convert, load
+from jmamba import MambaLM
+from jmamba.checkpoints import CheckpointError, convert
 from jmamba.checkpoints import conversion as conversion_module
-from jmamba.checkpoints.verification import TOLERANCE, compare, verify
+from jmamba.checkpoints.verification import TOLERANCE, compare_logits, verify_logits
 from jmamba.commands.convert import convert_command
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +51,10 @@ def test_conversion_is_verified(kind, tmp_path):
     assert found.num_parameters == sum(p.numel() for p in model.parameters())
     assert found.destination_bytes > 4 * found.num_parameters
     assert (
-        relative_error(jax_logits(load(tmp_path / "out")), torch_logits(model)) < 1e-5
+        relative_error(
+            jax_logits(MambaLM.from_pretrained(tmp_path / "out")), torch_logits(model)
+        )
+        < 1e-5
     )
 
 
@@ -68,14 +72,14 @@ def test_verification_finds_a_wrong_weight(tmp_path):
     convert(source, tmp_path / "out", format="hf")
     edit_config(tmp_path / "out", layer_norm_epsilon=1e-3)
     with pytest.raises(CheckpointError, match="logits differ from those transformers"):
-        verify(source, tmp_path / "out", dtype="float32")
+        verify_logits(source, tmp_path / "out", dtype="float32")
 
 
 def test_nothing_is_written_when_verification_fails(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise CheckpointError("logits differ")
 
-    monkeypatch.setattr(conversion_module, "_verify", fail)
+    monkeypatch.setattr(conversion_module, "verify_logits", fail)
     with pytest.raises(CheckpointError, match="logits differ"):
         convert(write_hf(tmp_path / "source"), tmp_path / "out", verify=True)
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
@@ -85,7 +89,7 @@ def test_agreement_counts_equal_predictions():
     theirs = np.eye(4, dtype=np.float32)[None]
     ours = theirs.copy()
     ours[0, 0] = [0, 2, 0, 0]
-    found = compare(ours, theirs)
+    found = compare_logits(ours, theirs)
     assert (found.error, found.agreement, found.num_tokens) == (2.0, 0.75, 4)
     assert TOLERANCE == 1e-4
 
@@ -173,7 +177,7 @@ def test_command_says_full_disks_with_exit_code_2(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jmamba.files.saving.write_config_file", fail)
+    monkeypatch.setattr("jmamba.models.saving.write_config_file", fail)
     source = write_hf(tmp_path / "source")
     result = run(source, tmp_path / "out", "--format", "hf")
     assert result.exit_code == 2 and "No space left" in result.stderr
@@ -184,7 +188,7 @@ def test_command_stops_at_an_interrupt_with_exit_code_130(tmp_path, monkeypatch)
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jmamba.files.saving.write_config_file", interrupt)
+    monkeypatch.setattr("jmamba.models.saving.write_config_file", interrupt)
     source = write_hf(tmp_path / "source")
     result = run(source, tmp_path / "out", "--format", "hf")
     assert result.exit_code == 130 and "nothing was written" in result.stderr
@@ -202,7 +206,10 @@ def test_script_converts_without_torch(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "Converted" in done.stdout
-    assert load(tmp_path / "out").config == load(source).config
+    assert (
+        MambaLM.from_pretrained(tmp_path / "out").config
+        == MambaLM.from_pretrained(source).config
+    )
 
 
 def test_command_overwrites_when_asked(tmp_path):
@@ -212,7 +219,9 @@ def test_command_overwrites_when_asked(tmp_path):
         run(source, tmp_path / "other", "--format", "hf", "--overwrite").exit_code == 0
     )
     tensor = torch_model().state_dict()["backbone.norm_f.weight"].numpy()
-    np.testing.assert_array_equal(load(tmp_path / "other").norm_f.scale[...], tensor)
+    np.testing.assert_array_equal(
+        MambaLM.from_pretrained(tmp_path / "other").norm_f.scale[...], tensor
+    )
 
 
 def test_source_that_is_damaged_leaves_nothing(tmp_path):

@@ -11,7 +11,8 @@ from huggingface_hub import constants
 from loopback_hub import commit_of, loopback_hub
 from test_tokenizer import write_tokenizer
 
-from jmamba.checkpoints import CheckpointError, load, load_tokenizer
+from jmamba import MambaLM
+from jmamba.checkpoints import CheckpointError, load_tokenizer
 from jmamba.files.hub import locate, locate_files
 
 
@@ -62,16 +63,19 @@ def test_all_shards_are_downloaded(kind, hub, tmp_path):
     hub.publish("org/model", folder)
     found = locate("org/model")
     assert contents(found) == contents(folder)
-    load(found)
+    MambaLM.from_pretrained(found)
 
 
 def test_revision_is_downloaded(hub, tmp_path):
     hub.publish("org/model", write_hf(tmp_path / "new"))
     old = write_hf(tmp_path / "old", torch_model(num_hidden_layers=1))
     hub.publish("org/model", old, "v1.0")
-    assert load("org/model").config.num_layers == 2
-    assert load("org/model", revision="v1.0").config.num_layers == 1
-    assert load("org/model", revision=commit_of(old)).config.num_layers == 1
+    assert MambaLM.from_pretrained("org/model").config.num_layers == 2
+    assert MambaLM.from_pretrained("org/model", revision="v1.0").config.num_layers == 1
+    assert (
+        MambaLM.from_pretrained("org/model", revision=commit_of(old)).config.num_layers
+        == 1
+    )
 
 
 def test_cached_model_loads_offline(hub, offline, tmp_path):
@@ -169,7 +173,7 @@ def test_file_that_keeps_breaking_off_is_never_cached(hub, tmp_path, monkeypatch
     cached = contents(tmp_path / "cache")
     assert not any(name.endswith("model.safetensors") for name in cached)
     hub.break_after.clear()
-    load("org/model")
+    MambaLM.from_pretrained("org/model")
 
 
 def test_tokenizer_of_the_hub_is_loaded_alone(hub, tmp_path):

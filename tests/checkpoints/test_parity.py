@@ -16,8 +16,8 @@ from flax import nnx
 from helpers import relative_error
 
 from jmamba import MambaConfig, MambaLM
-from jmamba.files.keys import slots
-from jmamba.files.parameters import nest, parameters_of
+from jmamba.files.parameters import nest
+from jmamba.models.skeleton import parameters_of, slots_of
 
 LOGITS = 1e-5
 GRADIENTS = 1e-4
@@ -87,7 +87,7 @@ def through_key_table(model: MambaLM, gradients):
     """Return transformers' gradients in the tree of our parameters."""
     parameters = parameters_of(model)
     layout = "falcon" if model.config.is_falcon else "hf"
-    table = slots(layout, {path: a.shape for path, a in parameters.items()})
+    table = slots_of(model.config, parameters, layout=layout)
     found = {path: np.full(a.shape, np.nan) for path, a in parameters.items()}
     assert set(table) == set(gradients)
     for key, (path, layer, change, shape) in table.items():

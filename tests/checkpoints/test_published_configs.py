@@ -5,7 +5,9 @@ import json
 import pytest
 
 from jmamba import MambaConfig
-from jmamba.models.mamba.layout import read_config, write_config
+from jmamba.files.folders import read_json
+from jmamba.models.architecture import find_architecture
+from jmamba.models.mamba.layout import write_config
 
 ORIGINAL = {
     "d_model": 768,
@@ -87,6 +89,12 @@ def write_json(file, raw):
     file.write_text(json.dumps(raw))
 
 
+def read(folder):
+    """Return the configuration and the layout that a folder's config.json tells."""
+    raw = read_json(folder / "config.json")
+    return find_architecture(raw).read(raw, str(folder / "config.json"))
+
+
 @pytest.mark.parametrize(
     "raw, name, layout",
     [
@@ -97,9 +105,7 @@ def write_json(file, raw):
 )
 def test_published_config_is_the_named_one(raw, name, layout, tmp_path):
     write_json(tmp_path / "config.json", raw)
-    found = read_config(tmp_path)
-    assert found.config == MambaConfig.named(name)
-    assert found.layout == layout and found.raw == raw
+    assert read(tmp_path) == (MambaConfig.named(name), layout)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +116,7 @@ def test_vocabulary_is_padded_as_the_original_code_does(
 ):
     raw = ORIGINAL | {"vocab_size": rows, "pad_vocab_size_multiple": multiple}
     write_json(tmp_path / "config.json", raw)
-    assert read_config(tmp_path).config.vocab_size == padded
+    assert read(tmp_path)[0].vocab_size == padded
 
 
 def test_original_layer_options_are_read(tmp_path):
@@ -118,7 +124,7 @@ def test_original_layer_options_are_read(tmp_path):
            "conv_bias": False, "dt_min": 0.01}  # fmt: skip
     raw = ORIGINAL | {"ssm_cfg": ssm, "tie_embeddings": False, "vocab_size": 100}
     write_json(tmp_path / "config.json", raw)
-    found = read_config(tmp_path).config
+    found, _ = read(tmp_path)
     assert (found.d_state, found.d_conv, found.d_inner, found.dt_rank) == (
         8,
         3,
@@ -133,7 +139,7 @@ def test_original_layer_options_are_read(tmp_path):
 def test_hf_sizes_that_are_missing_follow_from_others(tmp_path):
     raw = {"model_type": "mamba", "d_model": 40, "n_layer": 3, "vocab_size": 11}
     write_json(tmp_path / "config.json", raw)
-    found = read_config(tmp_path).config
+    found, _ = read(tmp_path)
     assert (found.d_model, found.num_layers, found.d_inner) == (40, 3, 80)
     assert (found.dt_rank, found.d_state, found.d_conv) == (3, 16, 4)
 
@@ -141,7 +147,7 @@ def test_hf_sizes_that_are_missing_follow_from_others(tmp_path):
 @pytest.mark.parametrize("name", ["mamba-2.8b", "falcon-mamba-7b"])
 def test_written_config_is_read_back(name, tmp_path):
     config = MambaConfig.named(name)
-    raw = write_config(config, dtype="bfloat16", extra={"tokenizer": "bytes"})
+    raw = write_config(config, dtype="bfloat16") | {"tokenizer": "bytes"}
     write_json(tmp_path / "config.json", raw)
-    assert read_config(tmp_path).config == config
+    assert read(tmp_path)[0] == config
     assert raw["tokenizer"] == "bytes" and raw["dtype"] == "bfloat16"

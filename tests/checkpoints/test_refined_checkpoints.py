@@ -14,11 +14,10 @@ from jmamba.checkpoints import (
     CheckpointError,
     convert,
     load_orbax,
-    load_vim,
     save_orbax,
 )
+from jmamba.models.skeleton import parameters_of
 from jmamba.surgery import as_free
-from jmamba.surgery.rebuilding import parameters_of
 
 TEXTS: dict[str, Any] = {
     "neg": {"definite": "neg", "definite_threshold": 0.25},
@@ -85,14 +84,14 @@ def test_free_weights_do_not_load_as_definite_ones(tmp_path):
         MambaLM.from_pretrained(tmp_path / "free")
     image_model().save_pretrained(tmp_path / "vim")
     with pytest.raises(CheckpointError, match=expected):
-        load_vim(tmp_path / "vim", changes={"definite": "pos"})
+        Vim.from_pretrained(tmp_path / "vim", changes={"definite": "pos"})
     with pytest.raises(CheckpointError, match="missing: sorting.*trained without imp"):
-        load_vim(tmp_path / "vim", changes={"reorder": "official"})
+        Vim.from_pretrained(tmp_path / "vim", changes={"reorder": "official"})
     image_model(reorder="official").save_pretrained(tmp_path / "sorting")
     with pytest.raises(
         CheckpointError, match="of a model that sorts .* its reorder=.."
     ):
-        load_vim(tmp_path / "sorting", changes={"reorder": "none"})
+        Vim.from_pretrained(tmp_path / "sorting", changes={"reorder": "none"})
     save_orbax(text_model(), tmp_path / "orbax")
     change_config(tmp_path / "orbax", definite="pos")
     with pytest.raises(CheckpointError, match=expected):

@@ -6,13 +6,12 @@ from checkpoint_samples import edit_config, write_hf, write_json, write_original
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jmamba import MambaLM
 from jmamba.checkpoints import (
     ByteTokenizer,
     CheckpointError,
     Tokenizer,
-    load,
     load_tokenizer,
-    save,
     save_orbax,
 )
 
@@ -75,19 +74,19 @@ def test_byte_tokenizer_comes_back_to_the_text(text):
     assert len(tokenizer.pieces(ids)) == len(ids)
 
 
-@pytest.mark.parametrize("write", [save, save_orbax])
+@pytest.mark.parametrize("write", [MambaLM.save_pretrained, save_orbax])
 def test_byte_tokenizer_is_written_and_read(write, tmp_path):
-    model = load(write_hf(tmp_path / "model"))
+    model = MambaLM.from_pretrained(write_hf(tmp_path / "model"))
     write(model, tmp_path / "bytes", tokenizer="bytes")
     assert isinstance(load_tokenizer(tmp_path / "bytes"), ByteTokenizer)
-    assert load(tmp_path / "bytes").config == model.config
+    assert MambaLM.from_pretrained(tmp_path / "bytes").config == model.config
     model.save_pretrained(tmp_path / "copy", tokenizer=tmp_path / "bytes")
     assert isinstance(load_tokenizer(tmp_path / "copy"), ByteTokenizer)
 
 
 def test_tokenizer_files_are_copied(tmp_path):
     folder = write_tokenizer(write_hf(tmp_path / "model"))
-    load(folder).save_pretrained(tmp_path / "copy", tokenizer=folder)
+    MambaLM.from_pretrained(folder).save_pretrained(tmp_path / "copy", tokenizer=folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "copy" / name).read_bytes() == (folder / name).read_bytes()
 
@@ -97,15 +96,15 @@ def test_missing_tokenizer_is_said(tmp_path):
     with pytest.raises(CheckpointError, match="no tokenizer.json. Copy the one of the"):
         load_tokenizer(folder)
     with pytest.raises(CheckpointError, match="holds no tokenizer.json to copy"):
-        load(folder).save_pretrained(tmp_path / "copy", tokenizer=folder)
+        MambaLM.from_pretrained(folder).save_pretrained(
+            tmp_path / "copy", tokenizer=folder
+        )
     assert not (tmp_path / "copy").exists()
 
 
 def test_original_models_use_the_neox_tokenizer(tmp_path, monkeypatch):
-    from jmamba.files import tokenizer
-
     neox = write_tokenizer(write_hf(tmp_path / "neox"))
-    monkeypatch.setattr(tokenizer, "NEOX", str(neox))
+    monkeypatch.setattr("jmamba.models.mamba.architecture.NEOX", str(neox))
     folder = write_original(tmp_path / "model")
     assert load_tokenizer(folder).encode("hello") == load_tokenizer(neox).encode(
         "hello"

@@ -15,10 +15,9 @@ from safetensors.numpy import load_file, save_file
 from test_hub import hub  # noqa: F401  (a fixture)
 from vision_definition import draw_images
 
-from jmamba import Vim, VimConfig, trace
-from jmamba.checkpoints import CheckpointError, load, load_vim
-from jmamba.files.keys import slots
-from jmamba.files.parameters import make_skeleton
+from jmamba import MambaLM, Vim, VimConfig, trace
+from jmamba.checkpoints import CheckpointError
+from jmamba.models.skeleton import make_skeleton, slots_of
 from jmamba.models.vim.layout import infer_config
 from jmamba_kernels.versions import enable_x64
 
@@ -80,7 +79,9 @@ def test_vim_in_float64_equals_its_equations(tmp_path):
     state = definition.random_state(seed=3, d=12, n=5, r=3, k=3, layers=3)
     expected = definition.run(state, draw_images(), stride=4, place=4)
     with enable_x64():
-        model = load_vim(write_pth(tmp_path / "vim.pth", state), dtype="float64")
+        model = Vim.from_pretrained(
+            write_pth(tmp_path / "vim.pth", state), dtype="float64"
+        )
         assert_close(
             model(jnp.asarray(draw_images(), jnp.float64)), expected.logits, 1e-12
         )
@@ -89,7 +90,7 @@ def test_vim_in_float64_equals_its_equations(tmp_path):
 def test_vim_with_overlapping_patches_equals_its_equations(tmp_path):
     state = definition.random_state(places=26)  # 5 x 5 patches of side 4, 2 apart
     file = write_pth(tmp_path / "vim.pth", state)
-    model = load_vim(file)
+    model = Vim.from_pretrained(file)
     assert model.config.stride == 2 and model.config.class_position() == 12
     expected = definition.run(state, draw_images(), stride=2, place=12)
     assert_close(model(jnp.asarray(draw_images())), expected.logits, 1e-5)
@@ -97,7 +98,7 @@ def test_vim_with_overlapping_patches_equals_its_equations(tmp_path):
 
 def test_other_resolutions_take_bicubic_places(tmp_path):
     state = definition.random_state()
-    model = load_vim(write_pth(tmp_path / "vim.pth", state))
+    model = Vim.from_pretrained(write_pth(tmp_path / "vim.pth", state))
     images = draw_images(20, 16)  # 5 x 4 patches for 3 x 3 places
     grid = torch.from_numpy(np.delete(state["pos_embed"][0], 4, axis=0))
     grid = grid.reshape(1, 3, 3, -1).permute(0, 3, 1, 2).double()
@@ -116,7 +117,7 @@ def test_other_resolutions_take_bicubic_places(tmp_path):
 
 def test_saved_vim_has_the_authors_names_and_comes_back(tmp_path):
     state = definition.random_state()
-    model = load_vim(write_pth(tmp_path / "vim.pth", state))
+    model = Vim.from_pretrained(write_pth(tmp_path / "vim.pth", state))
     model.save_pretrained(tmp_path / "saved")
     written = load_file(tmp_path / "saved" / "model.safetensors")
     assert set(written) == set(state)
@@ -137,16 +138,18 @@ def test_moving_average_is_read_on_request(tmp_path):
         head = Vim.from_pretrained(file, part=part).head.kernel[...]
         np.testing.assert_array_equal(head.T, weights["head.weight"])
     with pytest.raises(ValueError, match="part must be model or model_ema"):
-        load_vim(file, part="ema")
+        Vim.from_pretrained(file, part="ema")
     plain = write_pth(tmp_path / "plain.pth", state)
     with pytest.raises(
         CheckpointError, match="holds no 'model_ema'; it holds model, e"
     ):
-        load_vim(plain, part="model_ema")
+        Vim.from_pretrained(plain, part="model_ema")
     torch.save({k: torch.from_numpy(v) for k, v in state.items()}, plain)
-    assert load_vim(tmp_path / "plain.pth").config.num_layers == 2  # a bare state dict
+    assert (
+        Vim.from_pretrained(tmp_path / "plain.pth").config.num_layers == 2
+    )  # a bare state dict
     with pytest.raises(CheckpointError, match="plain weights and no 'model_ema'"):
-        load_vim(plain, part="model_ema")
+        Vim.from_pretrained(plain, part="model_ema")
 
 
 @pytest.mark.parametrize("flag", ["if_divide_out", "if_devide_out"])
@@ -154,8 +157,11 @@ def test_moving_average_is_read_on_request(tmp_path):
 def test_arguments_tell_the_divide_flag(flag, value, tmp_path):
     args = argparse.Namespace(model="x_midclstok", input_size=12, **{flag: value})
     file = write_pth(tmp_path / "vim.pth", args=args)
-    assert load_vim(file).config.divide_out is value
-    assert load_vim(file, changes={"divide_out": not value}).config.divide_out != value
+    assert Vim.from_pretrained(file).config.divide_out is value
+    assert (
+        Vim.from_pretrained(file, changes={"divide_out": not value}).config.divide_out
+        != value
+    )
 
 
 def test_vim_comes_from_the_hub(hub, tmp_path):  # noqa: F811
@@ -164,15 +170,15 @@ def test_vim_comes_from_the_hub(hub, tmp_path):  # noqa: F811
     write_pth(folder / "vim_t_midclstok_76p1acc.pth")
     write_pth(folder / "other.pth", definition.random_state(classes=7))
     hub.publish("org/vim", folder)
-    assert load_vim("org/vim").config.num_classes == 5
-    assert load_vim("org/vim", filename="other.pth").config.num_classes == 7
+    assert Vim.from_pretrained("org/vim").config.num_classes == 5
+    assert Vim.from_pretrained("org/vim", filename="other.pth").config.num_classes == 7
     Vim.from_pretrained(folder / "other.pth").save_pretrained(tmp_path / "saved")
     hub.publish("org/saved", tmp_path / "saved")
-    assert load_vim("org/saved").config.num_classes == 7
+    assert Vim.from_pretrained("org/saved").config.num_classes == 7
     (folder / "vim_t_midclstok_76p1acc.pth").unlink()
     hub.publish("org/none", tmp_path)
     with pytest.raises(CheckpointError, match="neither config.json nor a file"):
-        load_vim("org/none")
+        Vim.from_pretrained("org/none")
 
 
 class Harmful:
@@ -189,7 +195,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     args = argparse.Namespace(model="x_midclstok", evil=Harmful(tmp_path))
     file = write_pth(tmp_path / "vim.pth", args=args)
     with pytest.raises(CheckpointError, match="more than tensors, perhaps code"):
-        load_vim(file)
+        Vim.from_pretrained(file)
     assert not (tmp_path / "ran").exists()
     torch.load(file, weights_only=False)
     assert (tmp_path / "ran").exists()  # it would have
@@ -197,7 +203,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 
 def test_namespaces_stay_refused_elsewhere(tmp_path):
     write_pth(tmp_path / "vim.pth")
-    load_vim(tmp_path / "vim.pth")
+    Vim.from_pretrained(tmp_path / "vim.pth")
     with pytest.raises(Exception, match="argparse.Namespace"):
         torch.load(tmp_path / "vim.pth", weights_only=True)
 
@@ -227,7 +233,7 @@ def test_tensors_that_do_not_fit_are_said(changes, match, tmp_path):
     state = change(definition.random_state(), **changes)
     file = write_pth(tmp_path / "vim.pth", state)
     with pytest.raises(CheckpointError, match=match) as error:
-        load_vim(file)
+        Vim.from_pretrained(file)
     assert "\n" not in str(error.value)
 
 
@@ -236,31 +242,33 @@ def test_other_mistakes_are_said(tmp_path):
     args = argparse.Namespace(model="vim_tiny", input_size=12)
     unnamed = write_pth(tmp_path / "unnamed.pth", args=args)
     with pytest.raises(CheckpointError, match='give changes={"class_token": "middle"}'):
-        load_vim(unnamed)
-    first = load_vim(unnamed, changes={"class_token": "first"})
+        Vim.from_pretrained(unnamed)
+    first = Vim.from_pretrained(unnamed, changes={"class_token": "first"})
     assert first.config.class_position() == 0
     with pytest.raises(CheckpointError, match="is no place among 9 patches"):
-        load_vim(file, changes={"class_token": 10})
+        Vim.from_pretrained(file, changes={"class_token": 10})
     (tmp_path / "picture.png").write_bytes(b"")
     with pytest.raises(CheckpointError, match="is no weight file; give one that ends"):
-        load_vim(tmp_path / "picture.png")
+        Vim.from_pretrained(tmp_path / "picture.png")
     with pytest.raises(CheckpointError, match="There is no file .*missing.pth"):
-        load_vim(tmp_path, filename="missing.pth")
+        Vim.from_pretrained(tmp_path, filename="missing.pth")
     with pytest.raises(CheckpointError, match="neither a folder here nor a Hub id"):
-        load_vim(tmp_path / "nothing")
+        Vim.from_pretrained(tmp_path / "nothing")
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(CheckpointError, match="cut short or no PyTorch file"):
-        load_vim(file)
+        Vim.from_pretrained(file)
 
 
 def test_language_models_and_images_are_told_apart(tmp_path):
-    load_vim(write_pth(tmp_path / "vim.pth")).save_pretrained(tmp_path / "vim")
+    Vim.from_pretrained(write_pth(tmp_path / "vim.pth")).save_pretrained(
+        tmp_path / "vim"
+    )
     with pytest.raises(CheckpointError, match=r"Vim\.from_pretrained"):
-        load(tmp_path / "vim")
+        MambaLM.from_pretrained(tmp_path / "vim")
     raw = {"model_type": "mamba"}
     (tmp_path / "vim" / "config.json").write_text(json.dumps(raw))
     with pytest.raises(CheckpointError, match=r"load with MambaLM\.from_pretrained"):
-        load_vim(tmp_path / "vim")
+        Vim.from_pretrained(tmp_path / "vim")
 
 
 @pytest.mark.parametrize(
@@ -277,6 +285,7 @@ def test_released_shapes_have_the_published_size(name, stride, count):
     config = VimConfig.named(name, stride=stride)
     skeleton = make_skeleton(config, dtype=jnp.float32, param_dtype=jnp.float32)
     assert sum(map(math.prod, skeleton.shapes.values())) == count
-    shapes = {key: slot.shape for key, slot in slots("vim", skeleton.shapes).items()}
+    table = slots_of(config, skeleton.parameters)
+    shapes = {key: slot.shape for key, slot in table.items()}
     assert shapes["layers.23.mixer.conv1d_b.weight"] == (config.d_inner, 1, 4)
     assert infer_config(shapes, None, "here") == config

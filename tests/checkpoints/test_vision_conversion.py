@@ -14,15 +14,12 @@ from test_conversion import run
 from test_vision import write_pth
 from vision_definition import draw_images, tiny_vim
 
-from jmamba import Vim, VimConfig
+from jmamba import MambaLM, Vim, VimConfig
 from jmamba.checkpoints import (
     CheckpointError,
     convert,
-    load,
     load_orbax,
     load_tokenizer,
-    load_vim,
-    save,
     save_orbax,
 )
 
@@ -39,7 +36,7 @@ def named_vim() -> Vim:
 def test_conversion_there_and_back_is_what_it_was(tmp_path):
     state = definition.random_state()
     file = write_pth(tmp_path / "vim.pth", state)
-    logits = load_vim(file)(IMAGES)
+    logits = Vim.from_pretrained(file)(IMAGES)
     found = convert(file, tmp_path / "orbax")
     assert (found.layout, found.format, found.num_layers) == ("vim", "orbax", 2)
     assert found.dtype == "float32" and found.source_bytes == file.stat().st_size
@@ -53,7 +50,9 @@ def test_conversion_there_and_back_is_what_it_was(tmp_path):
     assert set(written) == set(state)
     for key, value in state.items():
         np.testing.assert_array_equal(written[key], value)
-    np.testing.assert_array_equal(load_vim(tmp_path / "back")(IMAGES), logits)
+    np.testing.assert_array_equal(
+        Vim.from_pretrained(tmp_path / "back")(IMAGES), logits
+    )
 
 
 def test_moving_average_is_converted_on_request(tmp_path):
@@ -65,7 +64,9 @@ def test_moving_average_is_converted_on_request(tmp_path):
     with pytest.raises(ValueError, match="part must be model or model_ema, but is 'e"):
         convert(file, tmp_path / "other", part="ema")
     random_text_model(layers=1).save_pretrained(tmp_path / "text")
-    with pytest.raises(CheckpointError, match="is a language model; only training che"):
+    with pytest.raises(
+        CheckpointError, match="is a MambaLM, which has no training che"
+    ):
         convert(tmp_path / "text", tmp_path / "other", part="model_ema")
     assert not (tmp_path / "other").exists()
 
@@ -76,9 +77,9 @@ def test_folders_of_pth_files_are_converted(tmp_path):
     result = run(tmp_path / "source", tmp_path / "out", "--dtype", "bfloat16")
     assert result.exit_code == 0, result.output
     assert "(vim)" in result.stdout and "bfloat16" in result.stdout
-    auto = load_vim(tmp_path / "out", dtype="auto")
+    auto = Vim.from_pretrained(tmp_path / "out", dtype="auto")
     assert auto.dtype == jnp.bfloat16 and auto.norm_f.scale[...].dtype == jnp.bfloat16
-    assert load_vim(tmp_path / "out").dtype == jnp.float32
+    assert Vim.from_pretrained(tmp_path / "out").dtype == jnp.float32
 
 
 def test_orbax_holds_names_of_classes_and_takes_changes(tmp_path):
@@ -91,10 +92,10 @@ def test_orbax_holds_names_of_classes_and_takes_changes(tmp_path):
         jax.tree.leaves(found), jax.tree.leaves(named_vim()), strict=True
     ):
         np.testing.assert_array_equal(mine, other)
-    halved = load_vim(tmp_path / "orbax", changes={"divide_out": False})
+    halved = Vim.from_pretrained(tmp_path / "orbax", changes={"divide_out": False})
     assert not halved.config.divide_out
     with pytest.raises(CheckpointError, match="plain weights and no 'model_ema'"):
-        load_vim(tmp_path / "orbax", part="model_ema")
+        Vim.from_pretrained(tmp_path / "orbax", part="model_ema")
 
 
 def test_saved_names_come_back(tmp_path):
@@ -115,7 +116,7 @@ def test_names_that_do_not_fit_are_said(labels, match, tmp_path):
     file = tmp_path / "vim" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"id2label": labels}))
     with pytest.raises(CheckpointError, match=match):
-        load_vim(tmp_path / "vim")
+        Vim.from_pretrained(tmp_path / "vim")
     with pytest.raises(ValueError, match="2 class_names for 3 classes"):
         VimConfig(d_model=8, num_classes=3, class_names=("a", "b"))
 
@@ -126,8 +127,8 @@ def test_mistakes_are_said_and_leave_nothing(tmp_path):
         CheckpointError, match="is a Vision Mamba, which transformers c"
     ):
         convert(file, tmp_path / "out", verify=True)
-    with pytest.raises(ValueError, match="tokenizer='bytes': a Vision Mamba reads im"):
-        save(tiny_vim(), tmp_path / "out", tokenizer="bytes")
+    with pytest.raises(ValueError, match="tokenizer='bytes': a Vim reads im"):
+        tiny_vim().save_pretrained(tmp_path / "out", tokenizer="bytes")
     with pytest.raises(ValueError, match="reads images and has no tokenizer"):
         save_orbax(tiny_vim(), tmp_path / "out", tokenizer="bytes")
     tiny_vim().save_pretrained(tmp_path / "vim")
@@ -148,15 +149,15 @@ def test_mistakes_are_said_and_leave_nothing(tmp_path):
 def test_damaged_orbax_is_said(tmp_path):
     save_orbax(tiny_vim(), tmp_path / "orbax")
     with pytest.raises(CheckpointError, match=r"Vim\.from_pretrained"):
-        load(tmp_path / "orbax")
+        MambaLM.from_pretrained(tmp_path / "orbax")
     file = tmp_path / "orbax" / "config.json"
     raw = json.loads(file.read_text())
     file.write_text(json.dumps(raw | {"d_model": 16}))
     with pytest.raises(CheckpointError, match="of another shape"):
-        load_vim(tmp_path / "orbax")
+        Vim.from_pretrained(tmp_path / "orbax")
     file.write_text(json.dumps(raw))
     for part in (tmp_path / "orbax" / "parameters").rglob("*"):
         if part.is_file():
             part.write_bytes(b"")
     with pytest.raises(CheckpointError, match="no complete Orbax checkpoint"):
-        load_vim(tmp_path / "orbax")
+        Vim.from_pretrained(tmp_path / "orbax")

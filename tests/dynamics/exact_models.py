@@ -16,7 +16,14 @@ CENTERS = {"A_log": 0.7, "D": 1.0, "dt_bias": -1.0, "scale": 1.0}
 @cache
 def exact_model(num_layers: int = 3, **changes) -> jmamba.MambaLM:
     """Return a tiny model with random float64 weights; call it under x64."""
-    config = jmamba.MambaConfig(24, 6, num_layers, d_state=3, d_inner=10, dt_rank=2)
+    config = jmamba.MambaConfig(
+        vocab_size=24,
+        d_model=6,
+        num_layers=num_layers,
+        d_state=3,
+        d_inner=10,
+        dt_rank=2,
+    )
     config = dataclasses.replace(config, **changes)
     model = nnx.eval_shape(
         lambda: jmamba.MambaLM(

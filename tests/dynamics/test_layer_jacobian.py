@@ -19,6 +19,7 @@ from jmamba.dynamics import (
     token_jacobian,
 )
 from jmamba.dynamics.trained.layer_jacobian import READERS_AT_ONCE, squared_layer_norms
+from jmamba.layers.stack import cut_runs
 from jmamba_kernels.versions import enable_x64
 
 FALCON = {"mixer_rms_eps": 1e-6}
@@ -45,8 +46,8 @@ def test_norms_of_a_layer_equal_its_blocks(length):
 @pytest.mark.parametrize("changes, at_once", [(FALCON, 4)])
 def test_norms_of_a_layer_in_parts_and_with_inner_norms(changes, at_once):
     model, x = exact_model(**changes), tokens(7)
-    graphdef, state = nnx.split(model.layer(2))
-    ours = squared_layer_norms(graphdef, state, x, at_once=at_once)
+    (run,) = cut_runs(model.runs(), 2, 3)
+    ours = squared_layer_norms(run.open, run.parameters, x, at_once=at_once)
     blocks = token_jacobian(layer_span(model, 2, 3), x)
     np.testing.assert_allclose(ours, jnp.sum(blocks**2, axis=(2, 3)), rtol=1e-12)
 

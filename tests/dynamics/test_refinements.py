@@ -14,9 +14,9 @@ from jmamba.dynamics import (
     DefiniteGates,
     TokenSystem,
     count_inertia,
-    decay_mask,
     definite_gates,
     draw_gates,
+    gate_decay_mask,
     gate_spectrum,
     importance_scores,
     layer_system,
@@ -123,8 +123,8 @@ def test_gates_train_in_a_model_and_only_live_entries_move():
     before, gradient = loss(gates)
     live = np.broadcast_to(live_entries(3, 10), gates.P.shape)
     assert np.all((np.asarray(gradient.P) != 0) == live) and np.all(gradient.v != 0)
-    np.testing.assert_array_equal(decay_mask(gates).P, live)
-    assert not np.any(decay_mask(gates).v)
+    np.testing.assert_array_equal(gate_decay_mask(gates).P, live)
+    assert not np.any(gate_decay_mask(gates).v)
     moved = jax.tree.map(lambda x, g: x - 0.05 * g, gates, gradient)
     assert float(loss(moved)[0]) < float(before)
     trained = with_gates(model, *definite_gates(moved, "pos"))

@@ -8,7 +8,14 @@ from jmamba import MambaConfig
 def test_config_derives_sizes():
     config = MambaConfig(vocab_size=10, d_model=100, num_layers=1)
     assert (config.d_inner, config.dt_rank, config.is_falcon) == (200, 7, False)
-    config = MambaConfig(10, 100, 1, d_inner=30, dt_rank=2, mixer_rms_eps=1e-6)
+    config = MambaConfig(
+        vocab_size=10,
+        d_model=100,
+        num_layers=1,
+        d_inner=30,
+        dt_rank=2,
+        mixer_rms_eps=1e-6,
+    )
     assert (config.d_inner, config.dt_rank, config.is_falcon) == (30, 2, True)
 
 

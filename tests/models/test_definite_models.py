@@ -24,11 +24,11 @@ from jmamba.dynamics import (
     semidefinite_gate,
     token_jacobian,
 )
-from jmamba.layers.norm import Precision
-from jmamba.refinements.definite import CHOICES, unpack_live
+from jmamba.layers import MixerSizes, Precision
+from jmamba.models.skeleton import parameters_of
+from jmamba.refinements.definite import CHOICES, GateSigns, unpack_live
 from jmamba.refinements.gates import SemidefiniteGates, SymmetricGates, make_gates
 from jmamba.surgery import as_free, project_from_pretrained, with_gates
-from jmamba.surgery.rebuilding import parameters_of
 from jmamba.training.optimizer import decay_mask
 from jmamba_kernels.versions import enable_x64
 
@@ -184,11 +184,12 @@ def test_gates_are_drawn_as_documented():
         "rngs": nnx.Rngs(0),
     }
     sizes: Any = {"d_model": 8, "num_layers": 1, "d_state": 3}
-    drawn = make_gates(VimConfig(**sizes, definite="pos"), **options)
+    sizes = MixerSizes(**sizes)
+    drawn = make_gates(GateSigns(definite="pos"), sizes, **options)
     assert isinstance(drawn, SymmetricGates) and drawn.P.shape == (42,)
     for leaf in (drawn.P[...], drawn.v[...]):
         assert 0.3 * 16**-0.5 < np.abs(leaf).max() <= 16**-0.5
-    general = make_gates(VimConfig(**sizes, definite="psd_general"), **options)
+    general = make_gates(GateSigns(definite="psd_general"), sizes, **options)
     assert isinstance(general, SemidefiniteGates)
     np.testing.assert_array_equal(general.K[...], np.eye(3))
     S_B, S_C = general()  # K = L L^T + epsilon

@@ -29,9 +29,9 @@ from jmamba.dynamics import (
 )
 from jmamba.layers import directions_of
 from jmamba.layers.selection import Selection
+from jmamba.models.skeleton import parameters_of
 from jmamba.ops import selective_scan
 from jmamba.refinements import sorting
-from jmamba.surgery.rebuilding import parameters_of
 from jmamba_kernels.versions import enable_x64
 
 HARD: dict[str, Any] = {"reorder": "corrected", "reorder_hard": True}
@@ -170,7 +170,7 @@ def test_official_settings_make_fresh_tokens_their_mean():
             "image_size": 28,
             "patch_size": 4,
         }
-        config = VimConfig(24, **sizes, d_state=3, **changes)
+        config = VimConfig(d_model=24, **sizes, d_state=3, **changes)
         model = fill_model(config, seed=0, dtype="float32")
         linear = ("kernel", "sorting")
         graphdef, state = nnx.split(model)
@@ -312,6 +312,11 @@ def test_reordering_messages():
         make(reorder="official", reorder_by="random", reorder_seed=-1)
     with pytest.raises(ValueError, match="let later tokens change earlier outputs"):
         MambaConfig(vocab_size=9, d_model=8, num_layers=2, reorder="corrected")
-    assert dataclasses.replace(MambaConfig(9, 8, 2), d_model=4).d_model == 4
+    assert (
+        dataclasses.replace(
+            MambaConfig(vocab_size=9, d_model=8, num_layers=2), d_model=4
+        ).d_model
+        == 4
+    )
     with pytest.raises(ValueError, match="No layer of this model sorts its tokens"):
         sorting_variances(image_model(), draw_images())

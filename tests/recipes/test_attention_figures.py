@@ -23,8 +23,8 @@ from jmamba.recipes.attention_figures.byte_attention import (
 from jmamba.recipes.attention_figures.byte_transformer import (
     ByteTransformer,
     TransformerConfig,
-    bits_per_byte,
     look,
+    measure_bits,
     rotate,
 )
 from jmamba.recipes.attention_figures.class_token_bias import measure_bias
@@ -71,7 +71,7 @@ def test_transformer_loss_is_the_cross_entropy(transformer):
     logits = np.asarray(read(transformer, jnp.asarray(TEXTS))[0], np.float64)[:, :-1]
     right = np.take_along_axis(logits, TEXTS[:, 1:, None], axis=2)[..., 0]
     expected = np.mean(np.log(np.exp(logits).sum(axis=2)) - right)
-    bits = bits_per_byte(transformer, TEXTS)
+    bits = measure_bits(transformer, TEXTS)
     np.testing.assert_allclose(bits, expected / np.log(2), rtol=1e-5)
 
 

@@ -10,7 +10,7 @@ from jmamba import MambaLM
 from jmamba.attention import mamba_lrp
 from jmamba.evaluation import bootstrap_interval
 from jmamba.recipes.text import findings, methods, recipe
-from jmamba.recipes.text.findings import CLAIMS, METRICS, Claim, check, summarise
+from jmamba.recipes.text.findings import CLAIMS, METRICS, Ranking, check, summarise
 from jmamba.recipes.text.methods import all_explanations, explain_all
 from jmamba.recipes.text.scores import delete_words, forget_words
 from jmamba.recipes.text.sentences import (
@@ -183,7 +183,7 @@ def test_claims_are_judged_by_their_metric():
         "flipping": {"a": 1 + noise, "b": noise[::-1]},
         "au_mse": {"a": 1 + noise, "b": noise[::-1]},
     }
-    up, down = (check(Claim("paper", metric, "a", "b"), values) for metric in values)
+    up, down = (check(Ranking("paper", metric, "a", "b"), values) for metric in values)
     assert up.gain.low > 0.8 and up.models == 2
     assert down.gain.high < -0.8 and down.models == 0
     means = dict.fromkeys(recipe.PUBLISHED, 0.0) | {"alti": 5.0}

@@ -8,9 +8,9 @@ from jmamba.recipes.vit import (
     VIT_METHODS,
     ViT,
     ViTConfig,
-    attention_rollout,
-    raw_attention,
     transformer_attribution,
+    vit_attention,
+    vit_rollout,
 )
 
 CONFIG = ViTConfig(16, 2, 2, 2, num_classes=4, image_size=16, patch_size=4)
@@ -43,14 +43,12 @@ def test_attention_rows_sum_to_one(model, images):
 def test_raw_attention_and_rollout_equal_dense_products(model, images):
     layers = attention_of(model, images)
     raw = np.mean([layer[:, :, 0].mean(1) for layer in layers], axis=0)
-    np.testing.assert_allclose(raw_attention(model, images), raw, atol=1e-6)
+    np.testing.assert_allclose(vit_attention(model, images), raw, atol=1e-6)
     product = np.eye(LENGTH)
     for layer in layers:
         T = layer.mean(1) + np.eye(LENGTH)
         product = T / T.sum(-1, keepdims=True) @ product
-    np.testing.assert_allclose(
-        attention_rollout(model, images), product[:, 0], atol=1e-6
-    )
+    np.testing.assert_allclose(vit_rollout(model, images), product[:, 0], atol=1e-6)
 
 
 def test_attribution_gradient_is_that_of_finite_differences(model, images):

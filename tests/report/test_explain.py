@@ -11,7 +11,7 @@ from jmamba.attention import hidden_attention
 from jmamba.checkpoints import ByteTokenizer
 from jmamba.dynamics import jacobian_norms, layer_span
 from jmamba.models.mamba.config import MambaConfig
-from jmamba.report import explain, write
+from jmamba.report import explain_text, write
 from jmamba.report.text.cost import (
     check_length,
     choose_left_out,
@@ -26,7 +26,7 @@ TOKENS = jnp.asarray([BYTES.encode(TEXT)], jnp.int32)
 
 @pytest.fixture(scope="module")
 def found():
-    return explain(MODEL, BYTES, TEXT, top=5, name="tiny")
+    return explain_text(MODEL, BYTES, TEXT, top=5, name="tiny")
 
 
 def test_explanation_arrays_are_finite_and_named(found):
@@ -94,14 +94,14 @@ def test_left_out_is_what_the_model_says_without_the_piece(found):
 def test_left_out_reaches_back_as_far_as_it_may(found, monkeypatch):
     monkeypatch.setattr("jmamba.report.text.left_out.choose_left_out", lambda *sizes: 3)
     monkeypatch.setattr("jmamba.report.text.left_out.ROWS_BYTES", 1)
-    few = explain(MODEL, BYTES, TEXT, matrices=False, jacobian=False)
+    few = explain_text(MODEL, BYTES, TEXT, matrices=False, jacobian=False)
     assert np.isnan(few.drivers[:-3]).all()
     np.testing.assert_allclose(few.left_out, found.left_out[-3:], rtol=1e-3, atol=1e-5)
     assert set(few.strongest(8)) == set(range(len(few.pieces) - 3, len(few.pieces)))
 
 
 def test_left_out_of_a_single_piece_is_against_knowing_nothing():
-    found = explain(MODEL, BYTES, "é", matrices=False, jacobian=False)
+    found = explain_text(MODEL, BYTES, "é", matrices=False, jacobian=False)
     expected = np.log2(256 * float(found.predictions.probabilities[0]))
     np.testing.assert_allclose(found.left_out, [expected], rtol=1e-4)
 
@@ -138,7 +138,7 @@ def test_jacobian_is_exact_with_enough_probes(found):
 
 def test_layers_are_traced_in_groups(found, monkeypatch):
     monkeypatch.setattr("jmamba.report.depth.TRACE_BYTES", 1)
-    again = explain(MODEL, BYTES, TEXT, jacobian=False)
+    again = explain_text(MODEL, BYTES, TEXT, jacobian=False)
     assert again.attention is not None
     np.testing.assert_allclose(again.attention, found.attention, rtol=1e-6)
     np.testing.assert_allclose(again.norms, found.norms, rtol=1e-6)
@@ -146,7 +146,9 @@ def test_layers_are_traced_in_groups(found, monkeypatch):
 
 
 def test_last_row_is_the_same_without_matrices(found):
-    again = explain(MODEL, BYTES, TEXT, matrices=False, jacobian=False, max_tokens=1)
+    again = explain_text(
+        MODEL, BYTES, TEXT, matrices=False, jacobian=False, max_tokens=1
+    )
     assert again.attention is None
     np.testing.assert_allclose(again.last_attention, found.last_attention, rtol=1e-5)
     assert "attention" not in again.arrays()
@@ -154,13 +156,13 @@ def test_last_row_is_the_same_without_matrices(found):
 
 def test_progress_is_told(found):
     seen = []
-    explain(MODEL, BYTES, TEXT, progress=lambda *part: seen.append(part))
+    explain_text(MODEL, BYTES, TEXT, progress=lambda *part: seen.append(part))
     assert ("hidden attention", 2, 3) in seen
     assert seen[-1] == ("token Jacobian", 1, 1)
 
 
 def test_a_single_token_is_explained():
-    found = explain(MODEL, BYTES, "A", layers=[-1, 0, 0], jacobian=False)
+    found = explain_text(MODEL, BYTES, "A", layers=[-1, 0, 0], jacobian=False)
     assert found.layers == (0, 2)
     assert found.mean_share.tolist() == [1.0]
 
@@ -179,14 +181,14 @@ def test_a_single_token_is_explained():
 def test_explain_says_what_is_wrong(options, message):
     options = {"text": "ab"} | options
     with pytest.raises(ValueError, match=message):
-        explain(MODEL, BYTES, options.pop("text"), **options)
+        explain_text(MODEL, BYTES, options.pop("text"), **options)
 
 
 def test_weights_that_are_not_finite_are_found():
     model = nnx.clone(MODEL)
     model.embedding[...] = model.embedding[...].at[0, 0].set(jnp.nan)
     with pytest.raises(ValueError, match="not finite"):
-        explain(model, BYTES, "a")
+        explain_text(model, BYTES, "a")
 
 
 def test_probes_fit_a_moment():
@@ -203,7 +205,7 @@ def test_probes_fit_a_moment():
 def test_all_costs_are_said_at_once(monkeypatch):
     monkeypatch.setattr("jmamba.report.text.cost.MOMENT", {"cpu": 1.0})
     with pytest.raises(ValueError, match=r"--max-tokens 3.*--no-jacobian"):
-        explain(MODEL, BYTES, "abc", max_tokens=2)
+        explain_text(MODEL, BYTES, "abc", max_tokens=2)
 
 
 def test_length_limit_says_what_it_costs():

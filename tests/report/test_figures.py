@@ -6,9 +6,9 @@ import pytest
 from matplotlib.image import imread
 from reports import made_up
 
-from jmamba.report.figures.attention import attention_depth, attention_maps
+from jmamba.report.figures.attention import draw_attention_depth, draw_attention_maps
 from jmamba.report.figures.canvas import drawable, label_step, log_scale
-from jmamba.report.figures.stream import drivers, jacobian_norms
+from jmamba.report.figures.stream import draw_jacobian_norms, drivers
 from jmamba.report.folder import draw_png
 from jmamba.report.text.plates import PLATES, plates_of
 
@@ -46,7 +46,7 @@ def test_axes_and_color_bars_are_named(plate):
 
 
 def test_token_labels_do_not_overlap():
-    figure = attention_maps(CASES["long"])
+    figure = draw_attention_maps(CASES["long"])
     draw_png(figure)  # places the labels
     for ax in figure.axes:
         boxes = [t.get_window_extent() for t in ax.get_xticklabels() if t.get_text()]
@@ -54,7 +54,7 @@ def test_token_labels_do_not_overlap():
 
 
 def test_depth_overview_has_every_layer():
-    figure = attention_depth(CASES["long"])
+    figure = draw_attention_depth(CASES["long"])
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert [t for t in titles if t.startswith("layer")] == [
         f"layer {k}{' •' if k in (0, 19) else ''}" for k in range(20)
@@ -70,7 +70,7 @@ def test_drivers_of_a_long_text_are_those_that_were_computed():
 
 
 def test_dollar_signs_are_no_formula():
-    figure = attention_maps(made_up("$a$", 1))
+    figure = draw_attention_maps(made_up("$a$", 1))
     draw_png(figure)
     labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
     assert labels == ["$", "a", "$"]
@@ -81,9 +81,9 @@ def test_plates_need_their_numbers():
     names = [plate.name for plate in plates_of(without)]
     assert names == ["predictions", "drivers", "last_token_attention", "token_norms"]
     with pytest.raises(ValueError, match="matrices=True"):
-        attention_maps(without)
+        draw_attention_maps(without)
     with pytest.raises(ValueError, match="jacobian=True"):
-        jacobian_norms(without)
+        draw_jacobian_norms(without)
 
 
 def test_letters_without_glyphs_become_code_points():

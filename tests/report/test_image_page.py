@@ -10,7 +10,7 @@ from test_page import Reader
 
 from jmamba.report import write, write_image
 from jmamba.report.folder import draw_png
-from jmamba.report.image.figures import attention_maps, heat_scale, methods
+from jmamba.report.image.figures import draw_maps_of_layers, heat_scale, methods
 from jmamba.report.image.page import image_page, image_summary
 from jmamba.report.image.plates import IMAGE_PLATES, image_plates_of
 
@@ -36,7 +36,7 @@ def test_figures_say_what_they_need():
     with pytest.raises(ValueError, match="holds one method; make it with"):
         methods(ONE)
     with pytest.raises(ValueError, match="holds no attention matrices; make it"):
-        attention_maps(ONE)
+        draw_maps_of_layers(ONE)
 
 
 def test_colours_part_at_zero_only_if_there_are_both_signs():

@@ -21,7 +21,7 @@ from jmamba.types import Recurrence
 
 def channel_attention(
     delta: Float[Array, "l"],
-    A: Float[Array, "n"] | Float[Array, "1"],
+    A: Float[Array, "rates"],
     B: Float[Array, "l n"],
     C: Float[Array, "l n"],
     rows: Int[Array, "q"],

@@ -11,7 +11,7 @@ LEAF = 16
 
 def whole_attention(
     delta: Float[Array, "l"],
-    A: Float[Array, "n"] | Float[Array, "1"],
+    A: Float[Array, "rates"],
     B: Float[Array, "l n"],
     C: Float[Array, "l n"],
 ) -> Float[Array, "l l"]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Float64, Int
 
 from jmamba.attention.matrices.channels import attend, map_channels, open_directions
 from jmamba.attention.matrices.reduction import REDUCTIONS
-from jmamba.attention.question import Choice, Inputs, ask
+from jmamba.attention.question import Inputs, PerSample, ask
 from jmamba.layers.model import LayeredModel
 from jmamba_kernels import accumulation_dtype
 
@@ -121,7 +121,7 @@ def measure_layers(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    query: Choice = None,
+    query: PerSample = None,
     reduction: str = "mean_abs",
 ) -> LayerMeasures:
     """Measure distance, similarity and attention of every layer in one forward pass.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.attention.question import Choice, Inputs, ask, pick
+from jmamba.attention.question import Inputs, PerSample, ask, pick
 from jmamba.attention.relevance.token_vectors import (
     alti_matrix,
     check_p,
@@ -25,8 +25,8 @@ def token_norms(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: Choice = None,
-    query: Choice = None,
+    target: PerSample = None,
+    query: PerSample = None,
     p: float = 2.0,
 ) -> Float[Array, "b l"]:
     """Return how long the query's token vectors are, the mean over layers.
@@ -77,7 +77,11 @@ def _token_norms(graphdef, state, inputs, query, p):
 
 
 def alti(
-    model: LayeredModel, inputs: Inputs, *, target: Choice = None, query: Choice = None
+    model: LayeredModel,
+    inputs: Inputs,
+    *,
+    target: PerSample = None,
+    query: PerSample = None,
 ) -> Float[Array, "b l"]:
     """Return how much of the query's token is made of each input, by ALTI.
 
@@ -127,7 +131,11 @@ def _alti(graphdef, state, inputs, query):
 
 
 def alti_logit(
-    model: LayeredModel, inputs: Inputs, *, target: Choice = None, query: Choice = None
+    model: LayeredModel,
+    inputs: Inputs,
+    *,
+    target: PerSample = None,
+    query: PerSample = None,
 ) -> Float[Array, "b l"]:
     """Return the share of each input in a logit, by ALTI-Logit.
 

@@ -8,13 +8,17 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.attention.question import Choice, Inputs, ask, pick, read_logits
+from jmamba.attention.question import Inputs, PerSample, ask, pick, read_logits
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.model import LayeredModel
 
 
 def gradient_x_input(
-    model: LayeredModel, inputs: Inputs, *, target: Choice = None, query: Choice = None
+    model: LayeredModel,
+    inputs: Inputs,
+    *,
+    target: PerSample = None,
+    query: PerSample = None,
 ) -> Float[Array, "b l"]:
     """Return the product of embedding and gradient, summed over the model's width.
 
@@ -78,8 +82,8 @@ def smooth_grad(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: Choice = None,
-    query: Choice = None,
+    target: PerSample = None,
+    query: PerSample = None,
     samples: int = 25,
     noise: float = 0.15,
     key: Array | None = None,
@@ -141,8 +145,8 @@ def integrated_gradients(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: Choice = None,
-    query: Choice = None,
+    target: PerSample = None,
+    query: PerSample = None,
     baseline: Inputs | None = None,
     steps: int = 64,
 ) -> Float[Array, "b l"]:

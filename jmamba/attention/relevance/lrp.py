@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.attention.question import Choice, Inputs, ask, pick, read_logits
+from jmamba.attention.question import Inputs, PerSample, ask, pick, read_logits
 from jmamba.attention.relevance.gamma_rule import Gammas
 from jmamba.attention.relevance.gradients import token_relevance
 from jmamba.layers.freezing import MAMBA_LRP, Frozen
@@ -28,8 +28,8 @@ def mamba_lrp(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: Choice = None,
-    query: Choice = None,
+    target: PerSample = None,
+    query: PerSample = None,
     composite: str | Gammas = "lrp_0",
 ) -> Float[Array, "b l"]:
     """Return the relevances of MambaLRP: input x gradient through conserving rules.
@@ -74,8 +74,8 @@ def pixel_lrp(
     model: LayeredModel,
     images: Images,
     *,
-    target: Choice = None,
-    query: Choice = None,
+    target: PerSample = None,
+    query: PerSample = None,
     composite: str | Gammas = "gamma_conv",
 ) -> Float[Array, "b height width"]:
     """Return the relevances of MambaLRP of every pixel, summed over colours.

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jmamba.attention.question import Choice, Inputs
+from jmamba.attention.question import Inputs, PerSample
 from jmamba.attention.relevance.contributions import alti, alti_logit, token_norms
 from jmamba.attention.relevance.gradients import (
     gradient_x_input,
@@ -44,8 +44,8 @@ def explain(
     inputs: Inputs,
     method: str = "mamba_attribution",
     *,
-    target: Choice = None,
-    query: Choice = None,
+    target: PerSample = None,
+    query: PerSample = None,
     **options: Any,
 ) -> Float[Array, "b l"]:
     """Return how much each token matters to a logit, by a method's name.

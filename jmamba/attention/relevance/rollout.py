@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.attention.question import Choice, Inputs, Question, ask
+from jmamba.attention.question import Inputs, PerSample, Question, ask
 from jmamba.attention.relevance.layer_maps import measure_layer
 from jmamba.attention.relevance.scaling import min_max, roll_out
 from jmamba.attention.relevance.settings import AttentionSettings, choose_settings
@@ -21,8 +21,8 @@ def raw_attention(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: Choice = None,
-    query: Choice = None,
+    target: PerSample = None,
+    query: PerSample = None,
     settings: Settings = "paper",
 ) -> Float[Array, "b l"]:
     """Return the query's attention, the mean over channels and layers.
@@ -76,8 +76,8 @@ def attention_rollout(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: Choice = None,
-    query: Choice = None,
+    target: PerSample = None,
+    query: PerSample = None,
     settings: Settings = "paper",
 ) -> Float[Array, "b l"]:
     """Return the query's row of the product of I + mean attention over layers.
@@ -131,8 +131,8 @@ def mamba_attribution(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: Choice = None,
-    query: Choice = None,
+    target: PerSample = None,
+    query: PerSample = None,
     settings: Settings = "paper",
 ) -> Float[Array, "b l"]:
     """Return the rollout of attention that the target's gradient weighs.
@@ -175,8 +175,8 @@ def unified_attribution(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: Choice = None,
-    query: Choice = None,
+    target: PerSample = None,
+    query: PerSample = None,
     settings: Settings = "unified",
 ) -> Float[Array, "b l"]:
     """Return Mamba-Attribution of unified attention, with all of the mixer folded in.

@@ -74,11 +74,11 @@ def follow_fates(
       there, with counterexamples such as the above, where M has a positive eigenvalue
       and the first token goes to zero.
     """
-    check_tokens(x)
+    check_directions(x)
     return _follow_each(system, x, jnp.asarray(log_horizon, x.dtype), max_steps)
 
 
-def check_tokens(x) -> None:
+def check_directions(x) -> None:
     """Raise if a token is zero, so that it has no direction, or not finite."""
     if isinstance(x, Tracer):
         return

@@ -1,5 +1,6 @@
 """How each token of a layer's output depends on each token of its input."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -31,16 +32,17 @@ class _Span(NamedTuple):
     """Runs layers; equal spans compile once.
 
     Attributes:
-      layers: first and one past the last layer of each run.
+      counts: layers of each run.
       open: makes a block of its parameters, of each run.
     """
 
-    layers: tuple[tuple[int, int], ...]
+    counts: tuple[int, ...]
     open: tuple[Callable[[Any], Any], ...]
 
     def runs(self, parameters) -> list[Run]:
         """Return the layers with their parameters."""
-        parts = (slice(*part) for part in self.layers)
+        ends = list(itertools.accumulate(self.counts, initial=0))
+        parts = itertools.starmap(slice, itertools.pairwise(ends))
         return [Run(*run) for run in zip(parts, parameters, self.open, strict=True)]
 
     def __call__(self, parameters, x):
@@ -78,8 +80,8 @@ def layer_span(model: LayeredModel, start: int = 0, stop: int | None = None) -> 
             "number of layers; layer i alone is layer_span(model, i, i + 1)."
         )
     runs = cut_runs(model.runs(), start, end)
-    parts = tuple((run.layers.start, run.layers.stop) for run in runs)
-    span = _Span(parts, tuple(run.open for run in runs))
+    counts = tuple(run.layers.stop - run.layers.start for run in runs)
+    span = _Span(counts, tuple(run.open for run in runs))
     return Partial(span, tuple(run.parameters for run in runs))
 
 
@@ -215,13 +217,12 @@ def _is_layer(f) -> bool:
     """Return whether f is a span of one layer that reads its tokens in order."""
     if not (isinstance(f, Partial) and isinstance(f.func, _Span)):
         return False
-    (start, stop), *more = f.func.layers
-    return not more and stop - start == 1 and is_causal(f.func.runs(f.args[0])[0])
+    return f.func.counts == (1,) and is_causal(f.func.runs(f.args[0])[0])
 
 
 def _squared_layer_norms(f, x, memory_limit):
     run = f.func.runs(f.args[0])[0]
-    state = jax.eval_shape(lambda: run.block(run.layers.start)(x[None]).cache.ssm_state)
+    state = jax.eval_shape(lambda: run.block(0)(x[None]).cache.ssm_state)
     # copies of the state, two of what the readers read, and their outputs
     numbers = 8 * state.size + READERS_AT_ONCE * (2 * state.shape[1] + x.shape[1])
     at_once = memory_limit // (numbers * accumulation_dtype(x.dtype).itemsize)

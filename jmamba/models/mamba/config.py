@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jmamba.layers.sizes import MixerSizes
+from jmamba.layers.sizes import MIXER_SIZES, MixerSizes, check_sizes
 from jmamba.models.language_model import LanguageModelConfig
 from jmamba.refinements.definite import GateSigns, check_definite
 
@@ -33,8 +33,8 @@ class MambaConfig(GateSigns, MixerSizes, LanguageModelConfig):
 
     def __post_init__(self):
         """Fill in the derived sizes and check all of them."""
-        LanguageModelConfig.__post_init__(self)
-        MixerSizes.__post_init__(self)
+        self.derive_sizes()
+        check_sizes(self, "vocab_size", *MIXER_SIZES)
         check_definite(self, self.d_state, self.d_inner)
 
     @property

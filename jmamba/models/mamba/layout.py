@@ -1,23 +1,15 @@
 """Configurations of checkpoints: three dialects in, one out."""
 
-import json
 import math
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from jmamba.files.errors import CheckpointError
 from jmamba.models.mamba.config import MambaConfig
 
+MODEL_TYPES = {"mamba": "hf", "falcon_mamba": "falcon"}
+"""Model type -> layout."""
 
-class StoredConfig(NamedTuple):
-    """What `config.json` says: the model, its layout, and the file itself."""
-
-    config: MambaConfig
-    layout: str
-    raw: dict[str, Any]
-
-
-_MODEL_TYPES = {"mamba": "hf", "falcon_mamba": "falcon"}
 
 _HARMLESS = frozenset(
     # who wrote it and how it is run
@@ -71,64 +63,42 @@ _ONLY_VALUES = {  # keys that would change the maths, and what they may say
     "tie_word_embeddings": (True, False),
     "tie_embeddings": (True, False),
 }
+NEOX = "EleutherAI/gpt-neox-20b"
+"""Where the tokenizer of the original state-spaces models is."""
 _NEOX_VOCAB = (50277, 50280)  # rows used and rows padded of the released models
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
+def owns_config(raw: Mapping[str, Any]) -> bool:
+    """Say whether a config.json is a Mamba-1 or Falcon-Mamba language model's.
 
-    Raises:
-      CheckpointError: there is no such file, or it does not hold a JSON object.
+    The original state-spaces files name no type but a d_model.
     """
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path.parent} holds no {path.name}. A checkpoint is a folder with "
-            "config.json and its weights (model.safetensors or pytorch_model.bin)."
-        )
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is not valid JSON ({error}); restore it or download it again."
-        ) from error
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path} holds {type(raw).__name__}, not a JSON object.")
-    return raw
+    model_type = raw.get("model_type")
+    return model_type in MODEL_TYPES or (model_type is None and "d_model" in raw)
 
 
-def read_config(folder: Path) -> StoredConfig:
-    """Return the configuration in `folder/config.json`, whatever its dialect.
+def read_config(raw: Mapping[str, Any]) -> tuple[MambaConfig, str]:
+    """Return the configuration and the layout of a config.json, whatever its dialect.
 
     In the -hf and Falcon dialects hidden_size, num_hidden_layers, intermediate_size and
     time_step_rank win over d_model, n_layer, d_inner and expand, which released files
     carry stale. In the original dialect the vocabulary is padded to a multiple.
 
     Raises:
-      CheckpointError: the file is missing or broken, its model type is unknown, a size
-        is missing, or it holds a key that is not known to leave the maths alone.
+      ValueError: a size is missing, or it holds a key that is not known to leave the
+        maths alone.
     """
-    raw = read_json(folder / "config.json")
-    model_type = raw.get("model_type")
-    if model_type is None and "d_model" in raw:
-        layout, read = "original", _from_original
-    elif model_type in _MODEL_TYPES:
-        layout, read = _MODEL_TYPES[model_type], _from_hf
-    else:
-        raise CheckpointError(
-            f"{folder / 'config.json'} describes a model of type {model_type!r}; "
-            'jmamba reads "mamba" and "falcon_mamba", and the original state-spaces '
-            "files, which name no type but a d_model. A Vision Mamba loads with "
-            "Vim.from_pretrained."
-        )
-    try:
-        return StoredConfig(read(raw), layout, raw)
-    except CheckpointError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
-    except ValueError as error:  # MambaConfig's own checks
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+    if raw.get("model_type") is None:
+        return _from_original(raw), "original"
+    return _from_hf(raw), MODEL_TYPES[raw["model_type"]]
 
 
-def _from_hf(raw: dict) -> MambaConfig:
+def layout_to_write(config: MambaConfig) -> str:
+    """Return the layout that transformers reads a model in."""
+    return "falcon" if config.is_falcon else "hf"
+
+
+def _from_hf(raw: Mapping) -> MambaConfig:
     falcon = raw["model_type"] == "falcon_mamba"
     _check_keys(raw, (_HARMLESS | _READ) - (set() if falcon else {"mixer_rms_eps"}))
     d_model = _size(raw, "hidden_size", "d_model")
@@ -159,7 +129,7 @@ def _from_hf(raw: dict) -> MambaConfig:
     )
 
 
-def _from_original(raw: dict) -> MambaConfig:
+def _from_original(raw: Mapping) -> MambaConfig:
     _check_keys(raw, _ORIGINAL)
     ssm = raw.get("ssm_cfg") or {}
     _check_keys(ssm, _ORIGINAL_SSM, "ssm_cfg")
@@ -194,15 +164,12 @@ def _from_original(raw: dict) -> MambaConfig:
     )
 
 
-def write_config(
-    config: MambaConfig, *, dtype: str, extra: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def write_config(config: MambaConfig, *, dtype: str) -> dict[str, Any]:
     """Return the `config.json` of a model, in the dialect that transformers reads.
 
     Args:
       config: the model.
       dtype: dtype of the stored weights.
-      extra: further entries, such as token ids or `{"tokenizer": "bytes"}`.
     """
     kind = "FalconMamba" if config.is_falcon else "Mamba"
     d_inner = config.d_inner or 0
@@ -237,10 +204,10 @@ def write_config(
         raw["definite"] = config.definite
         raw["definite_threshold"] = config.definite_threshold
         raw["equal_magnitudes"] = config.equal_magnitudes
-    return raw | (extra or {})
+    return raw
 
 
-def _check_keys(raw: dict, known: frozenset[str], place: str = "") -> None:
+def _check_keys(raw: Mapping, known: frozenset[str], place: str = "") -> None:
     where = f"{place} " if place else ""
     unknown = sorted(set(raw) - known - set(_ONLY_VALUES))
     if unknown:
@@ -259,7 +226,7 @@ def _check_keys(raw: dict, known: frozenset[str], place: str = "") -> None:
         )
 
 
-def _size(raw: dict, *names: str, default: int | None = None) -> int:
+def _size(raw: Mapping, *names: str, default: int | None = None) -> int:
     """Return the first of the named sizes that is there."""
     for name in names:
         value = raw.get(name)
@@ -274,14 +241,14 @@ def _size(raw: dict, *names: str, default: int | None = None) -> int:
     return default
 
 
-def _number(raw: dict, name: str, default: float) -> float:
+def _number(raw: Mapping, name: str, default: float) -> float:
     value = raw.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise CheckpointError(f"{name} must be a number, but is {value!r}.")
     return float(value)
 
 
-def _threshold(raw: dict) -> float | None:
+def _threshold(raw: Mapping) -> float | None:
     name = "definite_threshold"
     return None if raw.get(name) is None else _number(raw, name, 0.0)
 

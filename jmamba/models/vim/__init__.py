@@ -1,1 +1,3 @@
-"""Vision Mamba, classifiers of images."""
+"""Vision Mamba, a classifier of images."""
+
+from jmamba.models.vim.architecture import VIM as VIM

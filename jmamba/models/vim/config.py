@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from jmamba.layers.sizes import MixerSizes, check_sizes, derive
+from jmamba.layers.sizes import MIXER_SIZES, MixerSizes, check_sizes, derive
 from jmamba.refinements.definite import GateSigns, check_definite
 from jmamba.refinements.sorting import SortingChoices, check_sorting
 
@@ -68,11 +68,10 @@ class VimConfig(SortingChoices, GateSigns, MixerSizes):
 
     def __post_init__(self):
         """Fill in the derived sizes and check all of them."""
-        MixerSizes.__post_init__(self)
+        self.derive_sizes()
         derive(self, stride=self.patch_size)
-        check_sizes(
-            self, "num_classes", "image_size", "patch_size", "stride", "image_channels"
-        )
+        own = ("num_classes", "image_size", "patch_size", "stride", "image_channels")
+        check_sizes(self, *MIXER_SIZES, *own)
         if self.image_size < self.patch_size:
             raise ValueError(
                 f"VimConfig: an image of side {self.image_size} holds no patch of side "

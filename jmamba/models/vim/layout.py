@@ -1,12 +1,12 @@
 """Configurations of Vision Mamba: written ones, and those read off the tensors."""
 
-import dataclasses
 import math
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
 from jmamba.files.errors import CheckpointError
+from jmamba.models.architecture import write_fields
 from jmamba.models.vim.config import DIVIDE_FLAGS, VimConfig
 
 _HARMLESS = ("model_type", "architectures", "dtype", "torch_dtype", "label2id")
@@ -24,42 +24,37 @@ def write_vision_config(config: VimConfig, *, dtype: str) -> dict[str, Any]:
 
     Names of classes are written as transformers does, as `id2label`.
     """
-    kind = {"architectures": ["Vim"], "model_type": MODEL_TYPE}
-    fields = dataclasses.asdict(config)
-    names = fields.pop("class_names")
-    labels = {"id2label": {str(i): name for i, name in enumerate(names)}}
-    return kind | fields | (labels if names else {}) | {"dtype": dtype}
+    raw = write_fields(config, name=MODEL_TYPE, kind="Vim", dtype=dtype)
+    names = raw.pop("class_names")
+    if names:
+        raw["id2label"] = {str(i): name for i, name in enumerate(names)}
+    return raw
 
 
-def read_vision_config(raw: Mapping[str, Any], where: str) -> VimConfig:
+def read_vision_config(raw: Mapping[str, Any]) -> VimConfig:
     """Return the configuration that a `config.json` holds.
 
     Raises:
-      CheckpointError: it is of another model, or a field is unknown or impossible.
+      ValueError: a field is unknown or impossible.
 
     Examples:
       >>> raw = {"model_type": "vim", "d_model": 8, "num_classes": 2}
       >>> labels = {"id2label": {"1": "dog", "0": "cat"}}
-      >>> read_vision_config(raw | labels, "config.json").class_names
+      >>> read_vision_config(raw | labels).class_names
       ('cat', 'dog')
     """
-    if raw.get("model_type") != MODEL_TYPE:
-        raise CheckpointError(
-            f"{where} describes a model of type {raw.get('model_type')!r}, not a "
-            "Vision Mamba ('vim'); language models load with MambaLM.from_pretrained."
-        )
     fields = {name: value for name, value in raw.items() if name not in _HARMLESS}
     if "id2label" in fields:
-        fields["class_names"] = _names(fields.pop("id2label"), where)
-    return _make(fields, where)
+        fields["class_names"] = _names(fields.pop("id2label"))
+    return VimConfig.from_dict(fields)
 
 
-def _names(labels: Any, where: str) -> tuple[str, ...]:
+def _names(labels: Any) -> tuple[str, ...]:
     """Return the names of classes 0, 1, ..."""
     numbers = {str(i) for i in range(len(labels))} if isinstance(labels, dict) else None
     if numbers is None or set(labels) != numbers:
-        raise CheckpointError(
-            f'{where}: "id2label" must map "0", "1", ... to the names of the classes, '
+        raise ValueError(
+            '"id2label" must map "0", "1", ... to the names of the classes, '
             f"but is {str(labels)[:80]}."
         )
     return tuple(str(labels[str(i)]) for i in range(len(labels)))
@@ -143,12 +138,8 @@ def infer_config(
     side = _side(shapes["pos_embed"][1] - has_class, where)
     size = known.get("image_size", options.get("input_size"))
     fields |= _grid(side, patch, size, where)
-    return _make({**fields, **known}, where)
-
-
-def _make(fields: dict[str, Any], where: str) -> VimConfig:
     try:
-        return VimConfig.from_dict(fields)
+        return VimConfig.from_dict({**fields, **known})
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{where}: {error}") from error
 

@@ -107,10 +107,11 @@ class Vim(StackedModel):
             else None
         )
         self.layers = stack_layers(block, config.num_layers, rngs)
-        self.sorting = None
-        if count:
-            d = config.d_inner
-            self.sorting = Sorting(config, d, count, precision=precision, rngs=rngs)
+        self.sorting = (
+            Sorting(config, config.d_inner, count, precision=precision, rngs=rngs)
+            if count
+            else None
+        )
         self.norm_f = norm()
         self.head = nnx.Linear(
             m, config.num_classes, kernel_init=small_normal, **options, rngs=rngs

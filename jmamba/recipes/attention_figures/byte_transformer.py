@@ -135,7 +135,7 @@ def _look(graphdef, state, tokens):
     return nnx.merge(graphdef, state)(tokens)[1]
 
 
-def bits_per_byte(model: ByteTransformer, windows: Int[np.ndarray, "b w"]) -> float:
+def measure_bits(model: ByteTransformer, windows: Int[np.ndarray, "b w"]) -> float:
     """Return the mean loss on windows in bits; first bytes have little before them."""
     return float(_loss(*nnx.split(model), windows) / np.log(2))
 

@@ -18,13 +18,16 @@ from jmamba.report.figures.canvas import (
     plain_numbers,
 )
 
-Map = Float[np.ndarray, "q l"]
+AttentionMap = Float[np.ndarray, "q l"]
 SIDE = 1.5
 """Of a small map, in inches."""
 
 
 def draw_map_grid(
-    maps: Mapping[str, Sequence[Map]], columns: Sequence[str], *, split: int = 0
+    maps: Mapping[str, Sequence[AttentionMap]],
+    columns: Sequence[str],
+    *,
+    split: int = 0,
 ) -> Figure:
     """Draw rows of causal maps, each on its own linear scale from 0 to its 99 %.
 
@@ -64,7 +67,7 @@ def draw_map_grid(
     return figure
 
 
-def draw_depth_rows(models: Mapping[str, Sequence[Map]]) -> Figure:
+def draw_depth_rows(models: Mapping[str, Sequence[AttentionMap]]) -> Figure:
     """Draw one map per layer, a row for each model, on a logarithmic scale.
 
     Args:
@@ -87,7 +90,7 @@ def draw_depth_rows(models: Mapping[str, Sequence[Map]]) -> Figure:
     return figure
 
 
-def _log_map(ax, matrix: Map):
+def _log_map(ax, matrix: AttentionMap):
     """Draw a map over its largest weight, in three decades."""
     scaled = np.abs(matrix) / (np.abs(matrix).max() or 1)
     scale = log_scale(np.array([10.0**-MAP_DECADES, 1.0]), MAP_DECADES)
@@ -133,7 +136,9 @@ def draw_distances(
     return figure
 
 
-def draw_long_maps(maps: Mapping[str, Sequence[Map]], layers: Sequence[int]) -> Figure:
+def draw_long_maps(
+    maps: Mapping[str, Sequence[AttentionMap]], layers: Sequence[int]
+) -> Figure:
     """Draw maps of short and long texts on a logarithmic scale.
 
     Args:
@@ -155,7 +160,7 @@ def draw_long_maps(maps: Mapping[str, Sequence[Map]], layers: Sequence[int]) -> 
     return figure
 
 
-def draw_class_bias(grids: Mapping[str, Mapping[str, Map]]) -> Figure:
+def draw_class_bias(grids: Mapping[str, Mapping[str, AttentionMap]]) -> Figure:
     """Draw what class tokens read on average, over the patches of images.
 
     Args:

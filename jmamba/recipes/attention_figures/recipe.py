@@ -25,9 +25,9 @@ from jmamba.recipes.attention_figures.byte_attention import (
 from jmamba.recipes.attention_figures.byte_transformer import (
     ByteTransformer,
     TransformerConfig,
-    bits_per_byte,
     byte_loss,
     look,
+    measure_bits,
 )
 from jmamba.recipes.attention_figures.class_token_bias import NEAR, measure_bias
 from jmamba.recipes.attention_figures.figures import (
@@ -139,7 +139,7 @@ def train_transformer(
 
 
 def _describe(mamba: MambaLM, transformer, windows, steps: int, bench) -> None:
-    bits = bench.once("bits", lambda: bits_per_byte(transformer, windows))
+    bits = bench.once("bits", lambda: measure_bits(transformer, windows))
     c = transformer.config
     bench.write_text(
         f"The Mamba is the embedded one, {mamba.config.num_layers} layers of "

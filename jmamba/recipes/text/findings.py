@@ -25,7 +25,7 @@ Values = Mapping[str, Mapping[str, np.ndarray]]
 """Metric -> method -> (seeds, sentences)."""
 
 
-class Claim(NamedTuple):
+class Ranking(NamedTuple):
     """A ranking that a paper reports: the first method is better than the second."""
 
     source: str
@@ -37,18 +37,20 @@ class Claim(NamedTuple):
 _LRP, _HIDDEN = "MambaLRP (2024), table 1", "Hidden Attention (ACL 2025), table 9"
 _ATTRIBUTION = "mamba_attribution"
 CLAIMS = (
-    Claim(_LRP, "flipping", "mamba_lrp", _ATTRIBUTION),
-    Claim(_LRP, "flipping", "mamba_lrp", f"{_ATTRIBUTION}, {RELEASED}"),
-    Claim(_LRP, "flipping", "mamba_lrp", "integrated_gradients"),
-    Claim(_LRP, "flipping", "mamba_lrp", "gradient_x_input"),
-    Claim(_LRP, "flipping", "smooth_grad", "gradient_x_input"),
-    Claim(_LRP, "flipping", _ATTRIBUTION, "attention_rollout"),
-    Claim(_LRP, "flipping", "attention_rollout", "random"),
-    Claim(_HIDDEN, "auac", _ATTRIBUTION, f"{_ATTRIBUTION}, {UNCLAMPED}"),
-    Claim(_HIDDEN, "au_mse", _ATTRIBUTION, f"{_ATTRIBUTION}, {UNCLAMPED}"),
-    Claim(_HIDDEN, "auac", _ATTRIBUTION, f"{_ATTRIBUTION}, {LARGEST}"),
-    Claim(_HIDDEN, "auac", f"{_ATTRIBUTION}, {LARGEST}", f"{_ATTRIBUTION}, {SMALLEST}"),
-)  # fmt: skip
+    Ranking(_LRP, "flipping", "mamba_lrp", _ATTRIBUTION),
+    Ranking(_LRP, "flipping", "mamba_lrp", f"{_ATTRIBUTION}, {RELEASED}"),
+    Ranking(_LRP, "flipping", "mamba_lrp", "integrated_gradients"),
+    Ranking(_LRP, "flipping", "mamba_lrp", "gradient_x_input"),
+    Ranking(_LRP, "flipping", "smooth_grad", "gradient_x_input"),
+    Ranking(_LRP, "flipping", _ATTRIBUTION, "attention_rollout"),
+    Ranking(_LRP, "flipping", "attention_rollout", "random"),
+    Ranking(_HIDDEN, "auac", _ATTRIBUTION, f"{_ATTRIBUTION}, {UNCLAMPED}"),
+    Ranking(_HIDDEN, "au_mse", _ATTRIBUTION, f"{_ATTRIBUTION}, {UNCLAMPED}"),
+    Ranking(_HIDDEN, "auac", _ATTRIBUTION, f"{_ATTRIBUTION}, {LARGEST}"),
+    Ranking(
+        _HIDDEN, "auac", f"{_ATTRIBUTION}, {LARGEST}", f"{_ATTRIBUTION}, {SMALLEST}"
+    ),
+)
 """Rankings that are looked for here."""
 
 PUBLISHED = {
@@ -72,16 +74,16 @@ class Finding(NamedTuple):
       models: with how many models it is better.
     """
 
-    claim: Claim
+    claim: Ranking
     gain: Interval
     models: int
 
 
-def check(claim: Claim, values: Values) -> Finding:
+def check(claim: Ranking, values: Values) -> Finding:
     """Compare two methods on the same sentences, which are drawn again together.
 
     Examples:
-      >>> claim = Claim("paper", "au_mse", "a", "b")
+      >>> claim = Ranking("paper", "au_mse", "a", "b")
       >>> values = {"au_mse": {"a": np.zeros((2, 5)), "b": np.ones((2, 5))}}
       >>> check(claim, values)[1:]
       (Interval(value=1.0, low=1.0, high=1.0), 2)
@@ -93,13 +95,13 @@ def check(claim: Claim, values: Values) -> Finding:
     return Finding(claim, interval, int((gain.mean(axis=1) > 0).sum()))
 
 
-def write_findings(values: Values, bench: Workbench) -> None:
+def write_text_findings(values: Values, bench: Workbench) -> None:
     """Add a table of what the papers claim and what was found here, and a summary."""
     findings = [check(claim, values) for claim in CLAIMS]
     seeds = len(values["flipping"]["random"])
     rows = [
-        [claim.source, METRICS[claim.metric], claim.better, claim.worse, say(gain),
-         f"{models} of {seeds}", judge(gain)]
+        [claim.source, METRICS[claim.metric], claim.better, claim.worse,
+         say_difference(gain),         f"{models} of {seeds}", judge(gain)]
         for claim, gain, models in findings
     ]  # fmt: skip
     columns = ["paper", "score", "better there", "worse there", "better by, here",
@@ -145,11 +147,11 @@ _OPENINGS = {
 }
 
 
-def say(interval: Interval) -> str:
+def say_difference(interval: Interval) -> str:
     """Return an interval as text with three decimals.
 
     Examples:
-      >>> say(Interval(0.5, 0.25, 0.75))
+      >>> say_difference(Interval(0.5, 0.25, 0.75))
       '0.500 [0.250, 0.750]'
     """
     return "{:.3f} [{:.3f}, {:.3f}]".format(*interval)

@@ -12,7 +12,7 @@ from jmamba.models.mamba.model import MambaLM
 from jmamba.recipes.text.sentences import LABELS, UNKNOWN, Encoded
 from jmamba.recipes.text.sentiment import predict
 
-Explanation = Callable[[MambaLM, Encoded], np.ndarray]
+Method = Callable[[MambaLM, Encoded], np.ndarray]
 """Returns the relevance of all tokens to the right label, (b, l)."""
 
 RELEASED, UNCLAMPED = "released code", "no clamp"
@@ -29,13 +29,13 @@ VARIANTS = {
 IG_STEPS = 32
 
 
-def all_explanations(seed: int) -> dict[str, Explanation]:
+def all_explanations(seed: int) -> dict[str, Method]:
     """Return every explanation by the name it has in tables.
 
     Args:
       seed: of the random one.
     """
-    found: dict[str, Explanation] = {
+    found: dict[str, Method] = {
         "random": partial(_random, np.random.default_rng(seed)),
         "embedding norm": _embedding_norm,
         "leave one out": _leave_one_out,
@@ -51,7 +51,7 @@ def all_explanations(seed: int) -> dict[str, Explanation]:
 
 
 def explain_all(
-    explanation: Explanation, model: MambaLM, encoded: Encoded, *, batch: int = 60
+    explanation: Method, model: MambaLM, encoded: Encoded, *, batch: int = 60
 ) -> Float[np.ndarray, "b l"]:
     """Return the relevance of the words of many sentences, 0 where there is none."""
     found = [

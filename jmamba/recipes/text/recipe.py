@@ -8,7 +8,12 @@ import numpy as np
 from jmamba.evaluation import bootstrap_interval
 from jmamba.models.vim.model import count_parameters
 from jmamba.recipes.text.figures import draw_removal, draw_sentence
-from jmamba.recipes.text.findings import METRICS, PUBLISHED, say, write_findings
+from jmamba.recipes.text.findings import (
+    METRICS,
+    PUBLISHED,
+    say_difference,
+    write_text_findings,
+)
 from jmamba.recipes.text.lexicon import Lexicon, derive_lexicon, read_lexicon
 from jmamba.recipes.text.methods import all_explanations
 from jmamba.recipes.text.scores import score_explanation
@@ -59,7 +64,7 @@ def run(config: TextConfig, bench: Workbench) -> None:
     columns = ["seed", "parameters", "validation accuracy", "test accuracy"]
     bench.write_table("Models", columns, models)
     _write_faithfulness(bench, scores)
-    write_findings(
+    write_text_findings(
         {
             metric: {name: stack(found, metric) for name, found in scores.items()}
             for metric in METRICS
@@ -139,7 +144,7 @@ def _cell(values: np.ndarray) -> str:
     known = ~np.isnan(values).any(axis=0)
     if not known.any():
         return "–"
-    return say(bootstrap_interval(np.mean, values[:, known].mean(axis=0)))
+    return say_difference(bootstrap_interval(np.mean, values[:, known].mean(axis=0)))
 
 
 def _write_agreement(bench: Workbench, scores: Scores, lexicons: list[Lexicon]) -> None:

@@ -16,7 +16,7 @@ from jmamba.evaluation import (
 )
 from jmamba.models.mamba.model import MambaLM
 from jmamba.recipes.text.lexicon import Agreement, Lexicon, agree
-from jmamba.recipes.text.methods import Explanation, explain_all
+from jmamba.recipes.text.methods import Method, explain_all
 from jmamba.recipes.text.sentences import PADDING, UNKNOWN, Encoded
 from jmamba.recipes.text.sentiment import predict
 
@@ -36,7 +36,7 @@ def delete_words(encoded: Encoded, gone: Bool[np.ndarray, "b l"]) -> Encoded:
 
 
 def score_explanation(
-    explanation: Explanation,
+    explanation: Method,
     model: MambaLM,
     encoded: Encoded,
     lexicons: Sequence[Lexicon],

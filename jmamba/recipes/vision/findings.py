@@ -50,7 +50,7 @@ CLAIMS = (
 """Rankings on ImageNet that are looked for here."""
 
 
-def write_findings(
+def write_vision_findings(
     found: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], bench: Workbench
 ) -> None:
     """Add a table of what the papers claim and what was found here."""

@@ -11,7 +11,7 @@ from jmamba.models.vim.model import Vim, count_parameters
 from jmamba.recipes.emoji import Composites
 from jmamba.recipes.pictures import Pictures, load_pictures
 from jmamba.recipes.vision.figures import draw_maps
-from jmamba.recipes.vision.findings import write_findings
+from jmamba.recipes.vision.findings import write_vision_findings
 from jmamba.recipes.vision.models import (
     VisionConfig,
     labelled,
@@ -67,7 +67,7 @@ def run(config: VisionConfig, bench: Workbench) -> None:
     }.items():
         _write_scores(title, scores, found, bench)
     bench.write_text(_LEGEND)
-    write_findings(found, bench)
+    write_vision_findings(found, bench)
     few = Composites(*(array[:SHOWN] for array in test))
     maps = {**_maps("Vim", vims[0], few), **_maps("ViT", vits[0], few)}
     bench.write_figure(

@@ -11,7 +11,7 @@ DYNAMICS_PLATES = (
         "How long each token's vector is after every layer.",
         "‖x after layer k, token i‖₂",
         ("residual_norms",),
-        stream.token_norms,
+        stream.draw_token_norms,
     ),
     Plate(
         "growth",

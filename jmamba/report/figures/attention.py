@@ -24,7 +24,7 @@ AXES = {"x": "source token j", "y": "reading token i"}
 MAP_DECADES = 3.0  # as in DeciMamba's maps: weaker links are not told apart
 
 
-def attention_maps(explanation: Explanation) -> Figure:
+def draw_attention_maps(explanation: Explanation) -> Figure:
     """Draw the hidden attention matrices of the chosen layers."""
     maps = _maps(explanation)
     layers = explanation.layers
@@ -49,7 +49,7 @@ def attention_maps(explanation: Explanation) -> Figure:
     return figure
 
 
-def attention_depth(explanation: Explanation) -> Figure:
+def draw_attention_depth(explanation: Explanation) -> Figure:
     """Draw small hidden attention matrices of all layers, each on its own scale."""
     maps = _maps(explanation)
     count = len(maps)

@@ -30,7 +30,7 @@ from jmamba.report.text.explanation import Explanation
 GRID = {"color": "#e3e7ee", "linewidth": 0.6}
 
 
-def token_norms(report: TokenReport) -> Figure:
+def draw_token_norms(report: TokenReport) -> Figure:
     """Draw the norm of every token's residual stream through depth."""
     norms = report.norms
     depth, length = norms.shape
@@ -82,7 +82,7 @@ def _norm_lines(figure, ax, norms):
     ax.grid(**GRID)
 
 
-def jacobian_norms(explanation: Explanation) -> Figure:
+def draw_jacobian_norms(explanation: Explanation) -> Figure:
     """Draw how strongly each token's end depends on each token's start.
 
     Raises:

@@ -24,7 +24,7 @@ from jmamba.models.vim.model import Vim
 from jmamba.report.depth import Progress, ignore, measure_depth, timed
 from jmamba.report.environment import environment
 from jmamba.report.image.explanation import ImageExplanation, Square
-from jmamba.report.text.explain import check_finite, choose_layers
+from jmamba.report.text.explain import check_logits, choose_large_layers
 from jmamba.report.text.explanation import best_predictions
 
 DEFAULT_METHOD = "mamba_lrp"
@@ -98,7 +98,7 @@ def explain_image(
     """
     chosen = check_question(method, settings, top)
     wanted = None if target is None else choose_class(model.config, target)
-    large = choose_layers(layers, model.config.num_layers)
+    large = choose_large_layers(layers, model.config.num_layers)
     picture = open_image(image)
     pixels = resize_and_crop(picture, **preprocessing_of(model.config))
     inputs = jnp.asarray(normalise(np.asarray(pixels, np.float32)[None] / 255))
@@ -106,7 +106,7 @@ def explain_image(
 
     with timed(STAGES[0], timings, progress):
         logits = np.asarray(model(inputs)[0])
-        check_finite(logits, name)
+        check_logits(logits, name)
         best = best_predictions(
             logits, top, lambda ids: tuple(label_of(model.config, i) for i in ids)
         )

@@ -36,7 +36,7 @@ MOST_PIXELS = 640
 """Side of the picture as it is drawn; finer ones are thinned out."""
 
 
-def heat_map(explanation: ImageExplanation) -> Figure:
+def draw_heat_map(explanation: ImageExplanation) -> Figure:
     """Draw the picture, relevance over it, and relevance alone."""
     figure = new_figure(11.2, 4.1)
     axes = figure.subplots(1, 3)
@@ -112,7 +112,7 @@ def class_attention(explanation: ImageExplanation) -> Figure:
     return figure
 
 
-def attention_maps(explanation: ImageExplanation) -> Figure:
+def draw_maps_of_layers(explanation: ImageExplanation) -> Figure:
     """Draw hidden attention between all tokens in the chosen layers.
 
     Raises:
@@ -139,7 +139,7 @@ def attention_maps(explanation: ImageExplanation) -> Figure:
     return figure
 
 
-def attention_depth(explanation: ImageExplanation) -> Figure:
+def draw_depth(explanation: ImageExplanation) -> Figure:
     """Draw small hidden attention matrices of all layers, each on its own scale.
 
     Raises:

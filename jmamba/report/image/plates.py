@@ -25,7 +25,7 @@ IMAGE_PLATES = (
         "their centres the map in the middle is interpolated.",
         "relevance of each token to the class's logit, the class token left out",
         (),  # those of the method that was asked for
-        figures.heat_map,
+        figures.draw_heat_map,
         "relevance",
     ),
     Plate(
@@ -72,7 +72,7 @@ IMAGE_PLATES = (
         "read the image, one from each end, so that both triangles are filled.",
         f"{ALPHA}, both directions added; |α| averaged over channels",
         ("attention", "chosen_layers"),
-        figures.attention_maps,
+        figures.draw_maps_of_layers,
         "attention",
     ),
     Plate(
@@ -82,7 +82,7 @@ IMAGE_PLATES = (
         "too. Layers with a dot are the ones drawn large above.",
         "mean |α| divided by the layer's largest value",
         ("attention",),
-        figures.attention_depth,
+        figures.draw_depth,
         "attention",
     ),
 )

@@ -18,7 +18,7 @@ from jmamba.report.labels import split_pieces, token_label, token_labels
 from jmamba.report.text.cost import all_complaints, check_length, choose_probes
 from jmamba.report.text.explanation import Explanation, Predictions, best_predictions
 from jmamba.report.text.left_out import leave_out
-from jmamba.tracing.trace import choose_layers as existing_layers
+from jmamba.requests import choose_layers
 
 STAGES = (
     "prediction",
@@ -28,7 +28,7 @@ STAGES = (
 )
 
 
-def explain(
+def explain_text(
     model: MambaLM,
     tokenizer: Tokenizer,
     text: str,
@@ -76,7 +76,7 @@ def explain(
       >>> from jmamba.checkpoints import ByteTokenizer
       >>> config = MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> model = MambaLM(config, rngs=nnx.Rngs(0))
-      >>> found = explain(model, ByteTokenizer(), "hello")
+      >>> found = explain_text(model, ByteTokenizer(), "hello")
       >>> found.left_out.shape, found.attention.shape, found.jacobian.shape
       ((5,), (2, 5, 5), (5, 5))
 
@@ -86,7 +86,7 @@ def explain(
       Models", arXiv 2410.03292.
     """
     ids = encode(tokenizer, text)
-    chosen = choose_layers(layers, model.config.num_layers)
+    chosen = choose_large_layers(layers, model.config.num_layers)
     if top < 1:
         raise ValueError(f"top must be at least 1, but is {top}.")
     with all_complaints() as ask:
@@ -99,7 +99,7 @@ def explain(
 
     with timed(STAGES[0], timings, progress):
         logits, gradient_input = _differentiate_logit(model, tokens)
-        check_finite(logits, name)
+        check_logits(logits, name)
     pieces = split_pieces(ids, tokenizer.decode)
     with timed(STAGES[1], timings, progress):
         left_out = leave_out(model, ids, pieces, logits)
@@ -142,19 +142,19 @@ def explain(
     )
 
 
-def choose_layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
+def choose_large_layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
     """Return the layers to draw large: the ones asked for, or four through the depth.
 
     Raises:
       ValueError: a layer does not exist.
 
     Examples:
-      >>> choose_layers(None, 24), choose_layers([-1, 3], 24)
+      >>> choose_large_layers(None, 24), choose_large_layers([-1, 3], 24)
       ((6, 12, 18, 23), (3, 23))
     """
     if layers is None:
         layers = [count // 4, count // 2, 3 * count // 4, count - 1]
-    return existing_layers(layers, count)
+    return choose_layers(layers, count)
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -172,7 +172,7 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
-def check_finite(logits: Float[np.ndarray, "v"], name: str) -> None:
+def check_logits(logits: Float[np.ndarray, "v"], name: str) -> None:
     """Raise unless the logits are numbers.
 
     Raises:

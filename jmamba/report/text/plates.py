@@ -74,7 +74,7 @@ PLATES = (
         "ahead of time, hence the empty corner.",
         f"{ALPHA}; |α| averaged over channels",
         ("attention", "chosen_layers"),
-        attention.attention_maps,
+        attention.draw_attention_maps,
         "attention",
     ),
     Plate(
@@ -84,7 +84,7 @@ PLATES = (
         "too. Layers with a dot are the ones drawn large above.",
         "mean |α| divided by the layer's largest value",
         ("attention",),
-        attention.attention_depth,
+        attention.draw_attention_depth,
         "attention",
     ),
     Plate(
@@ -95,7 +95,7 @@ PLATES = (
         "flat is a token that is left alone.",
         "‖x after layer k, token i‖₂",
         ("residual_norms",),
-        stream.token_norms,
+        stream.draw_token_norms,
     ),
     Plate(
         "jacobian_norms",
@@ -107,7 +107,7 @@ PLATES = (
         "settings below), so single pixels may be off by a tenth or more.",
         "‖∂ x_out[i] / ∂ x_in[j]‖, Frobenius norm of a d_model × d_model block",
         ("jacobian_norms",),
-        stream.jacobian_norms,
+        stream.draw_jacobian_norms,
         "jacobian",
     ),
 )

@@ -24,7 +24,7 @@ from jmamba_kernels.selective_scan.contract import (
 )
 
 
-class Recurrence(NamedTuple):
+class BareOperands(NamedTuple):
     """Operands of the bare recurrence, all in the dtype of the state; d is minor."""
 
     u: Float[Array, "b l d"]
@@ -71,7 +71,7 @@ def gather_groups(x: Float[Array, "... d"], groups: int) -> Float[Array, "... g 
     return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
 
 
-def _prepare(inputs: ScanInputs, *, delta_softplus: bool) -> Recurrence:
+def _prepare(inputs: ScanInputs, *, delta_softplus: bool) -> BareOperands:
     """Cast, add the bias, apply softplus and lay the channels out last."""
     dtype = accumulation_dtype(inputs.u.dtype)
     u, delta, A, B, C = (x.astype(dtype) for x in inputs[:5])
@@ -85,7 +85,7 @@ def _prepare(inputs: ScanInputs, *, delta_softplus: bool) -> Recurrence:
         initial_state = jnp.swapaxes(inputs.initial_state.astype(dtype), 1, 2)
     keep = None if inputs.segment_ids is None else keep_mask(inputs.segment_ids)
     B, C = jnp.swapaxes(B, 2, 3), jnp.swapaxes(C, 2, 3)  # b l g n -> b l n g
-    return Recurrence(u, delta, A.T, B, C, initial_state, keep)
+    return BareOperands(u, delta, A.T, B, C, initial_state, keep)
 
 
 def _finish(s: Float[Array, "b l d"], inputs: ScanInputs) -> Float[Array, "b l d"]:

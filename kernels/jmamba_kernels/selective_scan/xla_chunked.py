@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from jmamba_kernels.selective_scan.contract import CHUNK, num_chunks
 from jmamba_kernels.selective_scan.recurrence import (
-    Recurrence,
+    BareOperands,
     RecurrenceMaps,
     gather_groups,
     implementation,
@@ -46,7 +46,7 @@ def _join(x, length, axis):
     return jnp.moveaxis(x.reshape(-1, *x.shape[2:])[:length], 0, axis)
 
 
-def _chunks(r: Recurrence) -> _Chunk:
+def _chunks(r: BareOperands) -> _Chunk:
     # padding with zeros is the identity: delta = 0 keeps the state, if it is kept
     keep = None if r.keep is None else ~_split(~r.keep, 1)
     u, delta, B, C = (_split(x, 1) for x in (r.u, r.delta, r.B, r.C))
@@ -82,7 +82,7 @@ def _input(x: _Chunk):
     return (x.delta * x.u)[:, :, None] * spread(x.B, x.u.shape[-1])
 
 
-def _scan(r: Recurrence, save_states: bool):
+def _scan(r: BareOperands, save_states: bool):
     """Run the recurrence; see `recurrence.RecurrenceMaps`."""
 
     def chunk(h, x):
@@ -95,7 +95,7 @@ def _scan(r: Recurrence, save_states: bool):
     return _join(s, r.u.shape[1], 1), last_state, chunk_states
 
 
-def _tangent(r: Recurrence, t: Recurrence):
+def _tangent(r: BareOperands, t: BareOperands):
     """Run the recurrence and k of its tangents together (formulas: `xla_loop`)."""
     directions = next(x.shape[0] for x in t if x is not None)
     moving = {k: _split(getattr(t, k), 2) for k in ("u", "delta", "B", "C")
@@ -143,7 +143,7 @@ def _tangent(r: Recurrence, t: Recurrence):
     return _join(s, length, 1), _join(d_s, length, 2), d_h
 
 
-def _cotangent(r: Recurrence, chunk_states, d_s, d_last_state):
+def _cotangent(r: BareOperands, chunk_states, d_s, d_last_state):
     """Run the reversed recurrence over chunks (formulas: `xla_loop`)."""
     channels, groups = r.u.shape[-1], r.B.shape[-1]
 
@@ -182,7 +182,7 @@ def _cotangent(r: Recurrence, chunk_states, d_s, d_last_state):
     )
     length = r.u.shape[1]
     d_u, d_delta, d_B, d_C = (_join(x, length, 2) for x in parts)
-    return _join(s, length, 1), Recurrence(d_u, d_delta, d_A, d_B, d_C, g)
+    return _join(s, length, 1), BareOperands(d_u, d_delta, d_A, d_B, d_C, g)
 
 
 xla_chunked = implementation(RecurrenceMaps(_scan, _tangent, _cotangent))

@@ -13,7 +13,7 @@ from jax import lax
 
 from jmamba_kernels.selective_scan.contract import CHUNK, num_chunks
 from jmamba_kernels.selective_scan.recurrence import (
-    Recurrence,
+    BareOperands,
     RecurrenceMaps,
     gather_groups,
     implementation,
@@ -34,7 +34,7 @@ def _sum_states(terms):
     return sum(terms[1:], start=terms[0])
 
 
-def _decay(r: Recurrence, t):
+def _decay(r: BareOperands, t):
     """Return exp(delta[t] A) keep[t], shape (b, n, d)."""
     A_bar = jnp.exp(_at(r.delta, t)[:, None] * r.A[None])
     if r.keep is None:
@@ -42,7 +42,7 @@ def _decay(r: Recurrence, t):
     return jnp.where(_at(r.keep, t)[:, None, None], A_bar, 0)
 
 
-def _advance(r: Recurrence, h, t):
+def _advance(r: BareOperands, h, t):
     """Return h[t] from h[t-1]."""
     input_t = _at(r.delta, t) * _at(r.u, t)
     return _decay(r, t) * h + input_t[:, None] * spread(_at(r.B, t), h.shape[-1])
@@ -54,7 +54,7 @@ def _read(C_t, h):
     return _sum_states([h[..., i, :] * spread(C_t[..., i, :], d) for i in range(n)])
 
 
-def _scan(r: Recurrence, save_states: bool):
+def _scan(r: BareOperands, save_states: bool):
     """Run the recurrence; see `recurrence.RecurrenceMaps`."""
     batch, length, _ = r.u.shape
     chunks = num_chunks(length)
@@ -81,7 +81,7 @@ def _scan(r: Recurrence, save_states: bool):
     return s, h, states
 
 
-def _tangent(r: Recurrence, t: Recurrence):
+def _tangent(r: BareOperands, t: BareOperands):
     """Run the recurrence and k of its tangents together.
 
     h'[t] = A_bar[t] h'[t-1] + A_bar[t] (A delta'[t] + delta[t] A') h[t-1]
@@ -130,7 +130,7 @@ def _dot(x, v, contract, batch):
     return lax.dot_general(x, v, (contract, batch), precision=lax.Precision.HIGHEST)
 
 
-def _recompute(r: Recurrence, h, start, stop, d_s, s, d_C):
+def _recompute(r: BareOperands, h, start, stop, d_s, s, d_C):
     """Return the states before each token of a chunk, s, and d_C[t] = h[t] d_s[t]."""
     groups = r.B.shape[-1]
 
@@ -150,7 +150,7 @@ def _recompute(r: Recurrence, h, start, stop, d_s, s, d_C):
     return lax.fori_loop(start, stop, step, (h, states, s, d_C))[1:]
 
 
-def _cotangent(r: Recurrence, chunk_states, d_s, d_last_state):
+def _cotangent(r: BareOperands, chunk_states, d_s, d_last_state):
     """Run the reversed recurrence, chunk by chunk, for k cotangents together.
 
     With g[t] the cotangent of h[t]:
@@ -205,7 +205,9 @@ def _cotangent(r: Recurrence, chunk_states, d_s, d_last_state):
         return jnp.zeros((directions, *x.shape), x.dtype)
 
     h0 = r.initial_state
-    d = Recurrence(zeros(r.u), zeros(r.u), zeros(h0), zeros(r.B), zeros(r.C), zeros(h0))
+    d = BareOperands(
+        zeros(r.u), zeros(r.u), zeros(h0), zeros(r.B), zeros(r.C), zeros(h0)
+    )
     init = (d_last_state, d, jnp.zeros_like(r.u))
     g, d, s = lax.fori_loop(0, chunk_states.shape[1], chunk, init)
     return s, d._replace(A=jnp.sum(d.A, axis=1), initial_state=g)

@@ -84,7 +84,9 @@ def _is_laid(x) -> bool:
     return isinstance(x, Laid)
 
 
-def run(backend: Backend, kernel, name, k: Blocks, operands, out, *, rows=1, **static):
+def run_kernel(
+    backend: Backend, kernel, name, k: Blocks, operands, out, *, rows=1, **static
+):
     """Launch a kernel on operands of several kinds; return arrays in the shapes of out.
 
     Args:
@@ -130,7 +132,7 @@ def run_scan(backend, x: Operands, starts, k: Blocks, save_states: bool, **stati
         saved = struct((k.batch, k.chunks, k.n, k.padded))
         out.append(Laid("states", saved))
     operands = [lay(x), Laid("states", starts)]
-    y, ends, *saved = run(
+    y, ends, *saved = run_kernel(
         backend, kernels.scan_body, "scan", k, operands, out, **static
     )
     return y, ends, saved[0] if save_states else None
@@ -140,7 +142,7 @@ def run_segment_ends(backend, x: Operands, k: Blocks, **static):
     """Return the end of every segment from zero, and its decay."""
     out = [Laid("states", struct((k.batch, k.segments, k.n, k.padded)))] * 2
     kernel = kernels.segment_ends_body
-    return run(backend, kernel, "segment_ends", k, [lay(x)], out, **static)
+    return run_kernel(backend, kernel, "segment_ends", k, [lay(x)], out, **static)
 
 
 def run_segment_starts(backend, x: Operands, d_y, k: Blocks, **static):
@@ -148,7 +150,7 @@ def run_segment_starts(backend, x: Operands, d_y, k: Blocks, **static):
     directions, decay = d_y.shape[0], (k.batch, k.segments, k.n, k.padded)
     out = [Laid("states", struct((directions, *decay))), Laid("states", struct(decay))]
     count = together(directions)
-    return run(
+    return run_kernel(
         backend, kernels.segment_starts_body, "segment_starts", k,
         [lay(x), Laid("channels", d_y)], out,
         rows=directions // count, together=count, **static,
@@ -166,7 +168,7 @@ def run_tangent(
     ]
     operands = [lay(x), lay(t), Laid("states", starts), Laid("states", d_starts)]
     count = together(directions)
-    return run(
+    return run_kernel(
         backend, kernels.tangent_body, "tangent", k, operands, out,
         rows=directions // count, together=count, **static,
     )  # fmt: skip
@@ -194,7 +196,7 @@ def run_cotangent(
         Laid("states", g_ends),
     ]  # fmt: skip
     count = together(directions)
-    return Pulled(**run(
+    return Pulled(**run_kernel(
         backend, kernels.cotangent_body, "cotangent", k, operands, out,
         rows=directions // count, together=count, **static,
     ))  # fmt: skip

@@ -1,0 +1,111 @@
+"""Saving a model: its configuration, its weights, its tokenizer."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jmamba.files.dtypes import main_dtype
+from jmamba.files.filling import ByteProgress
+from jmamba.files.folders import new_folder, write_json
+from jmamba.files.orbax_files import write_parameters
+from jmamba.files.saving import SHARD_BYTES, write_tensors
+from jmamba.files.tokenizer import copy_tokenizer
+from jmamba.models.architecture import architecture_of
+from jmamba.models.skeleton import parameters_of, slots_of
+
+
+def save_safetensors(
+    model: Any,
+    directory: str | os.PathLike,
+    *,
+    tokenizer: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write config.json and safetensors; see `StackedModel.save_pretrained`."""
+    check_tokenizer(model, tokenizer)
+    with new_folder(directory, overwrite=overwrite) as folder:
+        extra = copy_tokenizer(tokenizer, folder)
+        write_safetensors(model, folder, extra=extra, shard_bytes=shard_bytes)
+
+
+def save_orbax(
+    model: Any,
+    directory: str | os.PathLike,
+    *,
+    tokenizer: str | os.PathLike | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a model's parameters with Orbax; sharded arrays are written as they lie.
+
+    Args:
+      model: what to write; weights keep their dtype.
+      directory: the folder to make.
+      tokenizer: folder or Hub id to copy the tokenizer's files from; "bytes" if tokens
+        are the bytes of a text.
+      overwrite: whether a checkpoint that is there already is replaced.
+
+    Raises:
+      CheckpointError: the directory exists, or the tokenizer's files are not found.
+      ValueError: a tokenizer is given for images.
+    """
+    check_tokenizer(model, tokenizer)
+    with new_folder(directory, overwrite=overwrite) as folder:
+        write_orbax(model, folder, extra=copy_tokenizer(tokenizer, folder))
+
+
+def check_tokenizer(model: Any, tokenizer: str | os.PathLike | None) -> None:
+    """Raise if a tokenizer is to be stored with a model that reads no tokens.
+
+    Raises:
+      ValueError: it is.
+    """
+    if tokenizer is not None and model.reads != "tokens":
+        raise ValueError(
+            f"tokenizer={str(tokenizer)!r}: a {type(model).__name__} reads "
+            f"{model.reads} and has no tokenizer; leave it out."
+        )
+
+
+def write_safetensors(
+    model: Any,
+    folder: Path,
+    *,
+    extra: Mapping[str, Any],
+    shard_bytes: int = SHARD_BYTES,
+    progress: ByteProgress | None = None,
+) -> None:
+    """Write config.json and weights into a folder that is there.
+
+    Args:
+      model: what to write.
+      folder: where to.
+      extra: further entries of config.json.
+      shard_bytes: size above which weights are split.
+      progress: called with the bytes written.
+    """
+    parameters = parameters_of(model)
+    write_tensors(
+        parameters,
+        slots_of(model.config, parameters),
+        folder,
+        shard_bytes=shard_bytes,
+        progress=progress,
+    )
+    write_config_file(model, folder, extra)
+
+
+def write_orbax(model: Any, folder: Path, *, extra: Mapping[str, Any]) -> None:
+    """Write config.json and Orbax's parameters into a folder that is there."""
+    write_parameters(parameters_of(model), folder)
+    write_config_file(model, folder, extra)
+
+
+def write_config_file(model: Any, folder: Path, extra: Mapping[str, Any]) -> None:
+    """Write config.json of a model."""
+    dtype = main_dtype(array.dtype.name for array in parameters_of(model).values())
+    write_config = architecture_of(model.config).write_config
+    assert write_config is not None
+    content = write_config(model.config, dtype=dtype)
+    write_json(folder / "config.json", content | dict(extra))

@@ -1,0 +1,79 @@
+"""Models without values: what is to be filled, and what a model holds."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from jmamba.files.keys import ParameterPath, Slot, slots
+from jmamba.files.parameters import flatten, nest
+from jmamba.models.architecture import architecture_of
+
+
+class Skeleton(NamedTuple):
+    """A model without values: its graph, and shape and dtype of each parameter."""
+
+    graphdef: Any
+    state: Any
+    parameters: dict[ParameterPath, jax.ShapeDtypeStruct]
+
+    @property
+    def shapes(self) -> dict[ParameterPath, tuple[int, ...]]:
+        """Shape of each parameter."""
+        return shapes_of(self.parameters)
+
+    def build(self, arrays: Mapping[ParameterPath, jax.Array]) -> Any:
+        """Return the model with these parameters."""
+        nnx.replace_by_pure_dict(self.state, nest(arrays))
+        return nnx.merge(self.graphdef, self.state)
+
+
+def make_skeleton(config: Any, *, dtype, param_dtype, remat=False) -> Skeleton:
+    """Return a model without values; nothing is computed or allocated.
+
+    Args:
+      config: of a registered architecture.
+      dtype: compute dtype of activations.
+      param_dtype: dtype of stored weights.
+      remat: whether the backward pass recomputes each block.
+    """
+    model = nnx.eval_shape(
+        lambda: architecture_of(config).model_class(
+            config,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            remat=remat,
+            rngs=nnx.Rngs(0),
+        )
+    )
+    graphdef, state = nnx.split(model)
+    return Skeleton(graphdef, state, flatten(nnx.to_pure_dict(state)))
+
+
+def parameters_of(model: nnx.Module) -> dict[ParameterPath, jax.Array]:
+    """Return path -> array of a model."""
+    return flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+
+
+def shapes_of(parameters: Mapping) -> dict[ParameterPath, tuple[int, ...]]:
+    """Return path -> shape of parameters."""
+    return {path: tuple(leaf.shape) for path, leaf in parameters.items()}
+
+
+def slots_of(
+    config: Any, parameters: Mapping, *, layout: str | None = None, keys=()
+) -> dict[str, Slot]:
+    """Return key -> slot of every tensor of a model in a layout.
+
+    Args:
+      config: the model's.
+      parameters: its parameters, or their shapes and dtypes.
+      layout: None for the one that it is saved in.
+      keys: those at hand, which may be aliases.
+    """
+    architecture = architecture_of(config)
+    if layout is None:
+        layout = architecture.layout_to_write(config)
+    table = architecture.table(layout, parameters)
+    return slots(table, shapes_of(parameters), keys)
