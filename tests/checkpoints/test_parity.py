@@ -67,17 +67,11 @@ def ours(model: MambaLM, tokens):
     """Return the same of our model."""
 
     def loss(model):
-        x = model.embed(tokens)
-        hidden = jnp.zeros((model.config.num_layers, *x.shape), x.dtype)
-
-        def record(hidden, x, out):
-            return jnp.concatenate([hidden[1:], out.x[None]])
-
-        x, _, hidden = model.run_layers(x, (record, hidden))
-        logits = model.unembed(x)
+        passed = model.run_layers(model.embed(tokens), read=lambda block, x, out: out.x)
+        logits, last = model.unembed(passed.x), model.norm_f(passed.x)
         scores = jax.nn.log_softmax(logits[:, :-1])
         picked = jnp.take_along_axis(scores, tokens[:, 1:, None], axis=-1)
-        return -jnp.mean(picked), (logits, [*hidden, model.norm_f(x)])
+        return -jnp.mean(picked), (logits, [*passed.found, last])
 
     gradients, (logits, hidden) = nnx.grad(loss, has_aux=True)(model)
     return logits, hidden, gradients
