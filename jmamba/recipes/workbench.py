@@ -77,7 +77,7 @@ class Workbench:
                 "another folder with --out."
             )
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_text(mark, json.dumps(wanted, indent=2) + "\n")
+        write_whole(mark, json.dumps(wanted, indent=2) + "\n")
 
     def data(self, filename: str) -> Path:
         """Return the path of a data file.
@@ -108,7 +108,7 @@ class Workbench:
         if not path.exists():
             text = json.dumps(compute(), indent=1)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, text + "\n")
+            write_whole(path, text + "\n")
         return json.loads(path.read_text(encoding="utf-8"))
 
     def train(
@@ -155,7 +155,7 @@ class Workbench:
         """Add a table to the results."""
         self.sections.append(f"## {title}\n\n{markdown_table(columns, rows)}")
 
-    def write_text(self, text: str) -> None:
+    def write_whole(self, text: str) -> None:
         """Add a paragraph to the results."""
         self.sections.append(text.strip() + "\n")
 
@@ -174,7 +174,7 @@ class Workbench:
         facts = ", ".join(f"{key} {value}" for key, value in facts.items())
         head = f"# {self.name}\n\n`{self.command}`\n\n{facts}\n"
         path = self.directory / RESULTS
-        write_text(path, "\n".join([head, *self.sections]))
+        write_whole(path, "\n".join([head, *self.sections]))
         return path
 
 
@@ -195,7 +195,7 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str
     return "\n".join(middle) + "\n"
 
 
-def write_text(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write a text file as a whole or not at all."""
     new = path.with_name(f".{path.name}.new")
     new.write_text(text, encoding="utf-8")
