@@ -27,12 +27,6 @@ LAYERS = [
 ]
 """A part imports from earlier layers and itself."""
 
-DEFERRED = {
-    # MambaLM.from_pretrained and save_pretrained: a method for what stands above
-    ("jmamba.models", "jmamba.checkpoints"),
-}
-"""Imports against the arrows, allowed inside functions."""
-
 HEAVY = {"torch", "transformers", "matplotlib", "typer", "rich"}
 """Never imported at module level, except where ALLOWED."""
 
@@ -107,10 +101,7 @@ def test_imports_point_one_way(path):
     for target in {*targets(tree, module_level=False)}:
         wanted = layer_of(target)
         assert wanted is not None, f"{part} imports {target}, which has no layer"
-        if (part, target) in DEFERRED:
-            assert target not in targets(tree, module_level=True), "import it later"
-        else:
-            assert wanted < layer or target == part, f"{part} must not import {target}"
+        assert wanted < layer or target == part, f"{part} must not import {target}"
 
 
 @pytest.mark.parametrize("part", sorted(set().union(*LAYERS)))
