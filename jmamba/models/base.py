@@ -13,7 +13,13 @@ Loaded = TypeVar("Loaded", bound="StackedModel")
 
 
 class StackedModel(LayeredModel):
-    """A model of stacked blocks that loads and saves; see `MambaLM` and `Vim`."""
+    """A model of stacked blocks that loads and saves; see `MambaLM` and `Vim`.
+
+    Attributes:
+      dtype: compute dtype of activations.
+    """
+
+    dtype: Any
 
     @classmethod
     def from_pretrained(
