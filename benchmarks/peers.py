@@ -81,13 +81,13 @@ def transformers_model(config):
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
     hf = transformers.MambaConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.d_model,
-        state_size=config.d_state,
-        num_hidden_layers=config.num_layers,
-        conv_kernel=config.d_conv,
-        expand=config.d_inner // config.d_model,
-        time_step_rank=config.dt_rank,
+        vocab_size=sizes.vocab_size,
+        hidden_size=sizes.d_model,
+        state_size=sizes.d_state,
+        num_hidden_layers=sizes.num_layers,
+        conv_kernel=sizes.d_conv,
+        expand=sizes.d_inner // sizes.d_model,
+        time_step_rank=sizes.dt_rank,
     )
     return transformers.MambaForCausalLM(hf).eval()
 
@@ -103,15 +103,15 @@ def transformers_layer(block):
     from transformers.models.mamba.modeling_mamba import MambaBlock
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    mixer, config = block.mixer, block.mixer.config
+    mixer, sizes = block.mixer, block.mixer.sizes
     hf = transformers.MambaConfig(
-        hidden_size=config.d_model,
-        state_size=config.d_state,
+        hidden_size=sizes.d_model,
+        state_size=sizes.d_state,
         num_hidden_layers=1,
-        conv_kernel=config.d_conv,
-        expand=config.d_inner // config.d_model,
-        time_step_rank=config.dt_rank,
-        layer_norm_epsilon=config.norm_eps,
+        conv_kernel=sizes.d_conv,
+        expand=sizes.d_inner // sizes.d_model,
+        time_step_rank=sizes.dt_rank,
+        layer_norm_epsilon=block.norm.eps,
     )
     weights = {
         "norm.weight": block.norm.scale[...],

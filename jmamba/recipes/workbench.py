@@ -155,7 +155,7 @@ class Workbench:
         """Add a table to the results."""
         self.sections.append(f"## {title}\n\n{markdown_table(columns, rows)}")
 
-    def write_whole(self, text: str) -> None:
+    def write_text(self, text: str) -> None:
         """Add a paragraph to the results."""
         self.sections.append(text.strip() + "\n")
 

@@ -18,7 +18,8 @@ MODEL = jmamba.MambaLM(CONFIG, rngs=nnx.Rngs(0))
 def embedded(monkeypatch, tmp_path):
     """Use a tiny model, and write where nothing else is."""
     monkeypatch.setattr(
-        "jmamba.embedded.load_embedded", lambda *, dtype=None: (MODEL, ByteTokenizer())
+        "jmamba.embedded.text.load_embedded",
+        lambda *, dtype=None: (MODEL, ByteTokenizer()),
     )
     monkeypatch.chdir(tmp_path)
 

@@ -28,8 +28,8 @@ def embedded(monkeypatch, tmp_path):
     def load_text(*, dtype=None):
         raise ValueError("this is a text")
 
-    monkeypatch.setattr("jmamba.embedded.load_embedded_vim", load)
-    monkeypatch.setattr("jmamba.embedded.load_embedded", load_text)
+    monkeypatch.setattr("jmamba.embedded.images.load_embedded_vim", load)
+    monkeypatch.setattr("jmamba.embedded.text.load_embedded", load_text)
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (16, 12), "green").save("a picture.PNG")
 
@@ -71,7 +71,7 @@ def test_checkpoints_explain_what_they_read(tmp_path):
     result = run("explain", "a picture.PNG", "--model", "vim", *QUICK)
     assert result.exit_code == 0, result.output
     said = mistake("explain", "some text", "--model", "vim")
-    assert "is a Vision Mamba, which reads images" in said
+    assert "is a Vim, which reads images" in said
     said = mistake("explain", "a picture.PNG", "--model", "text", "--out", "two")
     assert "not a Vision Mamba" in said
     weights = tmp_path / "vim" / "model.safetensors"

@@ -117,7 +117,7 @@ def test_page_data_holds_every_row_of_attention(read):
 
 @pytest.mark.parametrize("matrices", [True, False])
 def test_page_data_of_long_texts_is_the_last_row(monkeypatch, matrices):
-    monkeypatch.setattr("jmamba.report.page.MATRIX_BYTES", 10)
+    monkeypatch.setattr("jmamba.report.text.page.MATRIX_BYTES", 10)
     found = made_up("abcé", 2, matrices=matrices)
     data = page_data(found)
     assert not data["full"]
