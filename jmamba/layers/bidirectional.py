@@ -121,14 +121,16 @@ class BidirectionalMixer(Mixer):
             u = self.order.move(P, u)
             recurrences.append(side.parametrise(u, z, frozen=frozen))
             orders.append(P)
-        return Projection(BidirectionalRecurrence(*recurrences, Orders(*orders)))
+        forward, backward = recurrences
+        both = BidirectionalRecurrence(forward, backward, Orders(orders[0], orders[1]))
+        return Projection(both)
 
     def run(
         self,
         recurrence: AnyRecurrence,
         *,
-        state: None = None,
-        segment_ids: None = None,
+        state: Any = None,
+        segment_ids: Any = None,
         frozen: Frozen = NOTHING,
     ) -> tuple[Float[Array, "b l d"], None]:
         """Return what the output projection reads: the sum of both directions, scaled.

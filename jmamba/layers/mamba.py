@@ -49,7 +49,7 @@ class MambaMixer(Selection, Mixer):
         self.out_proj = make_out_proj(sizes, precision=precision, rngs=rngs)
         self.window = sizes.d_conv
 
-    def project(
+    def project(  # pyright: ignore[reportIncompatibleMethodOverride] (texts only)
         self,
         x: Float[Array, "b l m"],
         *,

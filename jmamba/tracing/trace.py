@@ -109,4 +109,6 @@ def _trace(graphdef, state, inputs, layers):
     passed = model.run_layers(x, visit=(visit, (0, records)))
     _, records = passed.carry
     records = jax.tree.map(lambda x: x[: len(layers)], records)
-    return Trace(jnp.asarray(layers), *records, model.unembed(passed.x))
+    recurrence, residual_in, residual_out = records
+    logits = model.unembed(passed.x)
+    return Trace(jnp.asarray(layers), recurrence, residual_in, residual_out, logits)

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,7 +78,7 @@ def test_nothing_dropped_is_the_ordinary_forward():
     out = prefill_decimated(model, tokens, Decimation(layers=(1,), base_length=LENGTH))
     expected = model(tokens)
     assert np.array_equal(out.logits, expected.logits)
-    assert all(map(np.array_equal, out.cache, expected.cache))
+    chex.assert_trees_all_equal(out.cache, expected.cache)
     assert np.array_equal(out.kept, np.tile(np.arange(LENGTH), (2, 1)))
 
 

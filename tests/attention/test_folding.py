@@ -139,7 +139,7 @@ def test_everything_folded_is_the_image_mixers_output():
 def test_everything_folded_is_the_jacobian_of_the_frozen_mixer():
     """T5: forward plus flipped backward is the derivative in front of out_proj."""
     factors, (block, _) = image_factors(), image_case()
-    z = factors.forward.recurrence.z[:1]
+    z = jnp.asarray(factors.forward.recurrence.z)[:1]
 
     def mixer(x):
         forward = block.mixer.forward.select(x, z, frozen=UNIFIED)

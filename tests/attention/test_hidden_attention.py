@@ -67,7 +67,8 @@ def test_hidden_attention_times_u_is_the_scan(seed, length):
     recurrence = draw_recurrence(seed, length=length)
     y, _ = run_recurrence(recurrence)
     seen = jnp.einsum("bdij,bjd->bid", hidden_attention(recurrence), recurrence.u)
-    assert_close(seen + recurrence.D[None, None] * recurrence.u, y, 2e-6)
+    D = jnp.asarray(recurrence.D)[None, None]
+    assert_close(seen + D * recurrence.u, y, 2e-6)
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 33, 70])

@@ -49,7 +49,9 @@ class Retention(Mixer):
         self.in_proj = make_linear(m, sum(self.sizes), **parts)
         self.out_proj = make_linear(h * p, m, **parts)
 
-    def project(self, x, *, kept=None, lengths=None, segment_ids=None, frozen=NOTHING):
+    def project(  # pyright: ignore[reportIncompatibleMethodOverride] (texts only)
+        self, x, *, kept=None, lengths=None, segment_ids=None, frozen=NOTHING
+    ):
         """Make queries, keys and values of every head."""
         h, n = self.config.num_heads, self.config.key_width
         made = freezing.call_linear(self.in_proj, x, "in_proj", frozen)
@@ -72,6 +74,7 @@ class Retention(Mixer):
         heads = y.reshape(*y.shape[:2], self.config.num_heads, -1)
         normed = rms_norm(heads, self.config.norm_eps, frozen=frozen.norm)
         normed = normed.reshape(y.shape).astype(y.dtype)
+        assert recurrence.z is not None
         return freezing.gate(normed, recurrence.z, frozen)
 
     def project_out(self, y, *, frozen=NOTHING):

@@ -14,7 +14,7 @@ from retention import RetentionConfig, RetentionLM
 import jmamba
 from jmamba import attention, dynamics
 from jmamba.generation import Decimation, prefill_decimated
-from jmamba.layers import MAMBA_LRP, UNIFIED, directions_of, run_recurrence
+from jmamba.layers import MAMBA_LRP, PLACES, UNIFIED, directions_of, run_recurrence
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -75,6 +75,7 @@ def test_matrices_rows_and_reductions(traced):
 def test_everything_folded_is_what_the_projection_reads(model, traced):
     block, x = model.layer(1), traced.residual_in[1]
     factors = attention.factorise(block, x)
+    assert isinstance(factors, attention.Factors)
     alpha = attention.hidden_attention(factors, fold=attention.FOLDS)
     assert alpha.shape == (2, 8, 7, 7)  # the gate differs between channels
     seen = jnp.einsum("bdij,bjd->bid", alpha, factors.x)
@@ -191,7 +192,7 @@ def test_edits_reach_every_place(model, traced):
 
     same = model.run_layers(x, edit=look)
     assert_close(same.x, traced.residual_out[1], 1e-6)
-    assert tuple(dict.fromkeys(seen)) == jmamba.layers.PLACES
+    assert tuple(dict.fromkeys(seen)) == PLACES
 
     def other_text(place, value, own):  # what was captured, put back in
         return own if place == "recurrence" else value

@@ -10,7 +10,7 @@ from jmamba import Vim, VimConfig, trace
 from jmamba.attention import hidden_attention
 from jmamba.embedded import EmbeddedVim
 from jmamba.models.vim.images import normalise
-from jmamba.recipes import attention_figures
+from jmamba.recipes.attention_figures import recipe as attention_figures
 from jmamba.recipes.attention_figures.byte_attention import (
     channel_maps,
     coarse_map,

@@ -8,7 +8,7 @@ from flax import nnx
 from helpers import assert_close
 
 from jmamba.attention import run_lengths
-from jmamba.recipes import count_in_row
+from jmamba.recipes.count_in_row import recipe as count_in_row
 from jmamba.recipes.count_in_row.counters import KINDS, Counter, count
 from jmamba.recipes.workbench import Workbench
 

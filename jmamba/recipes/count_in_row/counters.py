@@ -84,6 +84,7 @@ class Counter(nnx.Module):
         if self.kind == "softmax attention":
             return jnp.mean(self.layer(x, causal=True)[1], axis=1)
         recurrence = self.recurrence(x)
+        assert recurrence.z is not None
         gated = Factors(recurrence, recurrence.u, gate=jax.nn.silu(recurrence.z))
         alpha = hidden_attention(gated, fold=("gate",))
         out = self.layer.mixer.out_proj.kernel[...] @ self.head.kernel[...][:, 0]
