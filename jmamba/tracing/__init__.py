@@ -1,1 +1,4 @@
 """What happened inside of a model."""
+
+from jmamba.tracing.trace import Trace as Trace
+from jmamba.tracing.trace import trace as trace

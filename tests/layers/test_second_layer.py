@@ -13,8 +13,10 @@ from retention import RetentionConfig, RetentionLM
 
 import jmamba
 from jmamba import attention, dynamics
+from jmamba.checkpoints import CheckpointError, load_orbax, save_orbax
 from jmamba.generation import Decimation, prefill_decimated
 from jmamba.layers import MAMBA_LRP, PLACES, UNIFIED, directions_of, run_recurrence
+from jmamba.models import Architecture, register
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -150,6 +152,24 @@ def test_jacobian_norms_contraction_and_exponents(model, traced):
     assert signs.own.shape == (2,) and np.all(signs.mean_delta == 1)
     with pytest.raises(ValueError, match="no S_B, S_C and S_delta"):
         dynamics.layer_system(model, 0)
+
+
+def test_saves_and_loads_once_it_is_registered(model, tmp_path):
+    register(
+        Architecture(
+            name="retention", model_class=RetentionLM, config_class=RetentionConfig
+        )
+    )
+    expected = model(TOKENS).logits
+    model.save_pretrained(tmp_path / "model")
+    back = RetentionLM.from_pretrained(tmp_path / "model")
+    assert back.config == CONFIG
+    np.testing.assert_array_equal(back(TOKENS).logits, expected)
+    save_orbax(model, tmp_path / "orbax")
+    back = load_orbax(tmp_path / "orbax")
+    np.testing.assert_array_equal(back(TOKENS).logits, expected)
+    with pytest.raises(CheckpointError, match="RetentionLM"):
+        jmamba.MambaLM.from_pretrained(tmp_path / "model")
 
 
 def test_measures_and_decimation(model):
