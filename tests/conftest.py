@@ -19,8 +19,9 @@ from pathlib import Path
 # with libtpu installed, jax would otherwise look for a TPU at every start
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # compiled programs are shared by all workers of a run, and found by the next one
-PROGRAMS = Path(__file__).parents[1] / ".jax_cache"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(PROGRAMS))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache")
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 

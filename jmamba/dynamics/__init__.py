@@ -114,7 +114,6 @@ from jmamba.dynamics.trained.trajectories import fit_growth as fit_growth
 from jmamba.dynamics.trained.trajectories import (
     measure_trajectories as measure_trajectories,
 )
-from jmamba.refinements.definite import MODES as MODES
 from jmamba.refinements.definite import DefiniteGates as DefiniteGates
 from jmamba.refinements.definite import definite_gates as definite_gates
 from jmamba.refinements.definite import draw_gates as draw_gates
@@ -126,4 +125,5 @@ from jmamba.refinements.permutations import anneal_tau as anneal_tau
 from jmamba.refinements.permutations import normalise_scores as normalise_scores
 from jmamba.refinements.permutations import remaining_variance as remaining_variance
 from jmamba.refinements.permutations import soft_sort as soft_sort
+from jmamba.refinements.signs import MODES as MODES
 from jmamba_kernels.versions import enable_x64 as enable_x64

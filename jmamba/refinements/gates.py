@@ -8,16 +8,14 @@ from jaxtyping import Array, Float
 from jmamba.layers.norm import Precision
 from jmamba.layers.sizes import MixerSizes
 from jmamba.refinements.definite import (
-    MODES,
-    SEMIDEFINITE,
     DefiniteGates,
-    GateSigns,
     definite_gates,
     draw_gates,
     pack_live,
     semidefinite_gate,
     unpack_live,
 )
+from jmamba.refinements.signs import MODES, SEMIDEFINITE, GateSigns
 
 Matrices = tuple[Float[Array, "n d"], Float[Array, "n d"]]
 """S_B and S_C, the rows of a mixer's input projection that make B and C."""

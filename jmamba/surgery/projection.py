@@ -13,13 +13,8 @@ from jmamba.dynamics.theory.system import TokenSystem
 from jmamba.models.mamba.model import MambaLM
 from jmamba.models.skeleton import parameters_of
 from jmamba.models.vim.model import Vim
-from jmamba.refinements.definite import (
-    SEMIDEFINITE,
-    THRESHOLD,
-    DefiniteGates,
-    pack_live,
-    signed_scales,
-)
+from jmamba.refinements.definite import DefiniteGates, pack_live, signed_scales
+from jmamba.refinements.signs import SEMIDEFINITE, THRESHOLD
 from jmamba.surgery.rebuilding import rebuild, selections_of, stacked_W_x
 from jmamba_kernels import accumulation_dtype
 

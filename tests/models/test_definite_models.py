@@ -26,8 +26,9 @@ from jmamba.dynamics import (
 )
 from jmamba.layers import MixerSizes, Precision
 from jmamba.models.skeleton import parameters_of
-from jmamba.refinements.definite import CHOICES, GateSigns, unpack_live
+from jmamba.refinements.definite import unpack_live
 from jmamba.refinements.gates import SemidefiniteGates, SymmetricGates, make_gates
+from jmamba.refinements.signs import CHOICES, GateSigns
 from jmamba.surgery import as_free, project_from_pretrained, with_gates
 from jmamba.training.optimizer import decay_mask
 from jmamba_kernels.versions import enable_x64

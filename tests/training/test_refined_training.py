@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from jmamba import MambaLM
 from jmamba.commands.train import Definite, train_command
 from jmamba.dynamics import count_inertia, layer_system
-from jmamba.refinements.definite import CHOICES
+from jmamba.refinements.signs import CHOICES
 
 
 @pytest.fixture

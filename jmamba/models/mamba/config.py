@@ -4,7 +4,7 @@ import dataclasses
 
 from jmamba.layers.sizes import MIXER_SIZES, MixerSizes, check_sizes
 from jmamba.models.language_model import LanguageModelConfig
-from jmamba.refinements.definite import GateSigns, check_definite
+from jmamba.refinements.signs import GateSigns, check_definite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

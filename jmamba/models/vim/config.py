@@ -5,8 +5,8 @@ import math
 from typing import Any
 
 from jmamba.layers.sizes import MIXER_SIZES, MixerSizes, check_sizes, derive
-from jmamba.refinements.definite import GateSigns, check_definite
-from jmamba.refinements.sorting import SortingChoices, check_sorting
+from jmamba.refinements.signs import GateSigns, check_definite
+from jmamba.refinements.sorting_choices import SortingChoices, check_sorting
 
 CLASS_TOKENS = ("first", "middle", "last", "none")
 """Names of places of the class token; a number is its place among the patches."""
