@@ -68,8 +68,7 @@ def _kind(target: Target) -> str:
 
 def embedded_model() -> Table:
     """Return the sizes of the model that comes with the package."""
-    from jmamba.embedded import load_embedded
-    from jmamba.embedded.text import FOLDER
+    from jmamba.embedded.text import FOLDER, load_embedded
 
     model, tokenizer = load_embedded()
     config = model.config

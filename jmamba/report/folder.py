@@ -1,5 +1,6 @@
 """The folder a report is written to: complete, or not there."""
 
+import dataclasses
 import io
 import json
 import os
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from jmamba.progress import Progress
+from jmamba.progress import Progress, ignore
 from jmamba.report.plate import Plate
 
 MAKER = "jmamba "
@@ -26,47 +27,63 @@ OURS = re.compile(r"[a-z0-9_]+\.png|index\.html|arrays\.npz|summary\.json")
 PAGE, ARRAYS, SUMMARY = "index.html", "arrays.npz", "summary.json"
 
 
-def write_folder(
-    report: Any,
-    directory: str | os.PathLike,
-    *,
-    plates: Sequence[Plate],
-    make_page: Callable[[Any, dict[str, bytes]], str],
-    make_summary: Callable[[Any, list[str]], dict],
-    overwrite: bool,
-    progress: Progress,
-) -> Path:
-    """Write pictures, page, arrays and summary of a report of any kind.
+@dataclasses.dataclass(frozen=True)
+class Writer:
+    """Writes reports of one kind as folders: pictures, page, arrays and summary.
 
     Everything is made in a hidden folder first and moved when it is complete, so that
     a failure leaves what was there before. Files that a report did not make are never
     removed.
 
-    Args:
-      report: what to write; it has `arrays()`.
-      directory: where to.
-      plates: its pictures.
-      make_page: the page, from the report and its pictures by name.
-      make_summary: what goes to summary.json, from the report and the files' names.
-      overwrite: whether to write into a folder that holds something else.
-      progress: called as progress(stage, done, total).
+    Attributes:
+      directory: where to, if nothing else is said.
+      plates: returns the pictures of a report.
+      page: returns the page, from the report and its pictures by name.
+      summary: returns what goes to summary.json, from the report and the files' names.
     """
-    directory = Path(directory)
-    check_directory(directory, overwrite=overwrite)
-    with _beside(directory) as new:
-        figures = {}
-        for done, plate in enumerate(plates):
-            progress("drawing", done, len(plates))
-            figures[plate.name] = draw_png(plate.draw(report))
-            (new / f"{plate.name}.png").write_bytes(figures[plate.name])
-        progress("writing the page", 0, 1)
-        np.savez_compressed(new / ARRAYS, allow_pickle=False, **report.arrays())
-        (new / PAGE).write_text(make_page(report, figures), encoding="utf-8")
-        names = sorted(path.name for path in new.iterdir())
-        text = json.dumps(make_summary(report, [*names, SUMMARY]), indent=2)
-        (new / SUMMARY).write_text(text + "\n", encoding="utf-8")
-        _move(new, directory)
-    return directory / PAGE
+
+    directory: str
+    plates: Callable[[Any], Sequence[Plate]]
+    page: Callable[[Any, dict[str, bytes]], str]
+    summary: Callable[[Any, list[str]], dict]
+
+    def __call__(
+        self,
+        report: Any,
+        directory: str | os.PathLike | None = None,
+        *,
+        overwrite: bool = False,
+        progress: Progress = ignore,
+    ) -> Path:
+        """Write a report, and return the path of its page.
+
+        Args:
+          report: what to write; it has `arrays()`.
+          directory: where to; an earlier report there is replaced.
+          overwrite: whether to write into a folder that holds something else.
+          progress: called as progress(stage, done, total).
+
+        Raises:
+          ValueError: the directory is a file, holds something else or cannot be
+            written.
+        """
+        directory = Path(self.directory if directory is None else directory)
+        check_directory(directory, overwrite=overwrite)
+        plates = self.plates(report)
+        with _beside(directory) as new:
+            figures = {}
+            for done, plate in enumerate(plates):
+                progress("drawing", done, len(plates))
+                figures[plate.name] = draw_png(plate.draw(report))
+                (new / f"{plate.name}.png").write_bytes(figures[plate.name])
+            progress("writing the page", 0, 1)
+            np.savez_compressed(new / ARRAYS, allow_pickle=False, **report.arrays())
+            (new / PAGE).write_text(self.page(report, figures), encoding="utf-8")
+            names = sorted(path.name for path in new.iterdir())
+            text = json.dumps(self.summary(report, [*names, SUMMARY]), indent=2)
+            (new / SUMMARY).write_text(text + "\n", encoding="utf-8")
+            _move(new, directory)
+        return directory / PAGE
 
 
 def check_directory(directory: Path, *, overwrite: bool = False) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import sys
 
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 import jmamba
 from jmamba.checkpoints import ByteTokenizer
 from jmamba.cli import app, main
+from jmamba.report import write_text
 
 RUN = CliRunner()
 CONFIG = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
@@ -118,7 +120,8 @@ def test_failure_while_drawing_leaves_nothing(tmp_path, monkeypatch):
     def fail(explanation, figures):
         raise OSError("disk full")
 
-    monkeypatch.setattr("jmamba.report.text.page.text_page", fail)
+    failing = dataclasses.replace(write_text, page=fail)
+    monkeypatch.setattr("jmamba.report.text.page.write_text", failing)
     assert "disk full" in mistake("explain", "a", *QUICK)
     assert not (tmp_path / "jmamba-out").exists()
     assert list(tmp_path.iterdir()) == []

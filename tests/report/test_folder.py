@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,8 @@ FEW = dataclasses.replace(made_up("ab", 1, matrices=False), jacobian=None)
 def plates(monkeypatch):
     """Draw one picture only, to be quick."""
     few = [plate for plate in TEXT_PLATES if plate.name == "predictions"]
-    monkeypatch.setattr(
-        "jmamba.report.text.page.text_plates_of", lambda explanation: few
-    )
+    quick = dataclasses.replace(write_text, plates=lambda _: few)
+    monkeypatch.setattr(sys.modules[__name__], "write_text", quick)
     return few
 
 

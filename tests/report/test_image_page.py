@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 
@@ -81,12 +82,12 @@ def test_summary_is_strict_json():
     assert back["seen"] == {"top": 0, "left": 5, "side": 20}
 
 
-def test_reports_of_images_and_texts_replace_each_other(tmp_path, monkeypatch):
+def test_reports_of_images_and_texts_replace_each_other(tmp_path):
     few = [plate for plate in IMAGE_PLATES if plate.name in ("predictions", "heat_map")]
-    monkeypatch.setattr("jmamba.report.image.page.image_plates_of", lambda _: few)
-    monkeypatch.setattr("jmamba.report.text.page.text_plates_of", lambda _: few[:1])
-    write_image(WHOLE, tmp_path)
+    dataclasses.replace(write_image, plates=lambda _: few)(WHOLE, tmp_path)
     assert (tmp_path / "heat_map.png").exists()
-    write_text(made_up("ab", 1), tmp_path)
+    dataclasses.replace(write_text, plates=lambda _: few[:1])(
+        made_up("ab", 1), tmp_path
+    )
     assert not (tmp_path / "heat_map.png").exists()
     assert "jmamba explain" in (tmp_path / "index.html").read_text()

@@ -1,13 +1,10 @@
 """The dynamics report as a folder: one HTML page, pictures, arrays, summary."""
 
-import os
 from html import escape
-from pathlib import Path
 
-from jmamba.progress import Progress, ignore
 from jmamba.report.dynamics.measure import DynamicsReport
 from jmamba.report.dynamics.plates import DYNAMICS_PLATES
-from jmamba.report.folder import describe_arrays, write_folder
+from jmamba.report.folder import Writer, describe_arrays
 from jmamba.report.labels import visible
 from jmamba.report.page import colophon, definitions, document, figure_section
 
@@ -27,38 +24,6 @@ COLUMNS = {
     "growth": "mean of ln(‖h out‖ / ‖h in‖)",
 }
 """Columns of the table of layers, and what they hold."""
-
-
-def write_dynamics(
-    report: DynamicsReport,
-    directory: str | os.PathLike = "jmamba-dynamics",
-    *,
-    overwrite: bool = False,
-    progress: Progress = ignore,
-) -> Path:
-    """Write pictures, page, arrays and summary of a dynamics report.
-
-    Args:
-      report: what to write.
-      directory: where to; an earlier report there is replaced.
-      overwrite: whether to write into a folder that holds something else.
-      progress: called as progress(stage, done, total).
-
-    Returns:
-      The path of the page.
-
-    Raises:
-      ValueError: the directory is a file, holds something else or cannot be written.
-    """
-    return write_folder(
-        report,
-        directory,
-        plates=DYNAMICS_PLATES,
-        make_page=dynamics_page,
-        make_summary=dynamics_summary,
-        overwrite=overwrite,
-        progress=progress,
-    )
 
 
 def dynamics_page(report: DynamicsReport, figures: dict[str, bytes]) -> str:
@@ -138,3 +103,9 @@ def _layer_table(report: DynamicsReport) -> str:
 <tbody>{"".join(rows)}</tbody>
 </table></div>
 <details><summary>What the columns hold</summary><dl>{legend}</dl></details>"""
+
+
+write_dynamics = Writer(
+    "jmamba-dynamics", lambda report: DYNAMICS_PLATES, dynamics_page, dynamics_summary
+)
+"""Writes how the tokens of a text move."""

@@ -1,11 +1,9 @@
 """An image's report as a folder: one HTML page, pictures, arrays, summary."""
 
-import os
 from html import escape
 from pathlib import Path
 
-from jmamba.progress import Progress, ignore
-from jmamba.report.folder import describe_arrays, write_folder
+from jmamba.report.folder import Writer, describe_arrays
 from jmamba.report.image.explanation import ImageExplanation
 from jmamba.report.image.plates import image_plates_of
 from jmamba.report.page import colophon, document, figure_section, prediction_rows
@@ -15,38 +13,6 @@ INTRO = f"""<p>Hidden attention: <span class="formula">{ALPHA}</span></p>
 <p>Methods after Ali, Zimerman &amp; Wolf, arXiv 2403.01590, and Jafari et al., arXiv
 2406.07592.</p>"""
 """What the footer says first."""
-
-
-def write_image(
-    explanation: ImageExplanation,
-    directory: str | os.PathLike = "jmamba-out",
-    *,
-    overwrite: bool = False,
-    progress: Progress = ignore,
-) -> Path:
-    """Write pictures, page, arrays and summary of an image's explanation.
-
-    Args:
-      explanation: what to write.
-      directory: where to; an earlier report there is replaced.
-      overwrite: whether to write into a folder that holds something else.
-      progress: called as progress(stage, done, total).
-
-    Returns:
-      The path of the page.
-
-    Raises:
-      ValueError: the directory is a file, holds something else or cannot be written.
-    """
-    return write_folder(
-        explanation,
-        directory,
-        plates=image_plates_of(explanation),
-        make_page=image_page,
-        make_summary=image_summary,
-        overwrite=overwrite,
-        progress=progress,
-    )
 
 
 def image_page(explanation: ImageExplanation, figures: dict[str, bytes]) -> str:
@@ -154,3 +120,7 @@ patch</th>
 <tbody>{prediction_rows(explanation.predictions)}</tbody></table></section>
 {others if agreement else ""}
 </div>"""
+
+
+write_image = Writer("jmamba-out", image_plates_of, image_page, image_summary)
+"""Writes the explanation of a picture."""

@@ -2,14 +2,11 @@
 
 import base64
 import json
-import os
 from html import escape
-from pathlib import Path
 
 import numpy as np
 
-from jmamba.progress import Progress, ignore
-from jmamba.report.folder import describe_arrays, write_folder
+from jmamba.report.folder import Writer, describe_arrays
 from jmamba.report.labels import BROKEN, visible
 from jmamba.report.page import (
     colophon,
@@ -29,42 +26,6 @@ MATRIX_BYTES = 4 * 2**20
 INTRO = f"""<p>Hidden attention: <span class="formula">{ALPHA}</span></p>
 <p>Shares divide a layer's mean |α| over channels by its sum over tokens read.</p>"""
 """What the footer of an explanation says first."""
-
-
-def write_text(
-    explanation: Explanation,
-    directory: str | os.PathLike = "jmamba-out",
-    *,
-    overwrite: bool = False,
-    progress: Progress = ignore,
-) -> Path:
-    """Write pictures, page, arrays and summary of an explanation.
-
-    Everything is made in a hidden folder first and moved when it is complete, so that
-    a failure leaves what was there before. Files that a report did not make are never
-    removed.
-
-    Args:
-      explanation: what to write.
-      directory: where to; an earlier report there is replaced.
-      overwrite: whether to write into a folder that holds something else.
-      progress: called as progress(stage, done, total).
-
-    Returns:
-      The path of the page.
-
-    Raises:
-      ValueError: the directory is a file, holds something else or cannot be written.
-    """
-    return write_folder(
-        explanation,
-        directory,
-        plates=text_plates_of(explanation),
-        make_page=text_page,
-        make_summary=text_summary,
-        overwrite=overwrite,
-        progress=progress,
-    )
 
 
 def text_page(explanation: Explanation, figures: dict[str, bytes]) -> str:
@@ -241,3 +202,7 @@ def _tables(explanation: Explanation) -> str:
 <th class=number>last token's attention</th></tr></thead>
 <tbody>{strongest}</tbody></table></section>
 </div>"""
+
+
+write_text = Writer("jmamba-out", text_plates_of, text_page, text_summary)
+"""Writes the explanation of a text."""

@@ -28,7 +28,7 @@ from jmamba.dynamics import (
 )
 from jmamba.progress import Progress, ignore
 from jmamba.report.environment import environment
-from jmamba.report.folder import write_folder
+from jmamba.report.folder import Writer
 from jmamba.report.page import definitions, document, figure_section
 from jmamba.report.theory.plates import PORTRAIT_PLATES
 from jmamba_kernels.versions import enable_x64
@@ -158,38 +158,6 @@ def draw_portraits(
     )
 
 
-def write_portraits(
-    portraits: Portraits,
-    directory: str | os.PathLike,
-    *,
-    overwrite: bool = False,
-    progress: Progress = ignore,
-) -> Path:
-    """Write pictures, arrays and page of runs that are there already.
-
-    Args:
-      portraits: the runs.
-      directory: where to; an earlier report there is replaced.
-      overwrite: whether to write into a folder that holds something else.
-      progress: called as progress(stage, done, total).
-
-    Returns:
-      The path of the page.
-
-    Raises:
-      ValueError: the directory is a file, holds something else or cannot be written.
-    """
-    return write_folder(
-        portraits,
-        directory,
-        plates=PORTRAIT_PLATES,
-        make_page=portraits_page,
-        make_summary=portraits_summary,
-        overwrite=overwrite,
-        progress=progress,
-    )
-
-
 def portraits_page(portraits: Portraits, figures: dict[str, bytes]) -> str:
     """Return the page; it needs nothing but itself.
 
@@ -238,3 +206,12 @@ def portraits_summary(portraits: Portraits, files: list[str]) -> dict:
         },
         "files": files,
     }
+
+
+write_portraits = Writer(
+    "jmamba-portraits",
+    lambda report: PORTRAIT_PLATES,
+    portraits_page,
+    portraits_summary,
+)
+"""Writes the runs behind the theory's pictures."""
