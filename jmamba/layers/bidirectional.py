@@ -19,6 +19,10 @@ from jmamba.types import AnyRecurrence, BidirectionalRecurrence, Orders
 class TokenOrder(Protocol):
     """The order in which a mixer's recurrences read their tokens."""
 
+    def check(self) -> None:
+        """Raise unless there is such an order, before anything is computed."""
+        ...
+
     @property
     def restores(self) -> bool:
         """Whether outputs go back to their tokens before they meet the gate."""
@@ -104,6 +108,8 @@ class BidirectionalMixer(Mixer):
           Recurrences, of which that of `backward` runs from the last token to the
           first, and those of a mixer that sorts stand in the order of its P.
         """
+        if self.order is not None:
+            self.order.check()
         x = call_linear(self.in_proj, x, "in_proj", frozen)
         x, z = jnp.split(x, 2, axis=-1)
         sides = (self.forward, x, z), (self.backward, flip(x), flip(z))

@@ -69,6 +69,9 @@ class Sorting(nnx.Module):
         """Return the weights of some of the layers."""
         return take_layers(self, layers)
 
+    def check(self) -> None:
+        """Return: the order is known."""
+
     @property
     def restores(self) -> bool:
         """Whether outputs go back to their tokens before they meet the gate."""
@@ -122,6 +125,9 @@ class SameOrder:
 
     restores: bool = False
 
+    def check(self) -> None:
+        """Return: the order is known."""
+
     def rank(
         self,
         selection: Selection,
@@ -149,7 +155,7 @@ class UnknownOrder:
 
     restores: bool = False
 
-    def rank(self, *args: Any, **context: Any) -> Float[Array, "b l l"]:
+    def check(self) -> None:
         """Raise.
 
         Raises:
@@ -159,6 +165,11 @@ class UnknownOrder:
             "This is the stack of all layers, of which some sort their tokens: "
             "take one of them, model.layer(i), or run the runs of model.runs()."
         )
+
+    def rank(self, *args: Any, **context: Any) -> Float[Array, "b l l"]:
+        """Raise, as `check` does."""
+        self.check()
+        raise AssertionError
 
     def move(
         self, P: Float[Array, "b l l"], x: Float[Array, "b l d"]

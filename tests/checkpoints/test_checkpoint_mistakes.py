@@ -198,7 +198,7 @@ def test_broken_config_is_refused(text, match, tmp_path):
     "changes, match",
     [
         ({"model_type": "mamba2"}, "a model of type 'mamba2'"),
-        ({"model_type": "llama"}, 'jmamba reads "mamba", "falcon_mamba" and "vim"'),
+        ({"model_type": "llama"}, 'jmamba reads "mamba", "falcon_mamba"'),
         ({"n_groups": 8, "chunk_size": 4}, "does not know: chunk_size, n_groups"),
         ({"mixer_rms_eps": 1e-6}, "does not know: mixer_rms_eps"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu', needs 'silu' or 'swish'"),

@@ -138,8 +138,8 @@ def test_only_the_chosen_layers_sort():
         identity = np.broadcast_to(np.eye(10), (2, 10, 10))
         np.testing.assert_array_equal(orders[[0, 2]], [identity] * 2)
         assert np.abs(orders[1] - identity).max() == 1
-    with pytest.raises(ValueError, match="stack of all layers, of which some sort"):
-        model.layers.mixer.project(x)
+        with pytest.raises(ValueError, match="stack of all layers, of which some sort"):
+            model.layers.mixer.project(x)
     with pytest.raises(IndexError, match="layer 3 of a model with 3"):
         model.layer(3)
 

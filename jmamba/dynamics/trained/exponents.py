@@ -55,6 +55,7 @@ def layer_stack(
 
     Examples:
       >>> import jmamba
+      >>> from flax import nnx
       >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
       >>> stack = layer_stack(model, 1)

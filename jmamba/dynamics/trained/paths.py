@@ -92,7 +92,7 @@ def run_paths(
       sources: an input for every name of `PATHS`.
 
     Examples:
-      >>> import jmamba
+      >>> import jax.numpy as jnp, jmamba
       >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> block = jmamba.MambaLM(config, rngs=nnx.Rngs(0)).layer(0)
       >>> x = jax.random.normal(jax.random.key(0), (1, 4, 16))
