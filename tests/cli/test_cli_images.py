@@ -10,7 +10,7 @@ from vision_definition import tiny_vim
 import jmamba
 from jmamba.checkpoints import CheckpointError
 from jmamba.cli import app
-from jmamba.embedded import EmbeddedVim, images
+from jmamba.embedded import EmbeddedVim, images, load_embedded_vim
 from jmamba.models.vim.images import preprocessing_of
 
 VIM = tiny_vim()
@@ -73,7 +73,7 @@ def test_checkpoints_explain_what_they_read(tmp_path):
     said = mistake("explain", "some text", "--model", "vim")
     assert "is a Vim, which reads images" in said
     said = mistake("explain", "a picture.PNG", "--model", "text", "--out", "two")
-    assert "not a Vision Mamba" in said
+    assert "not a Vim" in said
     weights = tmp_path / "vim" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
     said = mistake("explain", "a picture.PNG", "--model", "vim", "--out", "two")
@@ -124,8 +124,8 @@ def test_help_names_methods_and_settings():
 def test_embedded_folder_without_a_model_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(images, "VIM_FOLDER", tmp_path / "vim")
     with pytest.raises(CheckpointError, match="neither a folder here nor a Hub id"):
-        images.load_embedded_vim()
+        load_embedded_vim()
     VIM.save_pretrained(tmp_path / "vim")
-    found = images.load_embedded_vim()
+    found = load_embedded_vim()
     assert found.class_names == () and found.preprocessing == {"crop": 12, "resize": 12}
     assert found.model.config == VIM.config
