@@ -24,6 +24,7 @@ from jmamba.attention import (
 )
 from jmamba.layers import run_recurrence
 from jmamba.layers.freezing import MAMBA_LRP, NOTHING, UNIFIED, gate
+from jmamba_kernels.versions import enable_x64
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -32,11 +33,11 @@ TARGET = 3
 
 
 @cache
-def model_of(kind) -> Any:
+def model_of(kind, dtype="float32") -> Any:
     if kind == "image":
-        return tiny_vim()
+        return tiny_vim(dtype=dtype)
     extra = {"mixer_rms_eps": 1e-6, "dt_rank": 3} if kind == "falcon" else {}
-    return random_text_model(layers=2, **extra)
+    return random_text_model(layers=2, dtype=dtype, **extra)
 
 
 def inputs_of(kind):
@@ -116,28 +117,30 @@ def test_frozen_forward_passes_have_the_same_values(kind):
 @pytest.mark.parametrize("kind", ["text", "falcon", "image"])
 def test_relevance_and_the_share_of_biases_add_up_to_the_logit(kind):
     """T6: the frozen pass is homogeneous of degree 1 in embeddings and biases."""
-    model, inputs = model_of(kind), inputs_of(kind)
-    graphdef, state = nnx.split(model)
-    x = model.embed(inputs)
+    with enable_x64():
+        model, inputs = model_of(kind, "float64"), inputs_of(kind)
+        graphdef, state = nnx.split(model)
+        x = model.embed(inputs)
 
-    def total(state):
-        return jnp.sum(logit(nnx.merge(graphdef, state), x, MAMBA_LRP))
+        def total(state):
+            return jnp.sum(logit(nnx.merge(graphdef, state), x, MAMBA_LRP))
 
-    slopes = quick_jit(jax.grad(total))(state)
-    shares = [
-        jnp.sum(value * slope)
-        for (path, value), slope in zip(
-            jax.tree.leaves_with_path(nnx.to_pure_dict(state)),
-            jax.tree.leaves(nnx.to_pure_dict(slopes)),
-            strict=True,
-        )
-        if path[-1].key == "bias"
-    ]
-    assert shares
-    relevance = jnp.sum(mamba_lrp(model, inputs, target=TARGET))
-    expected = quick_jit(lambda x: jnp.sum(logit(model, x)))(x)
-    assert_close(relevance + sum(shares), expected, 1e-5)
-    assert abs(sum(shares)) > 1e-3 * abs(expected)  # the biases count
+        slopes = quick_jit(jax.grad(total))(state)
+        shares = [
+            jnp.sum(value * slope)
+            for (path, value), slope in zip(
+                jax.tree.leaves_with_path(nnx.to_pure_dict(state)),
+                jax.tree.leaves(nnx.to_pure_dict(slopes)),
+                strict=True,
+            )
+            if path[-1].key == "bias"
+        ]
+        assert shares
+        relevance = jnp.sum(mamba_lrp(model, inputs, target=TARGET))
+        expected = quick_jit(lambda x: jnp.sum(logit(model, x)))(x)
+        assert expected.dtype == jnp.float64
+        assert_close(relevance + sum(shares), expected, 1e-12)
+        assert abs(sum(shares)) > 1e-3 * abs(expected)  # the biases count
 
 
 def without_biases(model):
