@@ -1,6 +1,7 @@
 """A residual block around any mixer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -39,7 +40,7 @@ class Block(nnx.Module):
         cache: LayerCache | None = None,
         segment_ids: Any = None,
         frozen: Frozen = NOTHING,
-        edit: Callable[[str, Any], Any] = lambda place, value: value,
+        edit: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
         **context: Any,
     ) -> BlockOutput:
         """Return x + mixer(norm(x)) with everything an analysis needs.
@@ -49,24 +50,29 @@ class Block(nnx.Module):
           cache: what the layer remembers of earlier tokens.
           segment_ids: packed sequences.
           frozen: what derivatives take for constants.
-          edit: called as edit(place, value) -> value at each of `stack.PLACES`.
+          edit: some of `stack.PLACES` -> edit(value) -> value.
           **context: further keywords of the mixer's `project`.
         """
         if segment_ids is not None:
             context["segment_ids"] = segment_ids
         kept, state = (None, None) if cache is None else cache
-        x = edit("residual_in", x)
+
+        def passed(place, value):
+            return edit[place](value) if place in edit else value
+
+        x = passed("residual_in", x)
         projection = self.project(x, kept=kept, frozen=frozen, **context)
-        recurrence = edit("recurrence", projection.recurrence)
+        recurrence = passed("recurrence", projection.recurrence)
         y, last_state = self.mixer.run(
             recurrence,
-            state=edit("state", state),
+            state=passed("state", state),
             segment_ids=segment_ids,
             frozen=frozen,
+            edit=edit.get("y"),
         )
-        out = self.mixer.project_out(edit("gated", y), frozen=frozen)
-        out = edit("output", out)
-        x = edit("residual_out", x + out.astype(x.dtype))
+        out = self.mixer.project_out(passed("gated", y), frozen=frozen)
+        out = passed("output", out)
+        x = passed("residual_out", x + out.astype(x.dtype))
         has_cache = last_state is not None
         cache = LayerCache(projection.kept, last_state) if has_cache else None
         return BlockOutput(x, recurrence, cache)
