@@ -11,7 +11,9 @@ from jmamba.attention import hidden_attention
 from jmamba.checkpoints import ByteTokenizer
 from jmamba.dynamics import jacobian_norms, layer_span
 from jmamba.models.mamba.config import MambaConfig
+from jmamba.models.skeleton import make_skeleton
 from jmamba.report import explain_text, write_text
+from jmamba.report.size import size_of
 from jmamba.report.text.cost import (
     check_length,
     choose_left_out,
@@ -22,6 +24,12 @@ from jmamba.report.text.cost import (
 TEXT = "né <b>\n"
 MODEL, BYTES = tiny_model(), ByteTokenizer()
 TOKENS = jnp.asarray([BYTES.encode(TEXT)], jnp.int32)
+
+
+def size_named(name):
+    config = MambaConfig.named(name)
+    made = make_skeleton(config, dtype="float32", param_dtype="float32")
+    return size_of(nnx.merge(made.graphdef, made.state))
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +115,8 @@ def test_left_out_of_a_single_piece_is_against_knowing_nothing():
 
 
 def test_left_out_reach_fits_a_moment():
-    assert choose_left_out(40, MODEL.config) == 40
-    assert 2 <= choose_left_out(10**6, MambaConfig.named("mamba-2.8b")) < 100
+    assert choose_left_out(40, size_of(MODEL)) == 40
+    assert 2 <= choose_left_out(10**6, size_named("mamba-2.8b")) < 100
 
 
 def test_attention_is_the_mean_over_channels(found):
@@ -192,11 +200,10 @@ def test_weights_that_are_not_finite_are_found():
 
 
 def test_probes_fit_a_moment():
-    small = MambaConfig(vocab_size=256, d_model=16, num_layers=2)
-    large = MambaConfig.named("mamba-2.8b")
+    small, large = size_of(MODEL), size_named("mamba-2.8b")
     assert choose_probes(10, small, None) == 16
     assert choose_probes(10, large, 3) == 3
-    assert 1 <= choose_probes(24, MambaConfig.named("mamba-130m"), None) < 16
+    assert 1 <= choose_probes(24, size_named("mamba-130m"), None) < 16
     assert jacobian_operations(20, small) == 4 * jacobian_operations(10, small)
     with pytest.raises(ValueError, match="--no-jacobian"):
         choose_probes(500, large, None)
@@ -209,9 +216,9 @@ def test_all_costs_are_said_at_once(monkeypatch):
 
 
 def test_length_limit_says_what_it_costs():
-    check_length(3, 3, MODEL.config)
+    check_length(3, 3, size_of(MODEL))
     with pytest.raises(ValueError, match=r"12 MiB.*--no-matrices.*--max-tokens 1024"):
-        check_length(1024, 512, MODEL.config)
+        check_length(1024, 512, size_of(MODEL))
 
 
 def test_explanation_is_written(found, tmp_path):

@@ -21,7 +21,7 @@ from jmamba.dynamics import (
     report_regimes,
 )
 from jmamba.files.tokenizer import Tokenizer
-from jmamba.models.mamba.model import MambaLM
+from jmamba.models.language_model import LanguageModel
 from jmamba.progress import Progress
 from jmamba.report.environment import environment
 from jmamba.report.labels import Piece, split_pieces, token_label, token_labels
@@ -102,7 +102,7 @@ class DynamicsReport:
 
 
 def measure_dynamics(
-    model: MambaLM,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     text: str,
     *,

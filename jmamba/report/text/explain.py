@@ -11,12 +11,13 @@ from jaxtyping import Float
 
 from jmamba.dynamics import jacobian_norms, layer_span
 from jmamba.files.tokenizer import Tokenizer
-from jmamba.models.mamba.model import MambaLM
+from jmamba.models.language_model import LanguageModel
 from jmamba.progress import Progress, ignore, timed
 from jmamba.report.depth import measure_depth
 from jmamba.report.environment import environment
 from jmamba.report.labels import split_pieces, token_label, token_labels
 from jmamba.report.predictions import Predictions, best_predictions
+from jmamba.report.size import size_of
 from jmamba.report.text.cost import all_complaints, check_length, choose_probes
 from jmamba.report.text.explanation import Explanation
 from jmamba.report.text.left_out import leave_out
@@ -31,7 +32,7 @@ STAGES = (
 
 
 def explain_text(
-    model: MambaLM,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     text: str,
     *,
@@ -74,7 +75,7 @@ def explain_text(
         the model's logits are not finite.
 
     Examples:
-      >>> from jmamba import MambaConfig
+      >>> from jmamba import MambaConfig, MambaLM
       >>> from jmamba.checkpoints import ByteTokenizer
       >>> config = MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> model = MambaLM(config, rngs=nnx.Rngs(0))
@@ -93,9 +94,9 @@ def explain_text(
         raise ValueError(f"top must be at least 1, but is {top}.")
     with all_complaints() as ask:
         if matrices:
-            ask(check_length, len(ids), max_tokens, model.config)
+            ask(check_length, len(ids), max_tokens, size_of(model))
         if jacobian:
-            probes = ask(choose_probes, len(ids), model.config, probes)
+            probes = ask(choose_probes, len(ids), size_of(model), probes)
     tokens = jnp.asarray(ids, jnp.int32)[None]
     timings: dict[str, float] = {}
 

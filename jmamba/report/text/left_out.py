@@ -14,8 +14,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from jmamba.models.mamba.model import MambaLM
+from jmamba.models.language_model import LanguageModel
 from jmamba.report.labels import Piece
+from jmamba.report.size import size_of
 from jmamba.report.text.cost import choose_left_out
 
 ROWS_BYTES = 256 * 2**20
@@ -23,7 +24,7 @@ ROWS_BYTES = 256 * 2**20
 
 
 def leave_out(
-    model: MambaLM,
+    model: LanguageModel,
     ids: Sequence[int],
     pieces: Sequence[Piece],
     logits: Float[np.ndarray, "v"],
@@ -47,7 +48,7 @@ def leave_out(
     if len(pieces) == 1:
         known = whole + np.log(len(logits))
         return np.array([known / np.log(2)], np.float32)
-    reach = choose_left_out(len(ids), model.config)
+    reach = choose_left_out(len(ids), size_of(model))
     far = [i for i, piece in enumerate(pieces) if piece.start < len(ids) - reach]
     first = min(len(far), len(pieces) - 2)  # what is left must not be empty
     start = pieces[first].start
@@ -72,7 +73,7 @@ def _without(ids, start, pieces):
 def _score_in_batches(model, rows, lengths, cache, best):
     """Return the log-probability of a token after each row."""
     graphdef, state = nnx.split(model)
-    per_row = 40 * rows.shape[1] * model.config.d_inner
+    per_row = 40 * rows.shape[1] * size_of(model).channels
     size = max(1, min(len(rows), ROWS_BYTES // per_row))
     scores = []
     for i in range(0, len(rows), size):
