@@ -13,7 +13,7 @@ from jmamba.commands.options import (
     Revision,
 )
 from jmamba.commands.reading import find_picture, parse_layers, read_text
-from jmamba.report.image.explain import DEFAULT_METHOD
+from jmamba.report.image.measure import DEFAULT_METHOD
 
 TEXTS, IMAGES = "Options for texts", "Options for images"
 """Panels of the help; options of the one make no sense with the other."""

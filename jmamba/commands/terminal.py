@@ -6,7 +6,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from jmamba.report.image.explanation import ImageExplanation
 from jmamba.report.labels import BLANKS, BROKEN, visible
 from jmamba.report.predictions import Predictions
 from jmamba.report.text.explanation import Explanation
@@ -45,19 +44,6 @@ def shaded_text(explanation: Explanation) -> Text:
     text.append(" ")
     text.append(f"[{explanation.predictions.labels[0]}]", "bold")
     return text
-
-
-def render_image(explanation: ImageExplanation) -> Group:
-    """Return what the terminal shows of an image's explanation."""
-    height, width = explanation.picture.shape[:2]
-    about = Text(f"{explanation.shown_name}, {width} x {height} pixels")
-    method = explanation.method.replace("_", " ")
-    explained = Text(f"Explained by {method}: {explanation.label}")
-    return Group(
-        Padding(about, (1, 2)),
-        predictions_table(explanation.predictions, "Likeliest classes", "class"),
-        Padding(explained, (1, 2, 0, 2)),
-    )
 
 
 def predictions_table(best: Predictions, title: str, column: str) -> Table:

@@ -37,10 +37,10 @@ def size_of(model: LayeredModel) -> Size:
     Examples:
       >>> import jmamba
       >>> from flax import nnx
-      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=8, num_layers=2, d_state=3)
+      >>> config = jmamba.MambaConfig(vocab_size=9, d_model=8, num_layers=2)
       >>> size = size_of(jmamba.MambaLM(config, rngs=nnx.Rngs(0)))
       >>> size.layers, size.channels, size.states
-      (2, 16, 96)
+      (2, 16, 512)
     """
     parameters = channels = states = 0
     for run in model.runs():

@@ -37,9 +37,9 @@ from jmamba.recipes.attention_figures.figures import (
     draw_long_maps,
     draw_map_grid,
 )
+from jmamba.recipes.image_classifiers import VisionConfig, train_vim
 from jmamba.recipes.pictures import load_pictures
 from jmamba.recipes.text.lexicon import spearman
-from jmamba.recipes.vision.models import VisionConfig, train_vim
 from jmamba.recipes.workbench import Workbench
 from jmamba.training.data import ByteSplits, read_bytes, sample_windows, split_bytes
 from jmamba.training.loop import TrainConfig

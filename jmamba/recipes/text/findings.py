@@ -8,7 +8,7 @@ import numpy as np
 from jmamba.evaluation import Interval, bootstrap_interval
 from jmamba.recipes.text.lexicon import spearman
 from jmamba.recipes.text.methods import LARGEST, RELEASED, SMALLEST, UNCLAMPED
-from jmamba.recipes.vision.findings import judge
+from jmamba.recipes.verdicts import judge
 from jmamba.recipes.workbench import Workbench
 
 METRICS = {

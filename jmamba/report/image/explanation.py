@@ -21,7 +21,7 @@ class Square(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ImageExplanation:
-    """What a model saw in one image; see `jmamba.report.image.explain`.
+    """What a model saw in one image; see `jmamba.report.image.measure`.
 
     Layers are counted from 0. `rows x columns` are the patches.
 

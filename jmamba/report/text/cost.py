@@ -94,7 +94,7 @@ def check_length(length: int, max_tokens: int, size: Size) -> None:
     raise ValueError(
         f"The text has {length} tokens, more than {max_tokens}. Hidden attention "
         f"between all pairs of them would take {4 * pairs / 2**20:.0f} MiB and "
-        f"{size.states * length**2:.1e} exponentials. Shorten the text, keep only what the last "
-        "token attends to with --no-matrices (matrices=False), or accept the cost with "
-        f"--max-tokens {length} (max_tokens={length})."
+        f"{size.states * length**2:.1e} exponentials. Shorten the text, keep only what "
+        "the last token attends to with --no-matrices (matrices=False), or accept the "
+        f"cost with --max-tokens {length} (max_tokens={length})."
     )

@@ -12,7 +12,7 @@ from jmamba.report.predictions import Predictions
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """What a model made of one text; see `jmamba.report.text.explain`.
+    """What a model made of one text; see `jmamba.report.text.measure`.
 
     All layers are counted from 0. `l` is the number of tokens.
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float
 
 from jmamba.dynamics import jacobian_norms, layer_span
 from jmamba.files.tokenizer import Tokenizer
 from jmamba.models.language_model import LanguageModel
 from jmamba.progress import Progress, ignore, timed
+from jmamba.report.choices import check_logits, choose_large_layers, encode
 from jmamba.report.depth import measure_depth
 from jmamba.report.environment import environment
 from jmamba.report.labels import split_pieces, token_label, token_labels
@@ -21,7 +21,6 @@ from jmamba.report.size import size_of
 from jmamba.report.text.cost import all_complaints, check_length, choose_probes
 from jmamba.report.text.explanation import Explanation
 from jmamba.report.text.left_out import leave_out
-from jmamba.requests import choose_layers
 
 STAGES = (
     "prediction",
@@ -143,49 +142,6 @@ def explain_text(
         environment=environment(),
         timings=timings,
     )
-
-
-def choose_large_layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
-    """Return the layers to draw large: the ones asked for, or four through the depth.
-
-    Raises:
-      ValueError: a layer does not exist.
-
-    Examples:
-      >>> choose_large_layers(None, 24), choose_large_layers([-1, 3], 24)
-      ((6, 12, 18, 23), (3, 23))
-    """
-    if layers is None:
-        layers = [count // 4, count // 2, 3 * count // 4, count - 1]
-    return choose_layers(layers, count)
-
-
-def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return the token ids of a text.
-
-    Raises:
-      ValueError: the text has no tokens.
-    """
-    ids = tokenizer.encode(text) if text else []
-    if not ids:
-        raise ValueError(
-            "The text is empty. Give at least one character, such as "
-            '"The capital of France is".'
-        )
-    return ids
-
-
-def check_logits(logits: Float[np.ndarray, "v"], name: str) -> None:
-    """Raise unless the logits are numbers.
-
-    Raises:
-      ValueError: one is NaN or infinite.
-    """
-    if not np.isfinite(logits).all():
-        raise ValueError(
-            f"The logits of {name} are not finite: its weights hold NaN or infinity, "
-            "or overflow in this dtype. Check the checkpoint, or ask for float32."
-        )
 
 
 def _differentiate_logit(model, tokens):

@@ -22,11 +22,11 @@ from jmamba.models.vim.images import (
 )
 from jmamba.models.vim.model import Vim
 from jmamba.progress import Progress, ignore, timed
+from jmamba.report.choices import check_logits, choose_large_layers
 from jmamba.report.depth import measure_depth
 from jmamba.report.environment import environment
 from jmamba.report.image.explanation import ImageExplanation, Square
 from jmamba.report.predictions import best_predictions
-from jmamba.report.text.explain import check_logits, choose_large_layers
 
 DEFAULT_METHOD = "mamba_lrp"
 
