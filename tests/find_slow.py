@@ -1,4 +1,4 @@
-"""List the slow tests, from the durations that pytest prints: what `-m "not slow"` skips.
+"""List the slow tests, which `-m "not slow"` skips, from what pytest says it took.
 
     python -m pytest -n 2 --dist loadfile --durations=0 -vv > durations.log
     python tests/find_slow.py durations.log > tests/slow.txt

@@ -12,12 +12,9 @@ def explain_picture(path: Path, source, options, out: Path, overwrite: bool) -> 
     with stages() as show:
         show("loading the model", 0, 1)
         from jmamba.models.vim.images import open_image
+        from jmamba.report.choices import DEFAULT_METHOD, check_question
         from jmamba.report.folder import check_directory
-        from jmamba.report.image.measure import (
-            DEFAULT_METHOD,
-            check_question,
-            explain_image,
-        )
+        from jmamba.report.image.measure import explain_image
         from jmamba.report.image.page import write_image
 
         check_directory(out, overwrite=overwrite)

@@ -45,7 +45,7 @@ def test_explain_prints_and_writes(tmp_path):
     assert result.stdout.splitlines()[-1] == str(out / "index.html")
     assert "Likeliest next tokens" in result.stdout
     assert "bits lost" in result.stdout
-    assert "gradient × input" in result.stdout
+    assert "mamba lrp" in result.stdout
     assert "token Jacobian" in result.stderr  # the stages
     summary = json.loads((out / "summary.json").read_text())
     assert summary["settings"]["layers"] == [1]

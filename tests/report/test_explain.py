@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from reports import tiny_model
 
-from jmamba.attention import hidden_attention
+from jmamba.attention import METHODS, explain, hidden_attention
 from jmamba.checkpoints import ByteTokenizer
 from jmamba.dynamics import jacobian_norms, layer_span
 from jmamba.models.mamba.config import MambaConfig
@@ -20,6 +20,7 @@ from jmamba.report.text.cost import (
     choose_probes,
     jacobian_operations,
 )
+from jmamba.report.text.page import text_page
 
 TEXT = "né <b>\n"
 MODEL, BYTES = tiny_model(), ByteTokenizer()
@@ -47,7 +48,9 @@ def test_explanation_arrays_are_finite_and_named(found):
         "prediction_ids": (5,),
         "prediction_probabilities": (5,),
         "left_out": (length - 1,),  # é is one piece of two tokens
-        "gradient_input": (length,),
+        "relevance_mamba_lrp": (length,),
+        "target_ids": (1,),
+        "target_probabilities": (1,),
         "piece_starts": (length - 1,),
         "last_attention": (3, length),
         "residual_norms": (4, length),
@@ -64,21 +67,55 @@ def test_predictions_are_the_models(found):
     np.testing.assert_allclose(found.predictions.probabilities, p[best], rtol=1e-5)
 
 
-def test_gradient_input_is_the_change_of_the_logit(found):
-    """Scaling an embedding by 1 + e changes the logit by e times this."""
+def test_relevance_is_of_the_method_and_the_likeliest_token(found):
     best = int(found.predictions.ids[0])
-    x = MODEL.embed(TOKENS)
+    expected = explain(MODEL, TOKENS, "mamba_lrp", target=best)[0]
+    assert found.method == "mamba_lrp" and found.question.ids.tolist() == [best]
+    np.testing.assert_allclose(found.relevance["mamba_lrp"], expected, rtol=1e-4)
 
-    def logit(x):
-        return MODEL.unembed(MODEL.run_layers(x)[0][0, -1])[best]
 
-    @jax.jit
-    def slope(j):
-        tangent = jnp.zeros_like(x).at[0, j].set(x[0, j])
-        return jax.jvp(logit, (x,), (tangent,))[1]
+def test_any_token_can_be_asked_for_and_why_it_rather_than_another():
+    """What drove "a rather than b" is what drove a, less what drove b."""
+    options = {"method": "gradient_x_input", "matrices": False, "jacobian": False}
+    first, second = (
+        explain_text(MODEL, BYTES, TEXT, target=one, **options) for one in ("a", 98)
+    )
+    both = explain_text(MODEL, BYTES, TEXT, target="a", against="b", **options)
+    assert both.explained == "a rather than b" and second.explained == "b"
+    np.testing.assert_allclose(
+        both.left_out, first.left_out - second.left_out, rtol=1e-3, atol=1e-4
+    )
+    values = [one.relevance["gradient_x_input"] for one in (first, second, both)]
+    np.testing.assert_allclose(values[2], values[0] - values[1], rtol=1e-3, atol=1e-5)
+    assert "a rather than b" in text_page(both, {})
+    best = explain_text(MODEL, BYTES, TEXT, against="b", **options)
+    assert best.question.ids.tolist() == [best.predictions.ids[0], 98]
 
-    expected = [slope(j) for j in range(TOKENS.shape[1])]
-    np.testing.assert_allclose(found.gradient_input, expected, rtol=1e-4, atol=1e-6)
+
+def test_all_methods_are_compared():
+    found = explain_text(
+        MODEL, BYTES, "ab", compare=True, matrices=False, jacobian=False
+    )
+    assert set(found.relevance) == set(METHODS) and found.method == "mamba_lrp"
+    assert "refused" not in found.settings
+    for method in ("raw_attention", "alti_logit"):
+        expected = explain(MODEL, jnp.asarray([[97, 98]]), method)[0]
+        np.testing.assert_allclose(found.relevance[method], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "ab"}, r"'ab' is 2 tokens \('a' \+ 'b'\)"),
+        ({"target": 256}, "no token 256: the vocabulary has ids 0 to 255"),
+        ({"against": "ab"}, "'ab' is 2 tokens"),
+        ({"method": "magic"}, "Unknown method 'magic'"),
+        ({"settings": "paper"}, "mamba_lrp takes none"),
+    ],
+)
+def test_questions_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        explain_text(MODEL, BYTES, "abc", **options)
 
 
 def bits_lost(text: bytes, without: bytes) -> float:
@@ -242,6 +279,7 @@ def test_explanation_is_written(found, tmp_path):
     assert set(summary["seconds"]) == {
         "prediction",
         "leaving out each token",
+        "relevance",
         "hidden attention",
         "token Jacobian",
     }

@@ -148,7 +148,7 @@ def draw_jacobian_norms(explanation: Explanation) -> Figure:
 
 
 def draw_drivers(explanation: Explanation) -> Figure:
-    """Draw what each token did for the best next token: left out, and by gradient."""
+    """Draw what each token did for what is explained: left out, and by a method."""
     first = len(explanation.pieces) - len(explanation.left_out)
     reached = explanation.pieces[first:]
     start, length = reached[0].start, len(explanation.ids)
@@ -159,13 +159,14 @@ def draw_drivers(explanation: Explanation) -> Figure:
     widths = [piece.stop - piece.start - 0.15 for piece in reached]
     _signed_bars(upper, middles, explanation.left_out, widths)
     upper.set_ylabel("left out: bits lost", fontsize=8, color=MUTED)
-    gradient = explanation.gradient_input[start:]
-    _signed_bars(lower, np.arange(start, length), gradient, 0.85)
-    lower.set_ylabel("gradient × input\n(logits)", fontsize=8, color=MUTED)
+    relevance = explanation.relevance[explanation.method][start:]
+    _signed_bars(lower, np.arange(start, length), relevance, 0.85)
+    method = explanation.method.replace("_", " ")
+    lower.set_ylabel(method, fontsize=8, color=MUTED)
     lower.set_xlim(start - 0.6, length - 0.4)
     token_axis(lower, explanation, axis="x", inches=width - 1, start=start)
-    best = drawable(explanation.predictions.labels[0])
-    title = f"what spoke for (orange) and against (blue) {best} as the next token"
+    asked = drawable(explanation.explained)
+    title = f"what spoke for (orange) and against (blue) {asked} as the next token"
     if start > 0:
         title += f" (the last {length - start} of {length} tokens)"
     plain_text(upper.set_title(title, fontsize=9, loc="left", color=INK), mono=False)

@@ -19,12 +19,12 @@ TEXT_PLATES = (
         "What drove the prediction",
         "Above: the text is read again without the token. An orange bar of 3 bits "
         "says that without it the prediction is 2³ = 8 times less likely; a blue bar "
-        "says that the token spoke against it. Below: gradient × input, the usual "
-        "first-order estimate. Mamba reads tokens through a norm that takes out their "
-        "length, which leaves little of that estimate: trust the upper bars.",
-        "above: log₂ p(best | text) − log₂ p(best | text without j); "
-        "below: ∂ logit / ∂ x₀[j] · x₀[j], x₀ the token embeddings",
-        ("left_out", "gradient_input"),
+        "says that the token spoke against it. Below: what a method of explanation "
+        "assigns to each token without leaving it out. Where the two disagree, trust "
+        "the upper bars: they are what the model does.",
+        "above: log₂ p(target | text) − log₂ p(target | text without j), of two "
+        "targets the difference; below: relevance by the method that was asked for",
+        (),  # those of the method that was asked for
         figures.draw_drivers,
     ),
     Plate(
@@ -87,6 +87,9 @@ TEXT_PLATES = (
 
 def text_plates_of(explanation: Explanation) -> list[Plate]:
     """Return the pictures an explanation has the numbers for."""
+    own = {"drivers": ("left_out", f"relevance_{explanation.method}")}
     return [
-        plate for plate in TEXT_PLATES if getattr(explanation, plate.needs) is not None
+        plate._replace(arrays=own.get(plate.name, plate.arrays))
+        for plate in TEXT_PLATES
+        if getattr(explanation, plate.needs) is not None
     ]
