@@ -95,7 +95,6 @@ class Commands(typer.core.TyperGroup):
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Mamba in JAX, for people who want to see inside it.",
 )
@@ -103,9 +102,9 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> bool:
     if wanted:
-        from importlib.metadata import version
+        from jmamba import __version__
 
-        typer.echo(version("jmamba"))
+        typer.echo(__version__)
         raise typer.Exit()
     return wanted
 
