@@ -47,8 +47,12 @@ def explain_command(
         typer.Option(help="How many predictions: 8 tokens or 5 classes if left out."),
     ] = None,
     matrices: Annotated[
-        bool, typer.Option(help="Attention between all pairs of tokens.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            help="Attention between all pairs of tokens, or not; if left out, unless "
+            "that takes long."
+        ),
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -80,7 +84,9 @@ def explain_command(
     jacobian: Annotated[
         bool | None,
         typer.Option(
-            help="Norms of the token Jacobian's blocks, or not.", rich_help_panel=TEXTS
+            help="Norms of the Jacobian's blocks, or not; if left out, unless that "
+            "takes long.",
+            rich_help_panel=TEXTS,
         ),
     ] = None,
     probes: Annotated[
@@ -107,8 +113,13 @@ def explain_command(
     of_texts = _given(
         against=against, jacobian=jacobian, probes=probes, max_tokens=max_tokens
     )
-    common = {"layers": parse_layers(layers), "matrices": matrices} | _given(
-        top=top, method=method, settings=settings, compare=compare, target=target
+    common = {"layers": parse_layers(layers)} | _given(
+        matrices=matrices,
+        top=top,
+        method=method,
+        settings=settings,
+        compare=compare,
+        target=target,
     )
     source, place = (model, revision, dtype), (out, overwrite)
     if picture is not None:

@@ -29,6 +29,10 @@ def render(explanation: Explanation) -> Group:
         predictions_table(explanation.predictions, "Likeliest next tokens", "token"),
         "",
         drivers_table(explanation),
+        *(
+            Padding(Text(f"Left out ({part}): {why}", "dim"), (1, 0, 0, 0))
+            for part, why in explanation.settings.get("skipped", {}).items()
+        ),
     )
 
 

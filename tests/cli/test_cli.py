@@ -78,7 +78,7 @@ def test_explain_reads_files_and_standard_input(tmp_path, monkeypatch):
         (["explain", ""], "text is empty"),
         (["explain"], "Give a text"),
         (["explain", "a", "--file", "b"], "one of them"),
-        (["explain", "abc", "--max-tokens", 2], "--no-matrices"),
+        (["explain", "abc", "--max-tokens", 2, "--matrices"], "--no-matrices"),
         (["explain", "a", "--layers", "0,9"], "layers 0 to 1"),
         (["explain", "a", "--layers", "x"], "--layers 3,6,-1"),
         (["explain", "a", "--top", 0], "top must be at least 1"),
@@ -163,7 +163,7 @@ def test_generate_stops_at_ctrl_c(monkeypatch):
 def test_info_says_what_runs_where():
     result = run("info")
     assert result.exit_code == 0, result.output
-    for word in ("jax", "cpu", "xla_loop", "xla_chunked", "tpu", "2 of width 16"):
+    for word in ("jax", "cpu", "xla_loop", "xla_chunked", "TPU", "2 of width 16"):
         assert word in result.stdout
 
 

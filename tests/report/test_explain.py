@@ -249,7 +249,17 @@ def test_probes_fit_a_moment():
 def test_all_costs_are_said_at_once(monkeypatch):
     monkeypatch.setattr("jmamba.report.text.cost.MOMENT", {"cpu": 1.0})
     with pytest.raises(ValueError, match=r"--max-tokens 3.*--no-jacobian"):
-        explain_text(MODEL, BYTES, "abc", max_tokens=2)
+        explain_text(MODEL, BYTES, "abc", max_tokens=2, matrices=True, jacobian=True)
+
+
+def test_what_takes_long_is_left_out_unless_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr("jmamba.report.text.cost.MOMENT", {"cpu": 1.0})
+    found = explain_text(MODEL, BYTES, "abc", max_tokens=2)
+    assert found.attention is None and found.jacobian is None
+    assert set(found.settings["skipped"]) == {"matrices", "jacobian"}
+    assert found.last_attention.shape == (3, 3)
+    asked = explain_text(MODEL, BYTES, "abc", max_tokens=3, probes=1)
+    assert asked.attention is not None and asked.jacobian is not None
 
 
 def test_length_limit_says_what_it_costs():

@@ -1,7 +1,6 @@
 """What an explanation costs, and when that is too much to start unasked."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from typing import NamedTuple
 
 import jax
 
@@ -26,7 +25,7 @@ def choose_left_out(length: int, size: Size) -> int:
     Leaving out each of k tokens means k runs over the last k tokens.
     """
     moment = MOMENT.get(jax.default_backend(), ACCELERATED)
-    budget = 3 * moment / jacobian_operations(1, size)
+    budget = moment / jacobian_operations(1, size)
     return max(2, min(length, int(budget**0.5)))
 
 
@@ -58,38 +57,71 @@ def choose_probes(length: int, size: Size, probes: int | None) -> int:
     return max(1, min(MOST_PROBES, int(moment / one)))
 
 
-@contextmanager
-def all_complaints() -> Iterator[Callable]:
-    """Say at once all that several checks complain about.
+class Plan(NamedTuple):
+    """What of an explanation is computed, and why the rest is not.
 
-    Yields:
-      A function ask(check, *args) that returns what the check returns, None if it
-      complains.
+    Attributes:
+      matrices: whether attention between all pairs of tokens is.
+      probes: random directions per token for the Jacobian; None for no Jacobian.
+      skipped: part -> why it was left out unasked.
+    """
+
+    matrices: bool
+    probes: int | None
+    skipped: dict[str, str]
+
+
+def plan_costs(
+    length: int,
+    size: Size,
+    *,
+    matrices: bool | None,
+    jacobian: bool | None,
+    probes: int | None,
+    max_tokens: int,
+) -> Plan:
+    """Return what to compute: what was asked for, and else what does not take long.
+
+    Args:
+      length: tokens of the text.
+      size: of the model's layers.
+      matrices, jacobian: whether they are asked for; None for what does not take long.
+      probes: random directions per token that are asked for; None for as many as take
+        a moment.
+      max_tokens: longest text for matrices.
 
     Raises:
-      ValueError: a check has raised one; the message is that of all.
+      ValueError: something was asked for that takes too long; all reasons at once.
     """
-    complaints = []
+    complaints, skipped = [], {}
 
-    def ask(check, *args):
+    def ask(part, asked, check, *args):
+        if asked is False:
+            return None
         try:
             return check(*args)
         except ValueError as error:
-            complaints.append(str(error))
+            if asked:
+                complaints.append(str(error))
+            else:
+                skipped[part] = str(error)
 
-    yield ask
+    fits = ask("matrices", matrices, check_length, length, max_tokens, size)
+    wanted = jacobian if probes is None or jacobian is False else True
+    chosen = ask("jacobian", wanted, choose_probes, length, size, probes)
     if complaints:
         raise ValueError(" ".join(complaints))
+    return Plan(bool(fits), chosen, skipped)
 
 
-def check_length(length: int, max_tokens: int, size: Size) -> None:
-    """Raise if a text is too long for attention between all pairs of its tokens.
+def check_length(length: int, max_tokens: int, size: Size) -> bool:
+    """Return True unless a text is too long for attention between all its tokens.
 
     Raises:
       ValueError: it has more than `max_tokens`; the message says what it would cost.
     """
     if length <= max_tokens:
-        return
+        return True
     pairs = size.layers * length**2
     raise ValueError(
         f"The text has {length} tokens, more than {max_tokens}. Hidden attention "

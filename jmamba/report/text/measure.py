@@ -25,7 +25,7 @@ from jmamba.report.labels import split_pieces, token_label, token_labels
 from jmamba.report.predictions import best_predictions, name_predictions
 from jmamba.report.relevance import measure_relevance
 from jmamba.report.size import size_of
-from jmamba.report.text.cost import all_complaints, check_length, choose_probes
+from jmamba.report.text.cost import plan_costs
 from jmamba.report.text.explanation import Explanation
 from jmamba.report.text.left_out import leave_out
 
@@ -50,8 +50,8 @@ def explain_text(
     target: int | str | None = None,
     against: int | str | None = None,
     top: int = 8,
-    matrices: bool = True,
-    jacobian: bool = True,
+    matrices: bool | None = None,
+    jacobian: bool | None = None,
     probes: int | None = None,
     max_tokens: int = 512,
     name: str = "model",
@@ -77,8 +77,10 @@ def explain_text(
         it comes at all.
       top: how many of the likeliest next tokens to keep.
       matrices: whether to compute hidden attention between all pairs of tokens, and
-        not only what the last token attends to.
-      jacobian: whether to compute the norms of the Jacobian's blocks.
+        not only what the last token attends to; None for yes unless the text has more
+        than `max_tokens`.
+      jacobian: whether to compute the norms of the Jacobian's blocks; None for yes
+        unless that takes long.
       probes: random directions per token for those norms, d_model or more for exact
         ones; None for as many as take a moment, 16 at most.
       max_tokens: longest text for which to compute `matrices`.
@@ -115,11 +117,14 @@ def explain_text(
         None if one is None else choose_token(tokenizer, model.num_targets, one)
         for one in (target, *([] if against is None else [against]))
     ]
-    with all_complaints() as ask:
-        if matrices:
-            ask(check_length, len(ids), max_tokens, size_of(model))
-        if jacobian:
-            probes = ask(choose_probes, len(ids), size_of(model), probes)
+    plan = plan_costs(
+        len(ids),
+        size_of(model),
+        matrices=matrices,
+        jacobian=jacobian,
+        probes=probes,
+        max_tokens=max_tokens,
+    )
     tokens = jnp.asarray(ids, jnp.int32)[None]
     timings: dict[str, float] = {}
 
@@ -143,13 +148,13 @@ def explain_text(
         depth = measure_depth(
             model,
             tokens,
-            rows=None if matrices else [-1],
+            rows=None if plan.matrices else [-1],
             progress=partial(progress, STAGES[3]),
         )
     blocks = None
-    if jacobian:
+    if plan.probes is not None:
         with timed(STAGES[4], timings, progress):
-            blocks = _differentiate(model, tokens, probes)
+            blocks = _differentiate(model, tokens, plan.probes)
 
     def label(ids):
         texts = [tokenizer.decode([i]) for i in ids]
@@ -167,7 +172,7 @@ def explain_text(
         left_out=left_out,
         relevance=relevance.by,
         last_attention=depth.attention[:, -1],
-        attention=depth.attention if matrices else None,
+        attention=depth.attention if plan.matrices else None,
         norms=depth.norms,
         jacobian=blocks,
         settings={
@@ -178,9 +183,10 @@ def explain_text(
             "compare": compare,
             "layers": list(chosen),
             "top": top,
-            "matrices": matrices,
-            "jacobian": jacobian,
-            "probes": probes,
+            "matrices": plan.matrices,
+            "jacobian": plan.probes is not None,
+            "probes": plan.probes,
+            **({"skipped": plan.skipped} if plan.skipped else {}),
             "max_tokens": max_tokens,
             **relevance.notes,
             "dtype": jnp.dtype(model.dtype).name,
