@@ -220,7 +220,7 @@ def test_a_single_token_is_explained():
         ({"layers": []}, "at least one"),
         ({"top": 0}, "top must be at least 1"),
         ({"probes": 0}, "probes must be at least 1"),
-        ({"text": "abc", "max_tokens": 2}, "--max-tokens 3"),
+        ({"text": "abc", "max_tokens": 2, "matrices": True}, "--max-tokens 3"),
     ],
 )
 def test_explain_says_what_is_wrong(options, message):
