@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.model import LayeredModel
-from jmamba.types import Images, Tokens
+from jmamba.types import ArrayLike, Images, Tokens
 
-Inputs = Tokens | Images
+Inputs = Tokens | Images | ArrayLike
 PerSample = int | Sequence[int] | Int[Array, "b"] | None
 """One number for all samples, one for each, or None for the model's own choice."""
 
@@ -26,7 +26,7 @@ class Question(NamedTuple):
 
     graphdef: Any
     state: Any
-    inputs: Inputs
+    inputs: Tokens | Images
     target: Int[Array, "b"] | None
     query: Int[Array, "b"] | None
 
@@ -47,8 +47,7 @@ def ask(
       ValueError: the inputs do not fit the model, or target or query is out of range or
         not one number per sample.
     """
-    model.check_inputs(inputs)
-    inputs = jnp.asarray(inputs)
+    inputs = model.check_inputs(inputs)
     batch, length = inputs.shape[0], model.count_tokens(inputs.shape)
     query = model.usual_query(length) if query is None else query
     chosen = _numbers(query, batch, -length, length, "query")

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from jmamba.layers.freezing import NOTHING, Frozen
@@ -39,10 +41,12 @@ class Block(nnx.Module):
         cache: LayerCache | None = None,
         segment_ids: Any = None,
         frozen: Frozen = NOTHING,
-        edit: Callable[[str, Any], Any] = lambda place, value: value,
+        edit: Callable[[str, Any], Any] | None = None,
         **context: Any,
     ) -> BlockOutput:
         """Return x + mixer(norm(x)) with everything an analysis needs.
+
+        Values are named for policies of rematerialisation after their places.
 
         Args:
           x: the residual stream.
@@ -55,18 +59,23 @@ class Block(nnx.Module):
         if segment_ids is not None:
             context["segment_ids"] = segment_ids
         kept, state = (None, None) if cache is None else cache
-        x = edit("residual_in", x)
+
+        def at(place, value):
+            value = value if edit is None else edit(place, value)
+            return jax.tree.map(lambda x: checkpoint_name(x, place), value)
+
+        x = at("residual_in", x)
         projection = self.project(x, kept=kept, frozen=frozen, **context)
-        recurrence = edit("recurrence", projection.recurrence)
+        recurrence = at("recurrence", projection.recurrence)
         y, last_state = self.mixer.run(
             recurrence,
-            state=edit("state", state),
+            state=at("state", state),
             segment_ids=segment_ids,
             frozen=frozen,
         )
-        out = self.mixer.project_out(edit("gated", y), frozen=frozen)
-        out = edit("output", out)
-        x = edit("residual_out", x + out.astype(x.dtype))
+        out = self.mixer.project_out(at("gated", y), frozen=frozen)
+        out = at("output", out)
+        x = at("residual_out", x + out.astype(x.dtype))
         has_cache = last_state is not None
         cache = LayerCache(projection.kept, last_state) if has_cache else None
         return BlockOutput(x, recurrence, cache)

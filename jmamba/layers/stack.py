@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jmamba.ops.rematerialisation import scans_like_products
+
 PLACES = ("residual_in", "recurrence", "state", "gated", "output", "residual_out")
 """Where an edit is asked, in the order of a block's forward pass.
 
@@ -22,6 +24,13 @@ state         the recurrence's state before the first token; None for an empty o
 gated         what the output projection reads
 output        what the mixer puts out
 residual_out  the residual stream leaving the block
+"""
+
+Remat = bool | Callable[..., Any]
+"""Whether the backward pass computes a layer again, or a policy that says what is kept.
+
+A policy is one of `jax.checkpoint_policies`. It may name the places of `PLACES`, and
+"scan" for what a recurrence puts out.
 """
 
 Edit = Callable[[str, Any, Any], Any]
@@ -98,7 +107,7 @@ def walk(
     own: Any = None,
     *,
     reverse: bool = False,
-    remat: bool = False,
+    remat: Remat = False,
 ) -> tuple[Any, Any]:
     """Go from layer to layer, in one scan per run.
 
@@ -108,7 +117,9 @@ def walk(
       carry: what is handed from layer to layer.
       own: a pytree with a leading axis of layers, of which each gets its own part.
       reverse: whether to go from the last layer to the first.
-      remat: whether the backward pass computes each step again.
+      remat: whether the backward pass computes each step again; or a policy that says
+        which values it keeps instead, to which a recurrence counts as a product:
+        `jax.checkpoint_policies.dots_saveable` keeps both.
 
     Returns:
       The last carry, and what was found, with a leading axis of layers.
@@ -129,7 +140,9 @@ def walk(
             parameters, own = layer
             return step(open_block(parameters), carry, own)
 
-        body = jax.checkpoint(body) if remat else body
+        if remat is not False:
+            policy = None if remat is True else scans_like_products(remat)
+            body = jax.checkpoint(body, policy=policy)
         carry, seen = jax.lax.scan(body, carry, (parameters, mine), reverse=reverse)
         found.append(seen)
     return carry, join_layers(found[::-1] if reverse else found)
@@ -167,7 +180,7 @@ def run_layers(
     edit: Edit | None = None,
     edits: Any = None,
     cache: Any = None,
-    remat: bool = False,
+    remat: Remat = False,
     **options: Any,
 ) -> Passed:
     """Run the blocks, reading and editing what passes.
@@ -182,7 +195,7 @@ def run_layers(
       edit: called as edit(place, value, own) -> value at each of `PLACES`.
       edits: what edit is given as its own, a pytree with a leading axis of layers.
       cache: what each block remembers of earlier tokens, or None.
-      remat: whether the backward pass recomputes each block.
+      remat: whether the backward pass recomputes each block, or a policy; see `walk`.
       **options: keywords of the blocks.
 
     Examples:

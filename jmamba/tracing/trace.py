@@ -12,9 +12,10 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.layers.model import LayeredModel
 from jmamba.requests import choose_layers
-from jmamba.types import Images, Tokens
+from jmamba.types import ArrayLike, Images, Tokens, exportable
 
 
+@exportable
 class Trace(NamedTuple):
     """Everything an analysis starts from, for the chosen layers.
 
@@ -52,7 +53,7 @@ class Trace(NamedTuple):
 
 def trace(
     model: LayeredModel,
-    inputs: Tokens | Images,
+    inputs: Tokens | Images | ArrayLike,
     *,
     layers: Sequence[int] | None = None,
 ) -> Trace:
@@ -78,10 +79,10 @@ def trace(
       >>> t.layers.tolist(), t.recurrence.delta.shape
       ([0, 3], (2, 1, 5, 32))
     """
-    model.check_inputs(inputs)
+    inputs = model.check_inputs(inputs)
     chosen = choose_layers(layers, model.config.num_layers)
     graphdef, state = nnx.split(model)
-    return _trace(graphdef, state, jnp.asarray(inputs), chosen)
+    return _trace(graphdef, state, inputs, chosen)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "layers"))

@@ -92,7 +92,7 @@ class RetentionLM(LanguageModel):
 
     config: RetentionConfig
 
-    @staticmethod
-    def make_mixer(config, precision, rngs):
+    @classmethod
+    def make_mixer(cls, config, precision, rngs):
         """Return a retention layer."""
         return Retention(config, precision, rngs)

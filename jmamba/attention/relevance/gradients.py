@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from jmamba.attention.question import Inputs, PerSample, ask, pick, read_logits
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.model import LayeredModel
+from jmamba.requests import as_key
 
 
 def gradient_x_input(
@@ -86,7 +87,7 @@ def smooth_grad(
     query: PerSample = None,
     samples: int = 25,
     noise: float = 0.15,
-    key: Array | None = None,
+    key: Array | int | None = None,
 ) -> Float[Array, "b l"]:
     """Return the product of embedding and mean gradient at noisy embeddings.
 
@@ -96,7 +97,7 @@ def smooth_grad(
       model, inputs, target, query: as in `gradient_x_input`.
       samples: noisy copies.
       noise: standard deviation of e, in parts of each sample's range max x - min x.
-      key: randomness; None for a fixed one.
+      key: randomness, or a seed; None for a fixed one.
 
     Returns:
       The relevance of every token of the residual stream, the class token included.
@@ -120,7 +121,7 @@ def smooth_grad(
             f"samples={samples}, noise={noise}: give at least one sample and no "
             "negative noise."
         )
-    key = jax.random.key(0) if key is None else key
+    key = as_key(key, "smooth_grad")
     question = ask(model, inputs, target, query)
     return _smooth_grad(*question, key, jnp.asarray(noise, jnp.float32), samples)
 
@@ -191,13 +192,12 @@ def integrated_gradients(
         raise ValueError(f"steps={steps}: give at least 1.")
     question = ask(model, inputs, target, query)
     if baseline is not None:
-        model.check_inputs(baseline)  # type: ignore[arg-type]
+        baseline = model.check_inputs(baseline)
         if jnp.shape(baseline) != question.inputs.shape:
             raise ValueError(
                 f"baseline has shape {jnp.shape(baseline)}, but inputs have "
                 f"{question.inputs.shape}; give the same."
             )
-        baseline = jnp.asarray(baseline)
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     place = (nodes + 1) / 2
     points = np.stack([place**4, weights / 2 * 4 * place**3], axis=1)
