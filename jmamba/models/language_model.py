@@ -15,6 +15,7 @@ from jmamba.layers.mixer import Mixer
 from jmamba.layers.norm import Precision, RMSNorm
 from jmamba.layers.selection import torch_uniform
 from jmamba.layers.stack import Remat, stack_layers
+from jmamba.layers.tabulation import tabulated
 from jmamba.models.base import StackedModel
 from jmamba.models.cache import GenerationCache, open_cache
 from jmamba.models.texts import Texts, as_tokens, compact, read_texts
@@ -103,6 +104,7 @@ class LanguageModel(StackedModel):
         """
         raise NotImplementedError
 
+    @tabulated
     def __call__(
         self,
         tokens: Tokens | ArrayLike | None = None,

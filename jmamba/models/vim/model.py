@@ -15,6 +15,7 @@ from jmamba.layers.block import Block
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear
 from jmamba.layers.norm import Precision, RMSNorm
 from jmamba.layers.stack import Remat, Run, stack_layers
+from jmamba.layers.tabulation import tabulated
 from jmamba.models.base import StackedModel
 from jmamba.models.vim.config import VimConfig
 from jmamba.models.vim.interpolation import bicubic_matrix
@@ -117,6 +118,7 @@ class Vim(StackedModel):
             m, config.num_classes, kernel_init=small_normal, **options, rngs=rngs
         )
 
+    @tabulated
     def __call__(
         self, images: Images | ArrayLike, *, tau: Tau = None
     ) -> Float[Array, "b v"]:
