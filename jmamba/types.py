@@ -42,6 +42,9 @@ class SupportsArray(Protocol):
 ArrayLike = SupportsArray | Sequence[Any]
 """What functions take for an array: one of any library, or nested lists of numbers."""
 
+KeyLike = Array | SupportsArray | int
+"""What functions take for a key of random numbers: a key, or a seed."""
+
 Kind = TypeVar("Kind", bound=type)
 
 
@@ -53,8 +56,8 @@ def exportable(kind: Kind) -> Kind:
       ... class Pair(NamedTuple):
       ...     x: Array
       >>> double = jax.jit(lambda pair: Pair(2 * pair.x))
-      >>> exported = jax.export.export(double)(Pair(jax.numpy.ones(2)))
-      >>> jax.export.deserialize(exported.serialize()).call(Pair(jax.numpy.ones(2)))
+      >>> program = jax.export.export(double)(Pair(jax.numpy.ones(2)))
+      >>> program.call(Pair(jax.numpy.ones(2)))  # as bytes: program.serialize()
       Pair(x=Array([2., 2.], dtype=float32))
     """
     name = f"{kind.__module__}.{kind.__qualname__}"

@@ -10,7 +10,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jmamba.files.tokenizer import Tokenizer
 from jmamba.generation.hints import check_names
 from jmamba.generation.overflow import check_overflow
 from jmamba.generation.request import Request, is_traced, make_request
@@ -20,7 +19,7 @@ from jmamba.generation.streaming import Callback, deliver, listening
 from jmamba.models.cache import GenerationCache
 from jmamba.models.language_model import LanguageModel
 from jmamba.models.texts import compact
-from jmamba.types import ArrayLike, LayerCache, Tokens, exportable
+from jmamba.types import ArrayLike, KeyLike, LayerCache, Tokens, exportable
 
 
 @exportable
@@ -48,8 +47,8 @@ def generate(
     sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
     stop_tokens: Sequence[int] | None = None,
     stop_strings: str | Sequence[str] = (),
-    tokenizer: Tokenizer | None = None,
-    key: Array | int | None = None,
+    tokenizer: Any = None,
+    key: KeyLike | None = None,
     callback: Callback | None = None,
     pad_token: int = 0,
     cache: Generated | GenerationCache | LayerCache | Any = None,
@@ -72,7 +71,7 @@ def generate(
       stop_tokens: ids that end a row; None for the configuration's end tokens, ()
         for none.
       stop_strings: texts that end a row once it contains one; it keeps their tokens.
-      tokenizer: what decodes tokens for them.
+      tokenizer: what decodes tokens for them, by `tokenizer.decode(ids)`.
       key: `jax.random.key(seed)` or the seed; needed when the temperature is above 0.
       callback: called on the host as callback(tokens, running) with arrays of shape
         (b,) for each new token, in order; `tokens[i]` is padding where row i is not

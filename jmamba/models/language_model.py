@@ -1,6 +1,7 @@
 """Language models of any blocks: embedding, stacked blocks, norm, output projection."""
 
 import dataclasses
+import os
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,7 +17,7 @@ from jmamba.layers.norm import Precision, RMSNorm
 from jmamba.layers.selection import torch_uniform
 from jmamba.layers.stack import Remat, stack_layers
 from jmamba.layers.tabulation import tabulated
-from jmamba.models.base import StackedModel
+from jmamba.models.base import Loaded, StackedModel
 from jmamba.models.cache import GenerationCache, open_cache
 from jmamba.models.texts import Texts, as_tokens, compact, read_texts
 from jmamba.requests import take_token
@@ -50,7 +51,7 @@ class LanguageModel(StackedModel):
       rngs: source of the initial weights.
 
     To untie the output projection, assign it: `model.lm_head = nnx.Param(weights)` of
-    shape (d_model, vocab_size); None ties it again.
+    shape (d_model, vocab_size), or a configuration that says so; None ties it again.
     """
 
     reads: ClassVar[str] = "tokens"
@@ -86,12 +87,49 @@ class LanguageModel(StackedModel):
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; an output projection of its own unties the model."""
+        """Set an attribute; output projection and configuration follow each other."""
         super().__setattr__(name, value)
-        if name == "lm_head" and hasattr(self, "config"):
-            is_tied = self.lm_head is None
-            if self.config.tie_embeddings != is_tied:
-                self.config = dataclasses.replace(self.config, tie_embeddings=is_tied)
+        both = "lm_head", "config"
+        if name not in both or not all(hasattr(self, one) for one in both):
+            return
+        is_tied = self.lm_head is None
+        if self.config.tie_embeddings == is_tied:
+            return
+        if name == "lm_head":
+            self.config = dataclasses.replace(self.config, tie_embeddings=is_tied)
+        else:
+            head = nnx.Param(self.embedding[...].T) if is_tied else None
+            super().__setattr__("lm_head", nnx.data(head))
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Loaded],
+        path_or_id: str | os.PathLike,
+        *,
+        tie_embeddings: bool | None = None,
+        **options: Any,
+    ) -> Loaded:
+        """Load a language model; see `StackedModel.from_pretrained`.
+
+        Args:
+          path_or_id: a folder, or a Hub id.
+          tie_embeddings: False for an output projection of its own, which begins as the
+            embedding table; None for what the checkpoint says.
+          **options: of `StackedModel.from_pretrained`.
+
+        Raises:
+          ValueError: embeddings are to be tied that the checkpoint has untied.
+        """
+        model = super().from_pretrained(path_or_id, **options)
+        if tie_embeddings and not model.config.tie_embeddings:
+            raise ValueError(
+                f"{path_or_id} has an output projection of its own, which "
+                "tie_embeddings=True would drop. Leave it out; to drop it, type "
+                "model.lm_head = None."
+            )
+        if tie_embeddings is False:
+            model.config = dataclasses.replace(model.config, tie_embeddings=False)
+        return model
 
     @classmethod
     def make_mixer(cls, config: Any, precision: Precision, rngs: nnx.Rngs) -> Mixer:

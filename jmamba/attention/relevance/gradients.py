@@ -12,6 +12,7 @@ from jmamba.attention.question import Inputs, PerSample, ask, pick, read_logits
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.model import LayeredModel
 from jmamba.requests import as_key
+from jmamba.types import KeyLike
 
 
 def gradient_x_input(
@@ -87,7 +88,7 @@ def smooth_grad(
     query: PerSample = None,
     samples: int = 25,
     noise: float = 0.15,
-    key: Array | int | None = None,
+    key: KeyLike | None = None,
 ) -> Float[Array, "b l"]:
     """Return the product of embedding and mean gradient at noisy embeddings.
 

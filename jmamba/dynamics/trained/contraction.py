@@ -14,6 +14,7 @@ from jmamba.layers.block import Block
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.stack import walk
 from jmamba.requests import WORKING_BYTES, as_key
+from jmamba.types import KeyLike
 
 
 class ContractionMap(NamedTuple):
@@ -35,7 +36,7 @@ def contraction_map(
     residual_in: Float[Array, "s l m"],
     *,
     steps: int = 32,
-    key: Array | int | None = None,
+    key: KeyLike | None = None,
     memory_limit: int = WORKING_BYTES,
 ) -> ContractionMap:
     """Return the logarithmic norm of every token's own block in every layer.

@@ -13,7 +13,7 @@ from jmamba.dynamics.trained.jacobian import check_finite
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.stack import Run, cut_runs, walk
 from jmamba.requests import WORKING_BYTES, as_key
-from jmamba.types import Recurrence
+from jmamba.types import KeyLike, Recurrence
 
 KEPT_PER_DIRECTION = 4
 """Arrays of the tokens' size kept per direction: before, after, and two by QR."""
@@ -128,7 +128,7 @@ def depth_exponents(
     count: int = 1,
     *,
     token: int | None = None,
-    key: Array | int | None = None,
+    key: KeyLike | None = None,
     memory_limit: int = WORKING_BYTES,
 ) -> DepthExponents:
     """Return how fast small differences of tokens grow from layer to layer.

@@ -19,6 +19,7 @@ from jmamba.dynamics.trained.layer_jacobian import (
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.stack import Run, cut_runs, run_layers
 from jmamba.requests import WORKING_BYTES, as_key, choose_positions
+from jmamba.types import KeyLike
 from jmamba_kernels import accumulation_dtype
 
 DIRECTIONS_AT_ONCE = 128
@@ -164,7 +165,7 @@ def jacobian_norms(
     x: Float[Array, "l m"],
     *,
     probes: int | None = None,
-    key: Array | int | None = None,
+    key: KeyLike | None = None,
     memory_limit: int = WORKING_BYTES,
 ) -> Float[Array, "l l"]:
     """Return the Frobenius norm of every block d f(x)[i] / d x[j].

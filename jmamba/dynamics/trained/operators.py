@@ -10,6 +10,7 @@ from jaxtyping import Array, Complex, Float
 
 from jmamba.dynamics.trained.jacobian import WORKING_BYTES, TokenMap, check_finite
 from jmamba.requests import as_key
+from jmamba.types import KeyLike
 
 
 def diagonal_blocks(
@@ -121,7 +122,7 @@ def singular_values(
     count: int = 1,
     *,
     steps: int | None = None,
-    key: Array | int | None = None,
+    key: KeyLike | None = None,
     memory_limit: int = WORKING_BYTES,
 ) -> Float[Array, "k"]:
     """Return the largest singular values of the whole token Jacobian, descending.
