@@ -35,7 +35,8 @@ def make_stop(
             "generate: stop_strings need a tokenizer to decode new tokens. Add "
             "tokenizer=load_tokenizer(folder_or_hub_id) of jmamba.checkpoints."
         )
-    return StopStrings(strings, tokenizer.decode, _contexts(request))
+    silent = set(np.asarray(request.stop_tokens).tolist())
+    return StopStrings(strings, tokenizer.decode, _contexts(request), silent=silent)
 
 
 def _contexts(request: Request) -> list[list[int]]:

@@ -1,6 +1,6 @@
 """Texts that come token by token: characters that are whole, and where to stop."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -50,6 +50,7 @@ class StopStrings:
       strings: what ends a text.
       decode: the tokenizer's map from ids to text.
       contexts: tokens before the first new one, of each row.
+      silent: tokens without a text, which are not decoded.
 
     Examples:
       >>> decode = lambda ids: bytes(ids).decode(errors="replace")
@@ -64,12 +65,16 @@ class StopStrings:
         strings: Sequence[str],
         decode: Callable[[Sequence[int]], str],
         contexts: Sequence[Sequence[int]],
+        *,
+        silent: Collection[int] = (),
     ):
+        contexts = [[i for i in row if i not in silent] for row in contexts]
+        self._silent = silent
         self._strings = tuple(strings)
         self._kept = max(map(len, self._strings)) - 1
-        self._streams = [TextStream(decode, list(row)) for row in contexts]
+        self._streams = [TextStream(decode, row) for row in contexts]
         # no character has more than four tokens
-        tails = (list(row)[-4 * self._kept - 4 :] for row in contexts)
+        tails = (row[-4 * self._kept - 4 :] for row in contexts)
         self._tails = [decode(tail) if tail else "" for tail in tails]
 
     def __call__(self, tokens: np.ndarray, running: np.ndarray) -> np.ndarray:
@@ -82,6 +87,8 @@ class StopStrings:
         )
 
     def _hear(self, row: int, token: int) -> bool:
+        if token in self._silent:
+            return False
         tail, new = self._tails[row], self._streams[row].push(token)
         text = tail + new
         self._tails[row] = text[len(text) - self._kept :] if self._kept else ""

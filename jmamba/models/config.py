@@ -1,7 +1,7 @@
 """Sizes and choices around the blocks of a language model."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jmamba.layers.sizes import check_sizes
@@ -47,7 +47,7 @@ class LanguageModelConfig:
           ValueError: they cannot.
         """
         ids = self.eos_token_id
-        if ids is not None and not isinstance(ids, int):  # a tuple has a hash
+        if isinstance(ids, Iterable):  # a tuple has a hash
             object.__setattr__(self, "eos_token_id", tuple(ids))
         wrong = [i for i in self.end_tokens if not _is_count(i)]
         if wrong:
@@ -69,7 +69,7 @@ class LanguageModelConfig:
         ids = self.eos_token_id
         if ids is None:
             return ()
-        return (ids,) if isinstance(ids, int) else tuple(ids)
+        return tuple(ids) if isinstance(ids, Iterable) else (ids,)
 
 
 def _is_count(x: Any) -> bool:
