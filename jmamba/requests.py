@@ -40,8 +40,9 @@ def as_array(x: Any, name: str) -> Any:
             f"{name} are a {type(x).__name__} with the keys {keys}; give the array in "
             f'it, for example {name}=encoding["input_ids"].'
         )
-    if hasattr(x, "detach") and hasattr(x, "cpu"):  # a tensor of torch
-        x = x.detach().cpu()
+    detach = getattr(x, "detach", None)  # of a tensor of torch
+    if detach is not None:
+        x = detach().cpu()
         try:
             return x.numpy()
         except TypeError:  # bfloat16, which NumPy does not know
@@ -106,7 +107,8 @@ def as_key(key: Any, caller: str) -> Array:
             return jax.random.key(key)
         if key.ndim == 1 and key.dtype == jnp.uint32:  # of PRNGKey
             return key
-    given = f"of shape {key.shape}" if hasattr(key, "shape") else f"{key!r}"
+    shape = getattr(key, "shape", None)
+    given = f"{key!r}" if shape is None else f"of shape {shape}"
     raise TypeError(
         f"{caller}: key must be one key of random numbers, but is {given}. Give "
         "key=jax.random.key(0), or a seed such as key=0."

@@ -32,12 +32,12 @@ def check_overflow(
     rows = np.flatnonzero(has_overflowed).tolist()
     graphdef, state = nnx.split(model)
     before, layers = _find(graphdef, state, request, generated)
-    bad = ~np.asarray(layers)[:, rows].all(axis=1)
+    bad = np.flatnonzero(~np.asarray(layers)[:, rows].all(axis=1))
     where = "the output projection, behind all layers"
     if not np.asarray(before)[rows].all():
         where = "what the first layer is given: the embeddings, or the cache"
-    elif bad.any():
-        where = f"layer {int(bad.argmax())} of {len(bad)} (0 based)"
+    elif bad.size:
+        where = f"layer {bad[0]} of {model.config.num_layers} (0 based)"
     dtype = jnp.dtype(model.dtype).name
     advice = (
         "float16 ends at 65504; bfloat16 reaches as far as float32: load the model "

@@ -43,4 +43,4 @@ def _restore_methods(kinds: set[type], is_meant: Callable[[str], bool]) -> None:
     for kind in kinds:
         for name, method in inspect.getmembers(kind, inspect.isfunction):
             if method.__globals__ is vars(summary) and is_meant(name):
-                setattr(kind, name, method.__wrapped__)
+                setattr(kind, name, vars(method)["__wrapped__"])

@@ -25,7 +25,8 @@ from jmamba.layers import (
 )
 from jmamba.layers.norm import rms_norm
 from jmamba.layers.selection import make_linear
-from jmamba.models.language_model import LanguageModel, LanguageModelConfig
+from jmamba.models.config import LanguageModelConfig
+from jmamba.models.language_model import LanguageModel
 from jmamba_kernels import accumulation_dtype
 
 

@@ -1,5 +1,7 @@
 """Programs of models as files, and as tables."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -51,7 +53,7 @@ def test_exported_step_takes_what_generation_returned():
         return jmamba.generate(model, None, cache=cache, max_new_tokens=3)
 
     program = jax.export.export(jax.jit(go_on))(new).serialize()
-    found = jax.export.deserialize(program).call(new)
+    found: Any = jax.export.deserialize(program).call(new)
     np.testing.assert_array_equal(found.tokens, go_on(new).tokens)
 
 

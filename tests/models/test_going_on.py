@@ -1,5 +1,7 @@
 """Generations that go on, that stop, and that must not."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -178,7 +180,8 @@ def test_stop_string_may_begin_in_an_earlier_part():
 def test_stop_strings_messages(model, prompts):
     with pytest.raises(ValueError, match="need a tokenizer .*load_tokenizer"):
         generate(model, prompts, max_new_tokens=1, stop_strings=["."])
-    for wrong in ([""], [3]):
+    wrongs: list[Any] = [[""], [3]]
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="must be texts of at least one char"):
             generate(
                 model, prompts, max_new_tokens=1, stop_strings=wrong, tokenizer=_Latin()

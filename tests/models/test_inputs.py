@@ -262,6 +262,7 @@ def test_output_projection_is_untied_by_a_choice(tmp_path):
     model = remake(tiny_model())
     model.save_pretrained(tmp_path / "tied")
     free = jmamba.MambaLM.from_pretrained(tmp_path / "tied", tie_embeddings=False)
+    assert free.lm_head is not None
     chex.assert_trees_all_equal(free.lm_head[...], model.embedding[...].T)
     assert_close(free(LISTS).logits, model(LISTS).logits, 1e-6)
     copy = remake(model)

@@ -145,8 +145,8 @@ class Vim(StackedModel):
           ValueError: they are not (b, height, width, colours) floats that hold at least
             one patch.
         """
-        inputs = as_array(inputs, "images")
-        shape, dtype = inputs.shape, inputs.dtype
+        images = as_array(inputs, "images")
+        shape, dtype = images.shape, images.dtype
         c = self.config
         if len(shape) != 4 or shape[3] != c.image_channels or 0 in shape:
             raise ValueError(
@@ -164,7 +164,7 @@ class Vim(StackedModel):
                 f"images of {shape[1]} x {shape[2]} pixels hold no patch of side "
                 f"{c.patch_size}; give larger ones."
             )
-        return jnp.asarray(inputs)
+        return jnp.asarray(images)
 
     def runs(self) -> list[Run]:
         """Return the layers as runs of one kind: those that sort, those that do not."""
