@@ -1,5 +1,7 @@
 """Mamba in JAX, for people who want to see inside it."""
 
+__version__ = "0.1.0"
+
 from jmamba import attention as attention
 from jmamba import dynamics as dynamics
 from jmamba import ops as ops

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 import typer.core
 import typer.main
-from rich.console import Console
 
 INTERRUPTED = 130
 LATER = {
@@ -35,6 +34,10 @@ LATER = {
     "reproduce": (
         "jmamba.commands.reproduce:reproduce_command",
         "Run an experiment of the papers: its tables and figures.",
+    ),
+    "info": (
+        "jmamba.commands.info:info_command",
+        "Show versions, devices, and what runs the scan on them.",
     ),
 }
 """Commands of other modules, imported when they are run."""
@@ -92,7 +95,6 @@ class Commands(typer.core.TyperGroup):
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Mamba in JAX, for people who want to see inside it.",
 )
@@ -100,9 +102,9 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> bool:
     if wanted:
-        from importlib.metadata import version
+        from jmamba import __version__
 
-        typer.echo(version("jmamba"))
+        typer.echo(__version__)
         raise typer.Exit()
     return wanted
 
@@ -120,29 +122,6 @@ def options(
     ] = False,
 ) -> None:
     """Mamba in JAX, for people who want to see inside it."""
-
-
-@app.command()
-def info(
-    check: Annotated[
-        bool,
-        typer.Option(
-            "--check", help="Compare the scan that runs here with its definition."
-        ),
-    ] = False,
-) -> None:
-    """Show versions, devices, and which implementation of the scan runs on them."""
-    from jmamba.commands.info import describe
-
-    console = Console(highlight=False)
-    console.print(describe())
-    if check:
-        from jmamba.commands.check import check_scan, show_checks
-
-        checks = check_scan()
-        console.print("", show_checks(checks))
-        if not all(one.is_passed for one in checks):
-            raise typer.Exit(1)
 
 
 def _complain(message: str) -> None:

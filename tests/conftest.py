@@ -8,6 +8,9 @@ annotation checks, since it asks what a user sees, who does not have them; where
 Programs: compiled ones are kept in .jax_cache, or where JAX_COMPILATION_CACHE_DIR says,
 so that a second run is about twice as fast as the first.
 
+Slow tests: those that slow.txt lists, `-m "not slow"` leaves them out; find_slow.py
+makes the list.
+
 Devices: tests run on the CPU unless JAX_PLATFORMS says otherwise. The CPU counts as 8
 devices, so that sharding is tested without hardware.
 """
@@ -45,6 +48,14 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("quick")
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests that slow.txt lists."""
+    slow = set((Path(__file__).parent / "slow.txt").read_text().split())
+    for item in items:
+        if item.nodeid.split("[")[0] in slow:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True, scope="module")

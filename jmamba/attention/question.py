@@ -17,29 +17,48 @@ PerSample = int | Sequence[int] | Int[Array, "b"] | None
 """One number for all samples, one for each, or None for the model's own choice."""
 
 
+class Contrast(NamedTuple):
+    """Why one and not the other: the difference of two logits, as a target.
+
+    Attributes:
+      target: class or token that is explained, one or one per sample; None for the
+        predicted one.
+      against: the one that it is compared with.
+    """
+
+    target: PerSample
+    against: int | Sequence[int] | Int[Array, "b"]
+
+
+Target = PerSample | Contrast
+"""Whose logit is explained, or the difference of which two."""
+
+
 class Question(NamedTuple):
     """An input, and the logits and tokens that explanations are about.
 
-    `target` is None for the predicted class or token. `query` is None where a model
+    `target` is one number per sample, None for the predicted class or token, or a
+    `Contrast` of such. `query` is None where a model
     reads the mean over all tokens.
     """
 
     graphdef: Any
     state: Any
     inputs: Tokens | Images
-    target: Int[Array, "b"] | None
+    target: Any
     query: Int[Array, "b"] | None
 
 
 def ask(
-    model: LayeredModel, inputs: Inputs, target: PerSample, query: PerSample
+    model: LayeredModel, inputs: Inputs, target: Target, query: PerSample
 ) -> Question:
     """Check what is to be explained and fill in the query.
 
     Args:
       model: the model.
       inputs: token ids or images.
-      target: class or token whose logit is explained; None for the predicted one.
+      target: class or token whose logit is explained; None for the predicted one; a
+        `Contrast` for the difference of two.
       query: the token that it is read off, counted in the residual stream, negative
         from the end; None for the class token of an image and the last of a text.
 
@@ -47,15 +66,21 @@ def ask(
       ValueError: the inputs do not fit the model, or target or query is out of range or
         not one number per sample.
     """
-    inputs = model.check_inputs(inputs)
-    batch, length = inputs.shape[0], model.count_tokens(inputs.shape)
+    checked = model.check_inputs(inputs)
+    batch, length = checked.shape[0], model.count_tokens(checked.shape)
     query = model.usual_query(length) if query is None else query
     chosen = _numbers(query, batch, -length, length, "query")
     if chosen is not None:
         chosen = chosen % length
     graphdef, state = nnx.split(model)
-    wanted = _numbers(target, batch, 0, model.num_targets, "target")
-    return Question(graphdef, state, inputs, wanted, chosen)
+    pair = target if isinstance(target, Contrast) else (target,)
+    names, count = ("target", "against"), model.num_targets
+    wanted = [
+        _numbers(one, batch, 0, count, name)
+        for one, name in zip(pair, names, strict=False)
+    ]
+    wanted = Contrast(*wanted) if isinstance(target, Contrast) else wanted[0]  # pyright: ignore[reportArgumentType] (a number is given)
+    return Question(graphdef, state, checked, wanted, chosen)
 
 
 def _numbers(choice: PerSample, batch: int, low: int, high: int, name: str):
@@ -77,12 +102,24 @@ def _numbers(choice: PerSample, batch: int, low: int, high: int, name: str):
     return jnp.asarray(np.broadcast_to(values.reshape(-1), (batch,)))
 
 
-def pick(
-    logits: Float[Array, "b v"], target: Int[Array, "b"] | None
-) -> Float[Array, "b"]:
-    """Return one logit per sample, the largest if no target is given."""
-    target = jnp.argmax(logits, axis=-1) if target is None else target
+def pick(logits: Float[Array, "b v"], target: Any) -> Float[Array, "b"]:
+    """Return what is explained of each sample's logits.
+
+    Args:
+      logits: of each sample.
+      target: of a `Question`.
+    """
+    target = resolve(logits, target)
+    if isinstance(target, Contrast):
+        return pick(logits, target.target) - pick(logits, target.against)
     return jnp.take_along_axis(logits, target[:, None], axis=1)[:, 0]
+
+
+def resolve(logits: Float[Array, "b v"], target: Any) -> Any:
+    """Return a target with the predicted class or token where none is given."""
+    if isinstance(target, Contrast):
+        return target._replace(target=resolve(logits, target.target))
+    return jnp.argmax(logits, axis=-1) if target is None else target
 
 
 def read_logits(

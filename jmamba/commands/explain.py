@@ -13,10 +13,10 @@ from jmamba.commands.options import (
     Revision,
 )
 from jmamba.commands.reading import find_picture, parse_layers, read_text
-from jmamba.report.image.explain import DEFAULT_METHOD
+from jmamba.report.choices import DEFAULT_METHOD
 
-TEXTS, IMAGES = "Options for texts", "Options for images"
-"""Panels of the help; options of the one make no sense with the other."""
+TEXTS = "Options for texts"
+"""Panel of the help for what makes no sense with an image."""
 
 
 def explain_command(
@@ -53,27 +53,29 @@ def explain_command(
         str | None,
         typer.Option(
             help=f"How relevance is measured, {DEFAULT_METHOD} if left out: "
-            f"{', '.join(METHODS)}.",
-            rich_help_panel=IMAGES,
-        ),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help="Class to explain, its name or number; the likeliest if left out.",
-            rich_help_panel=IMAGES,
+            f"{', '.join(METHODS)}."
         ),
     ] = None,
     settings: Annotated[
         str | None,
-        typer.Option(
-            help=f"Of methods by attention: {' or '.join(PRESETS)}.",
-            rich_help_panel=IMAGES,
-        ),
+        typer.Option(help=f"Of methods by attention: {' or '.join(PRESETS)}."),
     ] = None,
     compare: Annotated[
-        bool | None,
-        typer.Option(help="All other methods too, or not.", rich_help_panel=IMAGES),
+        bool | None, typer.Option(help="All other methods too, or not.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="What to explain, the likeliest if left out: a next token by its text "
+            "or id, a class by its name or number."
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Why the target comes rather than this next token.",
+            rich_help_panel=TEXTS,
+        ),
     ] = None,
     jacobian: Annotated[
         bool | None,
@@ -102,17 +104,19 @@ def explain_command(
     Prints the prediction and writes a folder with a page, pictures and arrays.
     """
     picture = find_picture(text, image)
-    of_texts = _given(jacobian=jacobian, probes=probes, max_tokens=max_tokens)
-    of_images = _given(method=method, target=target, settings=settings, compare=compare)
-    common = _given(top=top) | {"layers": parse_layers(layers), "matrices": matrices}
+    of_texts = _given(
+        against=against, jacobian=jacobian, probes=probes, max_tokens=max_tokens
+    )
+    common = {"layers": parse_layers(layers), "matrices": matrices} | _given(
+        top=top, method=method, settings=settings, compare=compare, target=target
+    )
     source, place = (model, revision, dtype), (out, overwrite)
     if picture is not None:
-        _check_foreign(of_texts | _given(file=file), "an image", "texts")
+        _check_foreign(of_texts | _given(file=file))
         from jmamba.commands.explain_image import explain_picture
 
-        page = explain_picture(picture, source, common | of_images, *place)
+        page = explain_picture(picture, source, common, *place)
     else:
-        _check_foreign(of_images, "a text", "images")
         text = read_text(text, file)
         from jmamba.commands.explain_text import explain_words
 
@@ -128,11 +132,11 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _check_foreign(typed: dict[str, Any], this: str, other: str) -> None:
-    """Raise if options of images were typed with a text, or the other way round."""
+def _check_foreign(typed: dict[str, Any]) -> None:
+    """Raise if options of texts were typed with a picture."""
     if typed:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in typed)
         raise ValueError(
-            f"{names}: only for {other}, but this is {this}. Leave out what does not "
+            f"{names}: only for texts, but this is an image. Leave out what does not "
             "fit."
         )

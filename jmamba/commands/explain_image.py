@@ -11,14 +11,10 @@ def explain_picture(path: Path, source, options, out: Path, overwrite: bool) -> 
     """Explain a picture, write its report and show it; return the path of its page."""
     with stages() as show:
         show("loading the model", 0, 1)
-        from jmamba.commands.terminal import render_image
         from jmamba.models.vim.images import open_image
+        from jmamba.report.choices import DEFAULT_METHOD, check_question
         from jmamba.report.folder import check_directory
-        from jmamba.report.image.explain import (
-            DEFAULT_METHOD,
-            check_question,
-            explain_image,
-        )
+        from jmamba.report.image.measure import explain_image
         from jmamba.report.image.page import write_image
 
         check_directory(out, overwrite=overwrite)
@@ -34,6 +30,25 @@ def explain_picture(path: Path, source, options, out: Path, overwrite: bool) -> 
         page = write_image(found, out, overwrite=overwrite, progress=show)
     show_result(render_image(found), found.timings, page)
     return page
+
+
+def render_image(explanation: Any) -> Any:
+    """Return what the terminal shows of an image's explanation."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from jmamba.commands.terminal import predictions_table
+
+    height, width = explanation.picture.shape[:2]
+    about = Text(f"{explanation.shown_name}, {width} x {height} pixels")
+    method = explanation.method.replace("_", " ")
+    explained = Text(f"Explained by {method}: {explanation.label}")
+    return Group(
+        Padding(about, (1, 2)),
+        predictions_table(explanation.predictions, "Likeliest classes", "class"),
+        Padding(explained, (1, 2, 0, 2)),
+    )
 
 
 def load_image_model(

@@ -12,7 +12,7 @@ def explain_words(text: str, source, options, out: Path, overwrite: bool) -> Pat
         show("loading the model", 0, 1)
         from jmamba.commands.terminal import render
         from jmamba.report.folder import check_directory
-        from jmamba.report.text.explain import explain_text
+        from jmamba.report.text.measure import explain_text
         from jmamba.report.text.page import write_text
 
         check_directory(out, overwrite=overwrite)

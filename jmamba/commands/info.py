@@ -1,10 +1,14 @@
-"""What this machine runs jmamba with."""
+"""The command `jmamba info`: what this machine runs jmamba with."""
+
+from typing import Annotated
 
 import jax
+import typer
 from flax import nnx
-from rich.console import Group
+from rich.console import Console, Group
 from rich.table import Table
 
+from jmamba.commands.check import check_scan, show_checks
 from jmamba.report.environment import environment, lowering_target
 from jmamba_kernels.selective_scan.table import Target, choose
 
@@ -28,6 +32,24 @@ TARGETS = {
     "AMD GPU": Target("rocm"),
 }
 """Kinds of device between which the choice differs."""
+
+
+def info_command(
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Compare the scan that runs here with its definition."
+        ),
+    ] = False,
+) -> None:
+    """Show versions, devices, and which implementation of the scan runs on them."""
+    console = Console(highlight=False)
+    console.print(describe())
+    if check:
+        checks = check_scan()
+        console.print("", show_checks(checks))
+        if not all(one.is_passed for one in checks):
+            raise typer.Exit(1)
 
 
 def describe() -> Group:

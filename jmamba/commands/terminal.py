@@ -6,7 +6,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from jmamba.report.image.explanation import ImageExplanation
 from jmamba.report.labels import BLANKS, BROKEN, visible
 from jmamba.report.predictions import Predictions
 from jmamba.report.text.explanation import Explanation
@@ -17,13 +16,12 @@ BAR_WIDTH = 20
 
 def render(explanation: Explanation) -> Group:
     """Return what the terminal shows of an explanation."""
-    best = explanation.predictions.labels[0]
     legend = Text.assemble(
         "spoke ",
         ("for", _style(1.0)),
         " or ",
         ("against", _style(-1.0)),
-        f" {best} as the next token",
+        f" {explanation.explained} as the next token",
     )
     return Group(
         Padding(shaded_text(explanation), (1, 2)),
@@ -47,19 +45,6 @@ def shaded_text(explanation: Explanation) -> Text:
     return text
 
 
-def render_image(explanation: ImageExplanation) -> Group:
-    """Return what the terminal shows of an image's explanation."""
-    height, width = explanation.picture.shape[:2]
-    about = Text(f"{explanation.shown_name}, {width} x {height} pixels")
-    method = explanation.method.replace("_", " ")
-    explained = Text(f"Explained by {method}: {explanation.label}")
-    return Group(
-        Padding(about, (1, 2)),
-        predictions_table(explanation.predictions, "Likeliest classes", "class"),
-        Padding(explained, (1, 2, 0, 2)),
-    )
-
-
 def predictions_table(best: Predictions, title: str, column: str) -> Table:
     """Return predictions as a table.
 
@@ -80,27 +65,28 @@ def predictions_table(best: Predictions, title: str, column: str) -> Table:
 
 def drivers_table(explanation: Explanation) -> Table:
     """Return the tokens that drove the prediction most as a table."""
-    table = _table(f"Tokens that drove {explanation.predictions.labels[0]} most")
+    table = _table(f"Tokens that drove {explanation.explained} most")
     table.add_column("token", no_wrap=True)
     table.add_column("position", justify="right")
     table.add_column("bits lost", justify="right", no_wrap=True)
-    table.add_column("gradient × input", justify="right", no_wrap=True)
+    method = explanation.method.replace("_", " ")
+    table.add_column(method, justify="right", no_wrap=True)
     table.add_column("attention", justify="right", no_wrap=True)
     table.caption = Text(
-        "bits lost: of the prediction, when the token is left out; attention: from the "
-        "last token, mean over layers",
+        "bits lost: of what is explained, when the token is left out; attention: from "
+        "the last token, mean over layers",
         "dim",
     )
     table.caption_justify = "left"
     labels, drivers = explanation.piece_labels, explanation.drivers
-    gradient = explanation.by_piece(explanation.gradient_input)
+    relevance = explanation.by_piece(explanation.relevance[explanation.method])
     share = 100 * explanation.by_piece(explanation.mean_share)
     for i in explanation.strongest(len(explanation.predictions.ids)):
         table.add_row(
             Text(labels[i]),
             str(explanation.pieces[i].start),
             Text(f"{drivers[i]:+.2f}", _foreground(float(drivers[i]))),
-            f"{gradient[i]:+.2g}",
+            f"{relevance[i]:+.2g}",
             f"{share[i]:.1f} %",
         )
     return table

@@ -22,6 +22,7 @@ from jmamba.evaluation.perturbation import PerturbationScores as PerturbationSco
 from jmamba.evaluation.perturbation import area_under_curve as area_under_curve
 from jmamba.evaluation.perturbation import black_out as black_out
 from jmamba.evaluation.perturbation import perturbation_scores as perturbation_scores
+from jmamba.evaluation.rank_correlation import rank_correlation as rank_correlation
 from jmamba.evaluation.records import Measurements as Measurements
 from jmamba.evaluation.records import read_records as read_records
 from jmamba.evaluation.removal import STEPS as STEPS

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import mannwhitneyu
 
 from jmamba.evaluation.segmentation import average_precision
 
@@ -107,12 +108,8 @@ def ranking_auc(scores: Any, labels: Any) -> float:
             f"not, but got {values.size} scores and {positive.size} labels, "
             f"{positive.sum()} of them positive."
         )
-    negatives = np.sort(values[~positive])
-    below, not_above = (
-        np.searchsorted(negatives, values[positive], side=side).mean()
-        for side in ("left", "right")
-    )
-    return float((below + not_above) / 2 / negatives.size)
+    found = mannwhitneyu(values[positive], values[~positive], method="asymptotic")
+    return float(found.statistic / (positive.sum() * (~positive).sum()))
 
 
 def recall_at(scores: Any, labels: Any, k: int) -> float:

@@ -1,5 +1,6 @@
 """The mixer of Vision Mamba, which reads tokens in both directions."""
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -138,24 +139,39 @@ class BidirectionalMixer(Mixer):
         state: Any = None,
         segment_ids: Any = None,
         frozen: Frozen = NOTHING,
+        edit: Callable[[Any], Any] | None = None,
     ) -> tuple[Float[Array, "b l d"], None]:
         """Return what the output projection reads: the sum of both directions, scaled.
 
-        A layer that sorts puts outputs back before they meet their gates.
+        A layer that sorts puts outputs back before they meet their gates. An edit gets
+        the outputs of both directions as a pair, that of `backward` from the last token
+        to the first.
         """
         assert isinstance(recurrence, BidirectionalRecurrence)
         orders = recurrence.orders or (None, None)
-        sides = zip((recurrence.forward, recurrence.backward), orders, strict=True)
-        forward, backward = (self._run_side(one, P, frozen) for one, P in sides)
+        both = (recurrence.forward, recurrence.backward)
+        sides = zip(both, orders, strict=True)
+        if edit is None:
+            forward, backward = (self._run_side(one, P, frozen) for one, P in sides)
+        else:
+            y = edit(tuple(self._recur_side(one, P) for one, P in sides))
+            forward, backward = (
+                self.gate(part, one, frozen=frozen)
+                for part, one in zip(y, both, strict=True)
+            )
         y = forward + flip(backward)
         return y * jnp.asarray(self.scale, y.dtype), None
 
     def _run_side(self, recurrence, P, frozen: Frozen):
         if P is None or self.order is None or not self.order.restores:
             return super().run(recurrence, frozen=frozen)[0]
+        return self.gate(self._recur_side(recurrence, P), recurrence, frozen=frozen)
+
+    def _recur_side(self, recurrence, P):
         y, _ = self.recur(recurrence)
-        y = self.order.move(jnp.swapaxes(P, 1, 2), y)  # P^T: b k l -> b l k
-        return self.gate(y, recurrence, frozen=frozen)
+        if P is None or self.order is None or not self.order.restores:
+            return y
+        return self.order.move(jnp.swapaxes(P, 1, 2), y)  # P^T: b k l -> b l k
 
     def project_out(
         self, y: Float[Array, "b l d"], *, frozen: Frozen = NOTHING

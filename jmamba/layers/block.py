@@ -1,6 +1,7 @@
 """A residual block around any mixer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -41,7 +42,7 @@ class Block(nnx.Module):
         cache: LayerCache | None = None,
         segment_ids: Any = None,
         frozen: Frozen = NOTHING,
-        edit: Callable[[str, Any], Any] | None = None,
+        edit: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
         **context: Any,
     ) -> BlockOutput:
         """Return x + mixer(norm(x)) with everything an analysis needs.
@@ -53,7 +54,7 @@ class Block(nnx.Module):
           cache: what the layer remembers of earlier tokens.
           segment_ids: packed sequences.
           frozen: what derivatives take for constants.
-          edit: called as edit(place, value) -> value at each of `stack.PLACES`.
+          edit: some of `stack.PLACES` -> edit(value) -> value.
           **context: further keywords of the mixer's `project`.
         """
         if segment_ids is not None:
@@ -61,7 +62,7 @@ class Block(nnx.Module):
         kept, state = (None, None) if cache is None else cache
 
         def at(place, value):
-            value = value if edit is None else edit(place, value)
+            value = edit[place](value) if place in edit else value
             return jax.tree.map(lambda x: checkpoint_name(x, place), value)
 
         x = at("residual_in", x)
@@ -72,6 +73,7 @@ class Block(nnx.Module):
             state=at("state", state),
             segment_ids=segment_ids,
             frozen=frozen,
+            edit=edit.get("y"),
         )
         out = self.mixer.project_out(at("gated", y), frozen=frozen)
         out = at("output", out)

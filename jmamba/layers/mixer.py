@@ -1,5 +1,6 @@
 """The seam: what a layer says of itself, and all that an analysis asks of it."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -120,16 +121,25 @@ class Mixer(nnx.Module):
         state: Any = None,
         segment_ids: Int[Array, "b l"] | None = None,
         frozen: Frozen = NOTHING,
+        edit: Callable[[Any], Any] | None = None,
     ) -> tuple[Float[Array, "b l d"], Any]:
         """Return what the output projection reads, and the state after the last token.
 
         The gate is fused with the recurrence where it is the ordinary one.
+
+        Args:
+          recurrence: what `project` made, or something else in its place.
+          state: before the first token.
+          segment_ids: packed sequences.
+          frozen: what derivatives take for constants.
+          edit: called on y between recurrence and gate, which are not fused then.
         """
         assert isinstance(recurrence, Recurrence)
         kind = type(self)
         is_own = kind.gate is not Mixer.gate or kind.recur is not Mixer.recur
-        if is_own or frozen.activation or frozen.gate != "no":
+        if is_own or frozen.activation or frozen.gate != "no" or edit is not None:
             y, state = self.recur(recurrence, state=state, segment_ids=segment_ids)
+            y = y if edit is None else edit(y)
             return self.gate(y, recurrence, frozen=frozen), state
         return run_recurrence(
             recurrence, state=state, segment_ids=segment_ids, is_gated=True

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -61,6 +62,53 @@ def run_recurrence(
             u, delta, A, B, C, D, z, initial_state=state, segment_ids=segment_ids
         )
     )
+
+
+def states_after(
+    recurrence: Recurrence,
+    tokens: Int[Array, "q"],
+    *,
+    state: Float[Array, "b d n"] | None = None,
+) -> Float[Array, "b q d n"]:
+    """Return the states after chosen tokens.
+
+        h[t] = exp(delta[t] A) h[t-1] + delta[t] B[t] u[t]^T
+
+    Only they are kept; the others pass by.
+
+    Args:
+      recurrence: of one direction.
+      tokens: places from 0 on, in any order.
+      state: the state before the first token; None for zero.
+
+    Examples:
+      >>> ones, gates = jnp.ones((1, 3, 2)), jnp.ones((1, 3, 1, 1))
+      >>> log_half = jnp.log(jnp.full((1, 1), 0.5))
+      >>> recurrence = Recurrence(ones, ones[..., :1], log_half, gates, gates)
+      >>> states = states_after(recurrence, jnp.array([2, 0]))
+      >>> [round(float(h), 3) for h in states[0, :, 0, 0]]
+      [1.75, 1.0]
+    """
+    bare = by_channel(recurrence)._replace(D=None, z=None)
+    batch, _, d = bare.u.shape
+    if state is None:
+        state = jnp.zeros((batch, d, bare.A.shape[-1]), bare.delta.dtype)
+    per_token = (bare.u, bare.delta, bare.B, bare.C)
+    length = bare.u.shape[1]
+
+    def step(carry, token):
+        state, kept = carry
+        place, (u, delta, B, C) = token
+        one = Recurrence(u[:, None], delta[:, None], bare.A, B[:, None], C[:, None])
+        state = run_recurrence(one, state=state).last_state
+        is_here = (tokens == place)[None, :, None, None]
+        return (state, jnp.where(is_here, state[:, None], kept)), None
+
+    kept = jnp.zeros((batch, tokens.shape[0], *state.shape[1:]), state.dtype)
+    rows = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), per_token)
+    places = jnp.arange(length, dtype=tokens.dtype)
+    (_, kept), _ = jax.lax.scan(step, (state, kept), (places, rows))
+    return kept
 
 
 def by_channel(recurrence: Recurrence) -> Recurrence:

@@ -4,8 +4,8 @@ Blocks of one kind are stacked along a leading layer axis and run in one scan, s
 compile time does not grow with depth.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +15,21 @@ from jaxtyping import Array, Float
 
 from jmamba.ops.rematerialisation import scans_like_products
 
-PLACES = ("residual_in", "recurrence", "state", "gated", "output", "residual_out")
-"""Where an edit is asked, in the order of a block's forward pass.
+PLACES = (
+    "residual_in",
+    "recurrence",
+    "state",
+    "y",
+    "gated",
+    "output",
+    "residual_out",
+)
+"""Where a block can be edited, in the order of its forward pass.
 
 residual_in   the residual stream entering the block
 recurrence    what the mixer projects its input to
 state         the recurrence's state before the first token; None for an empty one
+y             what the recurrence puts out, D u included; a pair of two directions
 gated         what the output projection reads
 output        what the mixer puts out
 residual_out  the residual stream leaving the block
@@ -29,12 +38,12 @@ residual_out  the residual stream leaving the block
 Remat = bool | Callable[..., Any]
 """Whether the backward pass computes a layer again, or a policy that says what is kept.
 
-A policy is one of `jax.checkpoint_policies`. It may name the places of `PLACES`, and
-"scan" for what a recurrence puts out.
+A policy is one of `jax.checkpoint_policies`. It may name the places of `PLACES`, but
+for "y", and "scan" for what a recurrence puts out.
 """
 
-Edit = Callable[[str, Any, Any], Any]
-"""edit(place, value, own) -> value: what passes on in its place, the same shape."""
+Edits = Mapping[str, Callable[[Any, Any], Any]]
+"""Place -> edit(value, own), which returns what passes on in the value's stead."""
 
 
 def stack_layers(
@@ -177,7 +186,7 @@ def run_layers(
     *,
     read: Callable[[Any, Any, Any], Any] | None = None,
     visit: tuple[Callable, Any] | None = None,
-    edit: Edit | None = None,
+    edit: Edits = MappingProxyType({}),
     edits: Any = None,
     cache: Any = None,
     remat: Remat = False,
@@ -192,31 +201,43 @@ def run_layers(
         returns is stacked over layers.
       visit: a pair of visit(carry, x_in, output of the block) -> carry and the first
         carry, for what is not kept of every layer.
-      edit: called as edit(place, value, own) -> value at each of `PLACES`.
-      edits: what edit is given as its own, a pytree with a leading axis of layers.
+      edit: some of `PLACES` -> edit(value, own) -> value of the same shape. An edit of
+        "y" takes the gate out of the fused recurrence; the others leave it there.
+      edits: what an edit is given as its own, a pytree with a leading axis of layers.
       cache: what each block remembers of earlier tokens, or None.
       remat: whether the backward pass recomputes each block, or a policy; see `walk`.
       **options: keywords of the blocks.
+
+    Raises:
+      ValueError: there is no such place.
 
     Examples:
       >>> import jmamba
       >>> config = jmamba.MambaConfig(vocab_size=256, d_model=8, num_layers=2)
       >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
       >>> x = model.embed(jnp.array([list(b"hello")]))
-      >>> def silence(place, value, layer):
-      ...     return jnp.where(layer == 1, 0, value) if place == "output" else value
-      >>> walked = run_layers(model.runs(), x, edit=silence, edits=jnp.arange(2))
+      >>> def silence(output, layer):
+      ...     return jnp.where(layer == 1, 0, output)
+      >>> walked = run_layers(
+      ...     model.runs(), x, edit={"output": silence}, edits=jnp.arange(2)
+      ... )
       >>> bool(jnp.allclose(walked.x, model.layer(0)(x).x, atol=1e-6))
       True
     """
+    unknown = sorted(set(edit) - set(PLACES))
+    if unknown:
+        raise ValueError(
+            f"There is no place {', '.join(map(repr, unknown))} to edit; give some of "
+            f"{', '.join(PLACES)}."
+        )
     see, carry = visit or (lambda carry, x, out: carry, None)
     look = read or (lambda block, x, out: None)
 
     def step(block, carry, own):
         x, seen = carry
         cache, mine = own
-        mine = {} if edit is None else {"edit": partial(_edit_own, edit, mine)}
-        out = block(x, cache=cache, **options, **mine)
+        changes = {place: _with_own(change, mine) for place, change in edit.items()}
+        out = block(x, cache=cache, **options, **({"edit": changes} if edit else {}))
         return (out.x, see(seen, x, out)), (out.cache, look(block, x, out))
 
     (x, carry), (cache, found) = walk(
@@ -225,5 +246,5 @@ def run_layers(
     return Passed(x, cache, carry, found)
 
 
-def _edit_own(edit: Edit, own: Any, place: str, value: Any) -> Any:
-    return edit(place, value, own)
+def _with_own(change: Callable[[Any, Any], Any], own: Any) -> Callable[[Any], Any]:
+    return lambda value: change(value, own)

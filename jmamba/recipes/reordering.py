@@ -9,14 +9,14 @@ from flax import nnx
 
 from jmamba.models.vim.model import Vim, count_parameters
 from jmamba.recipes.curves import Curve, draw_curves, smooth
-from jmamba.recipes.pictures import Pictures, load_pictures
-from jmamba.recipes.seeds import paired_interval, say_mean
-from jmamba.recipes.vision.models import (
+from jmamba.recipes.image_classifiers import (
     VisionConfig,
     labelled,
     train_vim,
     vim_config,
 )
+from jmamba.recipes.pictures import Pictures, load_pictures
+from jmamba.recipes.seeds import paired_interval, say_mean
 from jmamba.recipes.workbench import Workbench
 from jmamba.training.classification import (
     Labelled,

@@ -2,10 +2,7 @@
 
 import numpy as np
 from jaxtyping import Float
-
-T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365,
-        8: 2.306, 9: 2.262}  # fmt: skip
-"""Degrees of freedom -> 0.975 quantile of Student's t."""
+from scipy.stats import t
 
 
 def say_mean(
@@ -33,7 +30,7 @@ def paired_interval(
       scale: 100 for percent.
 
     Raises:
-      ValueError: there is only one seed, or more than ten.
+      ValueError: there is only one seed.
 
     Examples:
       >>> paired_interval(np.array([0.1, 0.2, 0.3]))
@@ -42,10 +39,10 @@ def paired_interval(
       ('+0.200 +- 0.025', 'more')
     """
     count = len(differences)
-    if count - 1 not in T_95:
-        raise ValueError(f"{count} seeds: give 2 to {max(T_95) + 1} of them.")
+    if count < 2:
+        raise ValueError(f"{count} seed: give 2 or more, since one has no spread.")
     mean, deviation = differences.mean(), differences.std(ddof=1)
-    half = T_95[count - 1] * deviation / np.sqrt(count)
+    half = float(t.ppf(0.975, count - 1)) * deviation / np.sqrt(count)
     text = f"{scale * mean:+.3f} +- {scale * half:.3f}"
     if abs(mean) <= half:
         return text, "not decided"

@@ -2,10 +2,10 @@
 
 from jmamba.report.dynamics.measure import DynamicsReport as DynamicsReport
 from jmamba.report.dynamics.page import write_dynamics as write_dynamics
-from jmamba.report.image.explain import explain_image as explain_image
 from jmamba.report.image.explanation import ImageExplanation as ImageExplanation
+from jmamba.report.image.measure import explain_image as explain_image
 from jmamba.report.image.page import write_image as write_image
 from jmamba.report.predictions import Predictions as Predictions
-from jmamba.report.text.explain import explain_text as explain_text
 from jmamba.report.text.explanation import Explanation as Explanation
+from jmamba.report.text.measure import explain_text as explain_text
 from jmamba.report.text.page import write_text as write_text

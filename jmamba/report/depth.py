@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from jmamba.attention import reduced_attention
 from jmamba.layers.model import LayeredModel
+from jmamba.report.size import size_of
 from jmamba.tracing.trace import trace
 
 TRACE_BYTES = 512 * 2**20
@@ -41,16 +42,14 @@ def measure_depth(
     """Trace all layers and keep what reports draw.
 
     Args:
-      model: a `MambaLM` or a `Vim`.
+      model: of texts or images.
       inputs: one text or image, with its batch axis.
       rows: tokens whose attention is asked for; None for all.
       read: function of the residual stream (1, l, m) at each depth.
       progress: called as progress(done, total) after each layer.
     """
-    config = model.config
-    count, length = config.num_layers, model.count_tokens(inputs.shape)
-    directions = 2 if model.reads == "images" else 1
-    bytes_per_layer = 20 * directions * length * config.d_inner
+    count, length = model.config.num_layers, model.count_tokens(inputs.shape)
+    bytes_per_layer = 20 * length * size_of(model).channels
     at_a_time = max(1, TRACE_BYTES // bytes_per_layer)
     attention, norms, readings = [], [], []
 

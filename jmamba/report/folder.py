@@ -14,12 +14,16 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from jmamba.progress import Progress, ignore
 from jmamba.report.plate import Plate
 
 MAKER = "jmamba "
 """What the makers of reports, commands, have names that begin with."""
+
+SOFTWARE = "jmamba"
+"""What the pictures of reports say that they were made by."""
 
 OURS = re.compile(r"[a-z0-9_]+\.png|index\.html|arrays\.npz|summary\.json")
 """Names of files that reports make: no path and no other ending."""
@@ -150,8 +154,13 @@ def _beside(directory: Path):
 
 
 def _move(new: Path, directory: Path) -> None:
-    """Move a complete report into place, the summary last."""
-    stale = {name for name in _files_of_report(directory) if OURS.fullmatch(name)}
+    """Move a complete report into place, the summary last.
+
+    What an earlier report left and this one has not goes, pictures only if they say
+    that they are ours: a summary.json may have been edited.
+    """
+    listed = [name for name in _files_of_report(directory) if OURS.fullmatch(name)]
+    stale = {name for name in listed if _is_ours(directory / name)}
     directory.mkdir(exist_ok=True)
     paths = sorted(new.iterdir(), key=lambda path: path.name == SUMMARY)
     for path in paths:
@@ -161,8 +170,25 @@ def _move(new: Path, directory: Path) -> None:
         (directory / name).unlink(missing_ok=True)
 
 
+def _is_ours(path: Path) -> bool:
+    """Say whether a file of a report's name was made by one."""
+    if path.suffix != ".png":
+        return True
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            return picture.info.get("Software") == SOFTWARE
+    except (OSError, ValueError):
+        return False
+
+
 def draw_png(figure: Figure) -> bytes:
     """Return a figure as a PNG file with a small white margin."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.12)
+    figure.savefig(
+        buffer,
+        format="png",
+        bbox_inches="tight",
+        pad_inches=0.12,
+        metadata={"Software": SOFTWARE},
+    )
     return buffer.getvalue()

@@ -32,7 +32,11 @@
   };
 
   const values = () =>
-    state.mode === "attention" ? attentionRow(state.reading) : data[state.mode];
+    state.mode === "attention"
+      ? attentionRow(state.reading)
+      : state.mode === "left_out"
+        ? data.left_out
+        : data.relevance[state.mode];
 
   function shade() {
     const row = values();
@@ -57,7 +61,7 @@
     const element = byId("legend");
     if (!isAttention) {
       element.replaceChildren(...driverLegend.map((node) => node.cloneNode(true)));
-      const unit = state.mode === "left_out" ? "bits" : "logits, gradient × input";
+      const unit = state.mode === "left_out" ? "bits" : `by ${state.mode}`;
       byId("strongest").textContent =
         `(strongest: ${largest.toPrecision(3)} ${unit})`;
       return;
@@ -81,8 +85,10 @@
     lines.push(
       lost === null
         ? "left out: not computed, too far back"
-        : `left out: ${signed(lost)} bits of the prediction lost`,
-      `gradient × input: ${signed(data.gradient[j])}`,
+        : `left out: ${signed(lost)} bits of ${data.explained} lost`,
+      ...Object.entries(data.relevance).map(
+        ([name, values]) => `${name}: ${signed(values[j])}`,
+      ),
     );
     const row = attentionRow(state.reading);
     const from = state.reading === count - 1 ? "last token" : "outlined token";

@@ -39,8 +39,23 @@ def best_predictions(
       >>> found.ids.tolist(), found.probabilities.tolist()
       ([1], [0.75])
     """
+    ids = np.argsort(-logits.astype(np.float64), kind="stable")[:top]
+    return name_predictions(logits, ids.tolist(), label)
+
+
+def name_predictions(
+    logits: Float[np.ndarray, "v"],
+    ids: list[int],
+    label: Callable[[list[int]], tuple[str, ...]],
+) -> Predictions:
+    """Return chosen tokens or classes, with their probabilities.
+
+    Args:
+      logits: of all of them.
+      ids: which ones.
+      label: makes their readable forms.
+    """
     logits = logits.astype(np.float64)
-    ids = np.argsort(-logits, kind="stable")[:top]
     weights = np.exp(logits - logits.max())
     probabilities = (weights / weights.sum())[ids].astype(np.float32)
-    return Predictions(ids.astype(np.int32), probabilities, label(ids.tolist()))
+    return Predictions(np.asarray(ids, np.int32), probabilities, label(ids))

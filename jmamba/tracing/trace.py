@@ -11,8 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jmamba.layers.model import LayeredModel
-from jmamba.requests import choose_layers
-from jmamba.types import ArrayLike, Images, Tokens, exportable
+from jmamba.layers.recurrence import states_after
+from jmamba.requests import choose_layers, choose_positions
+from jmamba.types import ArrayLike, BidirectionalRecurrence, Images, Tokens, exportable
 
 
 @exportable
@@ -28,6 +29,8 @@ class Trace(NamedTuple):
         token.
       residual_out: the residual stream leaving each layer.
       logits: of the next token at each place, or of the classes.
+      states: of the recurrence after the tokens that were asked for, (s, b, q, d, n); a
+        pair of them where layers read in both directions.
     """
 
     layers: Int[Array, "s"]
@@ -35,6 +38,17 @@ class Trace(NamedTuple):
     residual_in: Float[Array, "s b l m"]
     residual_out: Float[Array, "s b l m"]
     logits: Float[Array, "b l v"] | Float[Array, "b v"]
+    states: Any = None
+
+    def __repr__(self) -> str:
+        """Return what was traced, without the numbers."""
+        count, batch, length, width = self.residual_in.shape
+        kind = type(self.recurrence).__name__
+        states = "" if self.states is None else ", states of chosen tokens"
+        return (
+            f"Trace of {count} layers, {batch} x {length} tokens of width {width}: "
+            f"{kind}, residual stream, logits{states}"
+        )
 
     def layer(self, index: int) -> Any:
         """Return the recurrence of one traced layer, by its number.
@@ -56,6 +70,7 @@ def trace(
     inputs: Tokens | Images | ArrayLike,
     *,
     layers: Sequence[int] | None = None,
+    states: Sequence[int] | None = None,
 ) -> Trace:
     """Run a model and keep the inside of chosen layers.
 
@@ -67,9 +82,12 @@ def trace(
       inputs: token ids of texts, or images.
       layers: which layers to keep, counted from 0, negative ones from the end; None
         for all.
+      states: tokens after which to keep the recurrence's state, negative ones from the
+        end; None for none. A backward direction has read the later tokens by then.
 
     Raises:
-      ValueError: inputs do not fit the model, or a layer does not exist.
+      ValueError: inputs do not fit the model, a layer or a token does not exist, or
+        states are asked for of a layer that sorts its tokens.
 
     Examples:
       >>> from jmamba import MambaConfig, MambaLM
@@ -79,14 +97,17 @@ def trace(
       >>> t.layers.tolist(), t.recurrence.delta.shape
       ([0, 3], (2, 1, 5, 32))
     """
-    inputs = model.check_inputs(inputs)
+    checked = model.check_inputs(inputs)
     chosen = choose_layers(layers, model.config.num_layers)
     graphdef, state = nnx.split(model)
-    return _trace(graphdef, state, inputs, chosen)
+    tokens = None
+    if states is not None:
+        tokens = choose_positions(states, model.count_tokens(checked.shape), "states")
+    return _trace(graphdef, state, checked, tokens, chosen)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "layers"))
-def _trace(graphdef, state, inputs, layers):
+def _trace(graphdef, state, inputs, tokens, layers):
     model = nnx.merge(graphdef, state)
     x = model.embed(inputs)
 
@@ -112,4 +133,23 @@ def _trace(graphdef, state, inputs, layers):
     records = jax.tree.map(lambda x: x[: len(layers)], records)
     recurrence, residual_in, residual_out = records
     logits = model.unembed(passed.x)
-    return Trace(jnp.asarray(layers), recurrence, residual_in, residual_out, logits)
+    states = None if tokens is None else _states(recurrence, tokens)
+    return Trace(
+        jnp.asarray(layers), recurrence, residual_in, residual_out, logits, states
+    )
+
+
+def _states(recurrence: Any, tokens: Int[Array, "q"]) -> Any:
+    """Return the states after tokens of each layer; of two directions a pair."""
+    if not isinstance(recurrence, BidirectionalRecurrence):
+        return jax.lax.map(lambda one: states_after(one, tokens), recurrence)
+    if recurrence.orders is not None:
+        raise ValueError(
+            "This model sorts its tokens, so that a state after a token is none of the "
+            "text's; leave states= out, and use states_after on t.layer(i).forward."
+        )
+    mirrored = recurrence.forward.u.shape[2] - 1 - tokens
+    return (
+        jax.lax.map(lambda one: states_after(one, tokens), recurrence.forward),
+        jax.lax.map(lambda one: states_after(one, mirrored), recurrence.backward),
+    )

@@ -14,6 +14,8 @@ from vision_definition import draw_images, tiny_vim
 
 from jmamba.attention import (
     METHODS,
+    Contrast,
+    completeness_gap,
     explain,
     gradient_x_input,
     heat_map,
@@ -24,6 +26,7 @@ from jmamba.attention import (
 )
 from jmamba.layers import run_recurrence
 from jmamba.layers.freezing import MAMBA_LRP, NOTHING, UNIFIED, gate
+from jmamba_kernels.versions import enable_x64
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -32,11 +35,11 @@ TARGET = 3
 
 
 @cache
-def model_of(kind) -> Any:
+def model_of(kind, dtype="float32") -> Any:
     if kind == "image":
-        return tiny_vim()
+        return tiny_vim(dtype=dtype)
     extra = {"mixer_rms_eps": 1e-6, "dt_rank": 3} if kind == "falcon" else {}
-    return random_text_model(layers=2, **extra)
+    return random_text_model(layers=2, dtype=dtype, **extra)
 
 
 def inputs_of(kind):
@@ -80,21 +83,69 @@ def test_smooth_grad_is_the_mean_over_its_noise():
     assert_close(found, expected(model.embed(inputs)), 1e-5)
 
 
-@pytest.mark.parametrize(
-    ("kind", "with_baseline", "steps"),
-    # from embeddings of 0 the norms switch on one after the other, at t = 1e-5 to 1e-2
-    [("text", True, 64), ("text", False, 512), ("image", False, 512)],
-)
-def test_integrated_gradients_are_complete(kind, with_baseline, steps):
+@KINDS
+@pytest.mark.parametrize("baseline", ["mean", "inputs"])
+def test_integrated_gradients_are_complete(kind, baseline):
     model, inputs = model_of(kind), inputs_of(kind)
     x = model.embed(inputs)
-    baseline = jnp.zeros_like(inputs) if with_baseline else None
-    start = jnp.zeros_like(x) if baseline is None else model.embed(baseline)
+    if baseline == "inputs":
+        start, baseline = jnp.zeros_like(inputs), jnp.zeros_like(inputs)
+    elif kind == "text":
+        start = jnp.broadcast_to(jnp.mean(model.embedding[...], axis=0), x.shape)
+    else:
+        mean = jnp.mean(inputs, axis=(1, 2), keepdims=True)
+        start = jnp.broadcast_to(mean, inputs.shape)
+    start = start if start.shape == x.shape else model.embed(start)
+    # the mean of random embeddings is small, so that norms switch on at small t
+    steps = 512 if kind == "text" and isinstance(baseline, str) else 64
     found = integrated_gradients(
         model, inputs, target=TARGET, baseline=baseline, steps=steps
     )
     change = logit(model, x) - logit(model, start)
     assert_close(jnp.sum(found, axis=1), change, 1e-4)
+    gap = completeness_gap(model, inputs, found, target=TARGET, baseline=baseline)
+    assert_close(jnp.sum(found, axis=1) - gap, change, 1e-5)
+
+
+def test_baselines_of_a_text_are_tokens_an_id_or_embeddings():
+    model, inputs = model_of("text"), inputs_of("text")
+    spaces = jnp.full_like(inputs, 5)
+    embedded = model.embed(spaces)
+    row = embedded[0, 0]
+    expected = integrated_gradients(model, inputs, target=TARGET, baseline=spaces)
+    for baseline in (5, np.int32(5), embedded, embedded[0], row):
+        found = integrated_gradients(model, inputs, target=TARGET, baseline=baseline)
+        assert_close(found, expected, 1e-6)
+    for wrong in (inputs[:, :2], 0.5, "black", row[:-1]):
+        with pytest.raises(ValueError, match=r"baseline.*a token id, tokens \(2, 7\)"):
+            integrated_gradients(model, inputs, baseline=wrong)
+    with pytest.raises(ValueError, match="24"):
+        integrated_gradients(model, inputs, baseline=24)
+
+
+def test_an_integral_that_has_not_converged_is_said():
+    """From embeddings of 0 the norms switch on one after the other, at small t."""
+    model, inputs = model_of("text"), inputs_of("text")
+    with pytest.warns(UserWarning, match="has not converged with steps=4; give more"):
+        found = integrated_gradients(model, inputs, baseline="zero", steps=4)
+    quiet = jax.jit(lambda x: integrated_gradients(model, x, baseline="zero", steps=4))
+    assert_close(quiet(inputs), found, 1e-5)  # nobody to warn inside
+
+
+@KINDS
+@pytest.mark.parametrize("method", ["mamba_lrp", "gradient_x_input", "alti_logit"])
+def test_a_contrast_is_the_difference_of_two_targets(kind, method):
+    """These are linear in what is explained."""
+    model, inputs = model_of(kind), inputs_of(kind)
+    first, second = (explain(model, inputs, method, target=target) for target in (3, 1))
+    found = explain(model, inputs, method, target=Contrast(3, [1, 1]))
+    assert_close(found, first - second, 1e-5)
+    predicted = explain(model, inputs, method, target=Contrast(None, 1))
+    best = jnp.argmax(model.read(model.run_layers(model.embed(inputs)).x), axis=-1)
+    named = explain(model, inputs, method, target=Contrast(best, 1))
+    assert_close(predicted, named, 1e-6)
+    with pytest.raises(ValueError, match="against=99 is out of range"):
+        explain(model, inputs, method, target=Contrast(3, 99))
 
 
 # MambaLRP -----------------------------------------------------------------------------
@@ -116,28 +167,30 @@ def test_frozen_forward_passes_have_the_same_values(kind):
 @pytest.mark.parametrize("kind", ["text", "falcon", "image"])
 def test_relevance_and_the_share_of_biases_add_up_to_the_logit(kind):
     """T6: the frozen pass is homogeneous of degree 1 in embeddings and biases."""
-    model, inputs = model_of(kind), inputs_of(kind)
-    graphdef, state = nnx.split(model)
-    x = model.embed(inputs)
+    with enable_x64():
+        model, inputs = model_of(kind, "float64"), inputs_of(kind)
+        graphdef, state = nnx.split(model)
+        x = model.embed(inputs)
 
-    def total(state):
-        return jnp.sum(logit(nnx.merge(graphdef, state), x, MAMBA_LRP))
+        def total(state):
+            return jnp.sum(logit(nnx.merge(graphdef, state), x, MAMBA_LRP))
 
-    slopes = quick_jit(jax.grad(total))(state)
-    shares = [
-        jnp.sum(value * slope)
-        for (path, value), slope in zip(
-            jax.tree.leaves_with_path(nnx.to_pure_dict(state)),
-            jax.tree.leaves(nnx.to_pure_dict(slopes)),
-            strict=True,
-        )
-        if path[-1].key == "bias"
-    ]
-    assert shares
-    relevance = jnp.sum(mamba_lrp(model, inputs, target=TARGET))
-    expected = quick_jit(lambda x: jnp.sum(logit(model, x)))(x)
-    assert_close(relevance + sum(shares), expected, 1e-5)
-    assert abs(sum(shares)) > 1e-3 * abs(expected)  # the biases count
+        slopes = quick_jit(jax.grad(total))(state)
+        shares = [
+            jnp.sum(value * slope)
+            for (path, value), slope in zip(
+                jax.tree.leaves_with_path(nnx.to_pure_dict(state)),
+                jax.tree.leaves(nnx.to_pure_dict(slopes)),
+                strict=True,
+            )
+            if path[-1].key == "bias"
+        ]
+        assert shares
+        relevance = jnp.sum(mamba_lrp(model, inputs, target=TARGET))
+        expected = quick_jit(lambda x: jnp.sum(logit(model, x)))(x)
+        assert expected.dtype == jnp.float64
+        assert_close(relevance + sum(shares), expected, 1e-12)
+        assert abs(sum(shares)) > 1e-3 * abs(expected)  # the biases count
 
 
 def without_biases(model):

@@ -47,7 +47,7 @@ def test_explain_prints_and_writes(tmp_path):
     assert result.stdout.splitlines()[-1] == str(out / "index.html")
     assert "Likeliest next tokens" in result.stdout
     assert "bits lost" in result.stdout
-    assert "gradient × input" in result.stdout
+    assert "mamba lrp" in result.stdout
     assert "token Jacobian" in result.stderr  # the stages
     summary = json.loads((out / "summary.json").read_text())
     assert summary["settings"]["layers"] == [1]
@@ -66,7 +66,7 @@ def test_explain_reads_files_and_standard_input(tmp_path, monkeypatch):
         texts.append(text)
         raise ValueError("enough")
 
-    monkeypatch.setattr("jmamba.report.text.explain.explain_text", explain)
+    monkeypatch.setattr("jmamba.report.text.measure.explain_text", explain)
     (tmp_path / "text").write_bytes("né\r\n".encode())
     run("explain", "--file", tmp_path / "text")
     run("explain", "-", text=" two\n\n")
@@ -133,7 +133,7 @@ def test_ctrl_c_exits_with_130(tmp_path, monkeypatch):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jmamba.report.text.explain.explain_text", interrupt)
+    monkeypatch.setattr("jmamba.report.text.measure.explain_text", interrupt)
     result = run("explain", "a")
     assert result.exit_code == 130
     assert "Interrupted" in result.stderr
@@ -267,7 +267,7 @@ def test_main_leaves_at_once_after_ctrl_c(monkeypatch):
     def leave(code):
         raise Left(code)
 
-    monkeypatch.setattr("jmamba.report.text.explain.explain_text", interrupt)
+    monkeypatch.setattr("jmamba.report.text.measure.explain_text", interrupt)
     monkeypatch.setattr("os._exit", leave)
     monkeypatch.setattr(sys, "argv", ["jmamba", "explain", "a"])
     with pytest.raises(Left, match="130"):

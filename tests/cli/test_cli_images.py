@@ -101,8 +101,7 @@ def test_checkpoints_explain_what_they_read(tmp_path):
         (["a picture.PNG", "--model", "x/missing/y"], "neither a folder here"),
         (["a picture.PNG", "--max-tokens", 9, "--no-jacobian"],
          "--jacobian, --max-tokens: only for texts, but this is an image."),
-        (["a text", "--target", 1, "--no-compare", "--method", "mamba_lrp"],
-         "--method, --target, --compare: only for images, but this is a text."),
+        (["a picture.PNG", "--against", 1], "--against: only for texts"),
         (["I saved it as cat.png"], "this is a text"),
     ],
 )  # fmt: skip
@@ -117,7 +116,7 @@ def test_mistakes_exit_with_2(args, message, tmp_path):
 
 def test_help_names_methods_and_settings():
     text = " ".join(RUN.invoke(app, ["explain", "--help"]).stdout.split())
-    for word in ("TEXT|IMAGE", "Options for images", "Options for texts", "--target"):
+    for word in ("TEXT|IMAGE", "Options for texts", "--target"):
         assert word in text
 
 

@@ -199,24 +199,27 @@ def test_generation_with_a_cache_and_padding(model):
 def test_edits_reach_every_place(model, traced):
     x = traced.residual_in[0]
 
-    def silent(place, value, layer):
-        return jnp.where(layer == 1, 0, value) if place == "output" else value
+    def silent(output, layer):
+        return jnp.where(layer == 1, 0, output)
 
-    edited = model.run_layers(x, edit=silent, edits=jnp.arange(2))
+    edited = model.run_layers(x, edit={"output": silent}, edits=jnp.arange(2))
     assert_close(edited.x, traced.residual_out[0], 1e-6)
     seen = []
 
-    def look(place, value, own):
-        seen.append(place)
-        return value
+    def look_at(place):
+        def look(value, own):
+            seen.append(place)
+            return value
 
-    same = model.run_layers(x, edit=look)
+        return look
+
+    same = model.run_layers(x, edit={place: look_at(place) for place in PLACES})
     assert_close(same.x, traced.residual_out[1], 1e-6)
     assert tuple(dict.fromkeys(seen)) == PLACES
 
-    def other_text(place, value, own):  # what was captured, put back in
-        return own if place == "recurrence" else value
+    def put_back(recurrence, captured):
+        return captured
 
-    back = model.run_layers(x, edit=other_text, edits=traced.recurrence)
+    back = model.run_layers(x, edit={"recurrence": put_back}, edits=traced.recurrence)
     assert_close(back.x, traced.residual_out[1], 1e-6)
     assert len(directions_of(traced.layer(0))) == 1

@@ -4,8 +4,10 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 from helpers import assert_close
+from vision_definition import draw_images, tiny_vim
 
 import jmamba
+from jmamba.layers import run_recurrence
 
 TOKENS = jnp.array([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 8]])
 
@@ -26,6 +28,34 @@ def test_trace_follows_the_model(model):
         out = model.layer(i)(t.residual_in[i])
         assert_close(t.layer(i), out.recurrence, 1e-6)
         assert_close(t.residual_out[i], out.x, 1e-6)
+
+
+def test_states_after_tokens_are_those_of_the_text_up_to_there(model):
+    t = jmamba.trace(model, TOKENS, layers=[1, 3], states=[4, 0, -1])
+    chex.assert_shape(t.states, (2, 2, 3, 32, 16))
+    for slot, end in enumerate([5, 1, 6]):
+        cache = model(TOKENS[:, :end]).cache.ssm_state
+        assert_close(t.states[:, :, slot], cache[jnp.array([1, 3])], 1e-5)
+    assert jmamba.trace(model, TOKENS).states is None
+    assert "2 layers, 2 x 6 tokens of width 16" in repr(t) and "states" in repr(t)
+
+
+def test_a_backward_direction_has_read_the_later_tokens():
+    vim = tiny_vim()
+    t = jmamba.trace(vim, jnp.asarray(draw_images()), states=[2])
+    length = t.residual_in.shape[2]
+    for i in range(2):
+        one = t.layer(i)
+        for side, found, place in zip(
+            (one.forward, one.backward), t.states, (2, length - 3), strict=True
+        ):
+            cut = side._replace(
+                **{
+                    name: getattr(side, name)[:, : place + 1]
+                    for name in ("u", "delta", "B", "C", "z")
+                }
+            )
+            assert_close(found[i, :, 0], run_recurrence(cut).last_state, 1e-5)
 
 
 @pytest.mark.parametrize("layers", [[0], [3, 1], [-1, 0, 0]])

@@ -1,51 +1,15 @@
-import itertools
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from jmamba.recipes.text.lexicon import (
     Lexicon,
     agree,
-    area_above,
     derive_lexicon,
-    mean_ranks,
     read_lexicon,
-    spearman,
 )
 from jmamba.recipes.text.sentences import Rated
 
 LEXICON = Lexicon("toy", {"good": 2.0, "bad": -2.0, "film": 0.1}, 1.0)
-VALUES = st.lists(st.integers(-3, 3), min_size=2, max_size=8)
-
-
-@given(VALUES, st.data())
-def test_area_is_the_share_of_pairs_in_order(values, data):
-    array = np.array(values, float)
-    size = len(values)
-    chosen = np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
-    pairs = list(itertools.product(array[chosen], array[~chosen]))
-    area = area_above(array, chosen)
-    if not pairs:
-        assert np.isnan(area)
-        return
-    assert area == pytest.approx(np.mean([(a > b) + (a == b) / 2 for a, b in pairs]))
-
-
-@given(VALUES)
-def test_ranks_count_what_is_smaller(values):
-    x = np.array(values, float)
-    expected = [(x < v).sum() + ((x == v).sum() - 1) / 2 for v in x]
-    assert mean_ranks(x).tolist() == expected
-
-
-def test_spearman_is_of_order_alone():
-    x = np.array([1.0, 4.0, 2.0, 9.0])
-    assert spearman(x, np.exp(x)) == pytest.approx(1)
-    assert spearman(x, -(x**3)) == pytest.approx(-1)
-    assert np.isnan(spearman(x, np.ones(4)))
-    assert np.isnan(spearman(x[:0], x[:0]))
 
 
 def test_agreement_follows_the_explained_class():

@@ -9,8 +9,9 @@ from jmamba.evaluation import Interval
 from jmamba.recipes.emoji import Composites
 from jmamba.recipes.fashion import FILES
 from jmamba.recipes.pictures import load_pictures
+from jmamba.recipes.verdicts import judge
 from jmamba.recipes.vision import scores
-from jmamba.recipes.vision.findings import CLAIMS, judge
+from jmamba.recipes.vision.findings import CLAIMS
 from jmamba.recipes.vision.recipe import SIZES, run
 from jmamba.recipes.workbench import Workbench
 

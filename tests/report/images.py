@@ -8,7 +8,7 @@ from vision_definition import tiny_vim
 from jmamba import Vim
 from jmamba.attention import METHODS
 from jmamba.report import ImageExplanation, Predictions
-from jmamba.report.image.explain import seen_square
+from jmamba.report.image.measure import seen_square
 
 NAMES = ("cat", "dog", "small bird", "fish & co", "$tree$")
 

@@ -31,8 +31,11 @@ def made_up(text: str, num_layers: int, *, matrices: bool = True) -> Explanation
         predictions=Predictions(
             np.array([36, 10], np.int32), np.array([0.9, 0.1], np.float32), ("$", "↵")
         ),
+        question=Predictions(
+            np.array([36], np.int32), np.array([0.9], np.float32), ("$",)
+        ),
         left_out=rng.normal(size=len(pieces)).astype(np.float32),
-        gradient_input=rng.normal(size=length).astype(np.float32),
+        relevance={"mamba_lrp": rng.normal(size=length).astype(np.float32)},
         last_attention=attention[:, -1],
         attention=attention if matrices else None,
         norms=1 + rng.random((num_layers + 1, length), np.float32),

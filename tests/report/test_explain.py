@@ -7,21 +7,30 @@ import pytest
 from flax import nnx
 from reports import tiny_model
 
-from jmamba.attention import hidden_attention
+from jmamba.attention import METHODS, explain, hidden_attention
 from jmamba.checkpoints import ByteTokenizer
 from jmamba.dynamics import jacobian_norms, layer_span
 from jmamba.models.mamba.config import MambaConfig
+from jmamba.models.skeleton import make_skeleton
 from jmamba.report import explain_text, write_text
+from jmamba.report.size import size_of
 from jmamba.report.text.cost import (
     check_length,
     choose_left_out,
     choose_probes,
     jacobian_operations,
 )
+from jmamba.report.text.page import text_page
 
 TEXT = "né <b>\n"
 MODEL, BYTES = tiny_model(), ByteTokenizer()
 TOKENS = jnp.asarray([BYTES.encode(TEXT)], jnp.int32)
+
+
+def size_named(name):
+    config = MambaConfig.named(name)
+    made = make_skeleton(config, dtype="float32", param_dtype="float32")
+    return size_of(nnx.merge(made.graphdef, made.state))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +48,9 @@ def test_explanation_arrays_are_finite_and_named(found):
         "prediction_ids": (5,),
         "prediction_probabilities": (5,),
         "left_out": (length - 1,),  # é is one piece of two tokens
-        "gradient_input": (length,),
+        "relevance_mamba_lrp": (length,),
+        "target_ids": (1,),
+        "target_probabilities": (1,),
         "piece_starts": (length - 1,),
         "last_attention": (3, length),
         "residual_norms": (4, length),
@@ -56,21 +67,55 @@ def test_predictions_are_the_models(found):
     np.testing.assert_allclose(found.predictions.probabilities, p[best], rtol=1e-5)
 
 
-def test_gradient_input_is_the_change_of_the_logit(found):
-    """Scaling an embedding by 1 + e changes the logit by e times this."""
+def test_relevance_is_of_the_method_and_the_likeliest_token(found):
     best = int(found.predictions.ids[0])
-    x = MODEL.embed(TOKENS)
+    expected = explain(MODEL, TOKENS, "mamba_lrp", target=best)[0]
+    assert found.method == "mamba_lrp" and found.question.ids.tolist() == [best]
+    np.testing.assert_allclose(found.relevance["mamba_lrp"], expected, rtol=1e-4)
 
-    def logit(x):
-        return MODEL.unembed(MODEL.run_layers(x)[0][0, -1])[best]
 
-    @jax.jit
-    def slope(j):
-        tangent = jnp.zeros_like(x).at[0, j].set(x[0, j])
-        return jax.jvp(logit, (x,), (tangent,))[1]
+def test_any_token_can_be_asked_for_and_why_it_rather_than_another():
+    """What drove "a rather than b" is what drove a, less what drove b."""
+    options = {"method": "gradient_x_input", "matrices": False, "jacobian": False}
+    first, second = (
+        explain_text(MODEL, BYTES, TEXT, target=one, **options) for one in ("a", 98)
+    )
+    both = explain_text(MODEL, BYTES, TEXT, target="a", against="b", **options)
+    assert both.explained == "a rather than b" and second.explained == "b"
+    np.testing.assert_allclose(
+        both.left_out, first.left_out - second.left_out, rtol=1e-3, atol=1e-4
+    )
+    values = [one.relevance["gradient_x_input"] for one in (first, second, both)]
+    np.testing.assert_allclose(values[2], values[0] - values[1], rtol=1e-3, atol=1e-5)
+    assert "a rather than b" in text_page(both, {})
+    best = explain_text(MODEL, BYTES, TEXT, against="b", **options)
+    assert best.question.ids.tolist() == [best.predictions.ids[0], 98]
 
-    expected = [slope(j) for j in range(TOKENS.shape[1])]
-    np.testing.assert_allclose(found.gradient_input, expected, rtol=1e-4, atol=1e-6)
+
+def test_all_methods_are_compared():
+    found = explain_text(
+        MODEL, BYTES, "ab", compare=True, matrices=False, jacobian=False
+    )
+    assert set(found.relevance) == set(METHODS) and found.method == "mamba_lrp"
+    assert "refused" not in found.settings
+    for method in ("raw_attention", "alti_logit"):
+        expected = explain(MODEL, jnp.asarray([[97, 98]]), method)[0]
+        np.testing.assert_allclose(found.relevance[method], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "ab"}, r"'ab' is 2 tokens \('a' \+ 'b'\)"),
+        ({"target": 256}, "no token 256: the vocabulary has ids 0 to 255"),
+        ({"against": "ab"}, "'ab' is 2 tokens"),
+        ({"method": "magic"}, "Unknown method 'magic'"),
+        ({"settings": "paper"}, "mamba_lrp takes none"),
+    ],
+)
+def test_questions_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        explain_text(MODEL, BYTES, "abc", **options)
 
 
 def bits_lost(text: bytes, without: bytes) -> float:
@@ -107,8 +152,8 @@ def test_left_out_of_a_single_piece_is_against_knowing_nothing():
 
 
 def test_left_out_reach_fits_a_moment():
-    assert choose_left_out(40, MODEL.config) == 40
-    assert 2 <= choose_left_out(10**6, MambaConfig.named("mamba-2.8b")) < 100
+    assert choose_left_out(40, size_of(MODEL)) == 40
+    assert 2 <= choose_left_out(10**6, size_named("mamba-2.8b")) < 100
 
 
 def test_attention_is_the_mean_over_channels(found):
@@ -192,11 +237,10 @@ def test_weights_that_are_not_finite_are_found():
 
 
 def test_probes_fit_a_moment():
-    small = MambaConfig(vocab_size=256, d_model=16, num_layers=2)
-    large = MambaConfig.named("mamba-2.8b")
+    small, large = size_of(MODEL), size_named("mamba-2.8b")
     assert choose_probes(10, small, None) == 16
     assert choose_probes(10, large, 3) == 3
-    assert 1 <= choose_probes(24, MambaConfig.named("mamba-130m"), None) < 16
+    assert 1 <= choose_probes(24, size_named("mamba-130m"), None) < 16
     assert jacobian_operations(20, small) == 4 * jacobian_operations(10, small)
     with pytest.raises(ValueError, match="--no-jacobian"):
         choose_probes(500, large, None)
@@ -209,9 +253,9 @@ def test_all_costs_are_said_at_once(monkeypatch):
 
 
 def test_length_limit_says_what_it_costs():
-    check_length(3, 3, MODEL.config)
+    check_length(3, 3, size_of(MODEL))
     with pytest.raises(ValueError, match=r"12 MiB.*--no-matrices.*--max-tokens 1024"):
-        check_length(1024, 512, MODEL.config)
+        check_length(1024, 512, size_of(MODEL))
 
 
 def test_explanation_is_written(found, tmp_path):
@@ -235,6 +279,7 @@ def test_explanation_is_written(found, tmp_path):
     assert set(summary["seconds"]) == {
         "prediction",
         "leaving out each token",
+        "relevance",
         "hidden attention",
         "token Jacobian",
     }

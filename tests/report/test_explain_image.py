@@ -16,10 +16,11 @@ from jmamba import VimConfig, trace
 from jmamba.attention import METHODS, explain, patch_grid, reduced_attention
 from jmamba.models.vim.images import preprocess, preprocessing_of
 from jmamba.report import explain_image, write_image
-from jmamba.report.image.explain import USUAL, choose_class, seen_square
+from jmamba.report.choices import USUAL
+from jmamba.report.image.measure import choose_class, seen_square
 
 MODEL, PICTURE = named_vim(), draw_picture()
-MODULE = sys.modules["jmamba.report.image.explain"]  # the function has its name
+MODULE = sys.modules["jmamba.report.image.measure"]  # the function has its name
 
 
 @pytest.fixture(scope="module")

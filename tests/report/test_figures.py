@@ -6,10 +6,14 @@ import pytest
 from matplotlib.image import imread
 from reports import made_up
 
-from jmamba.report.figures.attention import draw_attention_depth, draw_attention_maps
 from jmamba.report.figures.canvas import drawable, label_step, log_scale
-from jmamba.report.figures.stream import draw_jacobian_norms, drivers
 from jmamba.report.folder import draw_png
+from jmamba.report.text.figures import (
+    draw_attention_depth,
+    draw_attention_maps,
+    draw_drivers,
+    draw_jacobian_norms,
+)
 from jmamba.report.text.plates import TEXT_PLATES, text_plates_of
 
 LONG = ("It was the best of times, $5 and $6, é 中 😀\n" * 7)[:300]
@@ -63,10 +67,10 @@ def test_depth_overview_has_every_layer():
 
 def test_drivers_of_a_long_text_are_those_that_were_computed():
     few = dataclasses.replace(CASES["long"], left_out=CASES["long"].left_out[-20:])
-    ax = drivers(few).axes[-1]
+    ax = draw_drivers(few).axes[-1]
     assert ax.get_xlim() == (316 - 0.6, 342 - 0.4)
     assert len(ax.patches) == 342 - 316
-    assert "last 26 of 342" in drivers(few).axes[0].get_title(loc="left")
+    assert "last 26 of 342" in draw_drivers(few).axes[0].get_title(loc="left")
 
 
 def test_dollar_signs_are_no_formula():

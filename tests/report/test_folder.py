@@ -1,9 +1,11 @@
 import dataclasses
+import json
 import os
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from reports import made_up
 
 from jmamba.report import write_text
@@ -82,6 +84,20 @@ def test_summary_cannot_name_files_to_remove(tmp_path, plates):
     (out / "summary.json").write_text(text)
     write_text(FEW, out)
     assert outside.read_text() == "keep"
+
+
+def test_a_picture_that_is_not_ours_stays_though_a_summary_lists_it(tmp_path, plates):
+    plates.append(plates[0]._replace(name="drivers"))
+    page = write_text(FEW, tmp_path / "out")
+    mine, ours = page.parent / "mine.png", page.parent / "drivers.png"
+    Image.new("RGB", (2, 2)).save(mine)
+    summary = json.loads((page.parent / "summary.json").read_text())
+    summary["files"].append(mine.name)
+    (page.parent / "summary.json").write_text(json.dumps(summary))
+    assert ours.exists()
+    plates.pop()
+    write_text(FEW, page.parent)
+    assert mine.exists() and not ours.exists()
 
 
 def test_file_is_no_folder(tmp_path):

@@ -89,7 +89,7 @@ def test_page_shades_without_script(read):
 def test_page_names_arrays_and_formulas(read):
     for name in ("attention", "left_out", "last_attention", "jacobian_norms"):
         assert name in read.text
-    assert "log₂ p(best" in read.text and "exp(A[n]" in read.text
+    assert "log₂ p(target" in read.text and "exp(A[n]" in read.text
     assert all(attrs["alt"] for attrs in read.all("img"))
 
 
@@ -110,8 +110,8 @@ def test_page_data_holds_every_row_of_attention(read):
     np.testing.assert_allclose(
         matrices[:, -1, e], found.layer_shares[:, e : e + 2].sum(axis=1), atol=1e-4
     )
-    total = found.gradient_input.sum()
-    assert sum(data["gradient"]) == pytest.approx(total, abs=1e-2)
+    total = found.relevance["mamba_lrp"].sum()
+    assert sum(data["relevance"]["mamba lrp"]) == pytest.approx(total, abs=1e-2)
     np.testing.assert_allclose(data["left_out"], found.left_out, rtol=1e-3)
 
 

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.attention.question import Inputs, PerSample, ask, pick
+from jmamba.attention.question import (
+    Inputs,
+    PerSample,
+    Target,
+    ask,
+    pick,
+)
 from jmamba.attention.relevance.token_vectors import (
     alti_matrix,
     check_p,
@@ -25,7 +31,7 @@ def token_norms(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: PerSample = None,
+    target: Target = None,
     query: PerSample = None,
     p: float = 2.0,
 ) -> Float[Array, "b l"]:
@@ -80,7 +86,7 @@ def alti(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: PerSample = None,
+    target: Target = None,
     query: PerSample = None,
 ) -> Float[Array, "b l"]:
     """Return how much of the query's token is made of each input, by ALTI.
@@ -134,7 +140,7 @@ def alti_logit(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: PerSample = None,
+    target: Target = None,
     query: PerSample = None,
 ) -> Float[Array, "b l"]:
     """Return the share of each input in a logit, by ALTI-Logit.

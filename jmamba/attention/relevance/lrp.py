@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.attention.question import Inputs, PerSample, ask, pick, read_logits
+from jmamba.attention.question import (
+    Inputs,
+    PerSample,
+    Target,
+    ask,
+    pick,
+    read_logits,
+)
 from jmamba.attention.relevance.gamma_rule import Gammas
 from jmamba.attention.relevance.gradients import token_relevance
 from jmamba.layers.freezing import MAMBA_LRP, Frozen
@@ -28,7 +35,7 @@ def mamba_lrp(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: PerSample = None,
+    target: Target = None,
     query: PerSample = None,
     composite: str | Gammas = "lrp_0",
 ) -> Float[Array, "b l"]:
@@ -74,7 +81,7 @@ def pixel_lrp(
     model: LayeredModel,
     images: Images | ArrayLike,
     *,
-    target: PerSample = None,
+    target: Target = None,
     query: PerSample = None,
     composite: str | Gammas = "gamma_conv",
 ) -> Float[Array, "b height width"]:

@@ -7,7 +7,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jmamba.attention.question import Inputs, PerSample
+from jmamba.attention.question import (
+    Inputs,
+    PerSample,
+    Target,
+)
 from jmamba.attention.relevance.contributions import alti, alti_logit, token_norms
 from jmamba.attention.relevance.gradients import (
     gradient_x_input,
@@ -44,7 +48,7 @@ def explain(
     inputs: Inputs,
     method: str = "mamba_attribution",
     *,
-    target: PerSample = None,
+    target: Target = None,
     query: PerSample = None,
     **options: Any,
 ) -> Float[Array, "b l"]:

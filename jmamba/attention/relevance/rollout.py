@@ -7,7 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.attention.question import Inputs, PerSample, Question, ask
+from jmamba.attention.question import (
+    Inputs,
+    PerSample,
+    Question,
+    Target,
+    ask,
+)
 from jmamba.attention.relevance.layer_maps import measure_layer
 from jmamba.attention.relevance.scaling import min_max, roll_out
 from jmamba.attention.relevance.settings import AttentionSettings, choose_settings
@@ -21,7 +27,7 @@ def raw_attention(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: PerSample = None,
+    target: Target = None,
     query: PerSample = None,
     settings: Settings = "paper",
 ) -> Float[Array, "b l"]:
@@ -76,7 +82,7 @@ def attention_rollout(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: PerSample = None,
+    target: Target = None,
     query: PerSample = None,
     settings: Settings = "paper",
 ) -> Float[Array, "b l"]:
@@ -131,7 +137,7 @@ def mamba_attribution(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: PerSample = None,
+    target: Target = None,
     query: PerSample = None,
     settings: Settings = "paper",
 ) -> Float[Array, "b l"]:
@@ -175,7 +181,7 @@ def unified_attribution(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: PerSample = None,
+    target: Target = None,
     query: PerSample = None,
     settings: Settings = "unified",
 ) -> Float[Array, "b l"]:

@@ -33,11 +33,10 @@ def block_gradients(
     """
     shifts = jnp.zeros((model.config.num_layers, *x.shape), x.dtype)
 
-    def shift(place, value, own):
-        return value + own if place == "residual_out" else value
+    edit = {"residual_out": jnp.add}
 
     def total(x, shifts):
-        passed = model.run_layers(x, read=measure, edit=shift, edits=shifts)
+        passed = model.run_layers(x, read=measure, edit=edit, edits=shifts)
         return jnp.sum(pick(model.read(passed.x, query), target)), passed.found
 
     both, seen = jax.grad(total, argnums=(0, 1), has_aux=True)(x, shifts)

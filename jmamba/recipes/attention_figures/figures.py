@@ -6,9 +6,10 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from jmamba.report.figures.attention import MAP_COLORS, MAP_DECADES
 from jmamba.report.figures.canvas import (
     INK,
+    MAP_COLORS,
+    MAP_DECADES,
     MUTED,
     TOWARD,
     color_bar,

@@ -7,6 +7,7 @@ import numpy as np
 from flax import nnx
 
 from jmamba.embedded import load_embedded, load_embedded_vim
+from jmamba.evaluation import rank_correlation
 from jmamba.models.mamba.model import MambaLM
 from jmamba.models.vim.model import count_parameters
 from jmamba.recipes.attention_figures.byte_attention import (
@@ -37,9 +38,8 @@ from jmamba.recipes.attention_figures.figures import (
     draw_long_maps,
     draw_map_grid,
 )
+from jmamba.recipes.image_classifiers import VisionConfig, train_vim
 from jmamba.recipes.pictures import load_pictures
-from jmamba.recipes.text.lexicon import spearman
-from jmamba.recipes.vision.models import VisionConfig, train_vim
 from jmamba.recipes.workbench import Workbench
 from jmamba.training.data import ByteSplits, read_bytes, sample_windows, split_bytes
 from jmamba.training.loop import TrainConfig
@@ -204,8 +204,8 @@ def _write_distances(
                f"% over {far:.0f}", "mean cosine of tokens"]  # fmt: skip
     bench.write_table("Channels by layer, Mamba", columns, rows)
     places = np.arange(len(channels.distance), dtype=float)
-    trend = spearman(places, np.median(channels.distance, axis=1))
-    other = spearman(
+    trend = rank_correlation(places, np.median(channels.distance, axis=1))
+    other = rank_correlation(
         np.arange(len(heads.distance), dtype=float), np.median(heads.distance, axis=1)
     )
     spread = np.quantile(channels.distance, [LOCAL, GLOBAL], axis=1)

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jmamba.evaluation import Interval, bootstrap_interval
-from jmamba.recipes.text.lexicon import spearman
+from jmamba.evaluation import Interval, bootstrap_interval, rank_correlation
 from jmamba.recipes.text.methods import LARGEST, RELEASED, SMALLEST, UNCLAMPED
-from jmamba.recipes.vision.findings import judge
+from jmamba.recipes.verdicts import judge
 from jmamba.recipes.workbench import Workbench
 
 METRICS = {
@@ -130,7 +129,7 @@ def summarise(findings: Sequence[Finding], means: Mapping[str, float]) -> str:
             count = f"{len(pairs)} of {len(findings)}"
             parts.append(f"{opening} {count}: {'; '.join(pairs)}.")
     ours = np.array([means[name] for name in PUBLISHED])
-    rank = spearman(ours, np.array(list(PUBLISHED.values())))
+    rank = rank_correlation(ours, np.array(list(PUBLISHED.values())))
     best = sorted(means, key=lambda name: -means[name])[:3]
     parts.append(
         f"Over the {len(ours)} methods of MambaLRP's table 1 that are here, ΔA^F on "

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
 
+from jmamba.evaluation import rank_correlation, ranking_auc
 from jmamba.recipes.text.sentences import Rated, split_words
 
 SHRINK = 5
@@ -125,47 +125,7 @@ def agree(
     toward = sign * heat
     same = np.sign(toward[polar]) == np.sign(polarity[polar])
     return Agreement(
-        area_above(np.abs(heat), polar),
+        ranking_auc(np.abs(heat), polar) if 0 < polar.sum() < polar.size else np.nan,
         float(same.mean()) if polar.any() else float("nan"),
-        spearman(toward[known], polarity[known]),
+        rank_correlation(toward[known], polarity[known]),
     )
-
-
-def area_above(values: Float[np.ndarray, "w"], chosen: Bool[np.ndarray, "w"]) -> float:
-    """Return the chance that a chosen value is above another; equal ones count half.
-
-    Examples:
-      >>> area_above(np.array([3.0, 1.0, 2.0]), np.array([True, False, True]))
-      1.0
-    """
-    if chosen.all() or not chosen.any():
-        return float("nan")
-    ranks = mean_ranks(values)
-    count = int(chosen.sum())
-    above = ranks[chosen].sum() - count * (count - 1) / 2
-    return float(above / (count * (len(values) - count)))
-
-
-def spearman(x: Float[np.ndarray, "w"], y: Float[np.ndarray, "w"]) -> float:
-    """Return the rank correlation, nan where one of both is constant.
-
-    Examples:
-      >>> spearman(np.array([1.0, 5.0, 3.0]), np.array([0.1, 0.3, 0.2]))
-      1.0
-    """
-    x, y = mean_ranks(x), mean_ranks(y)
-    x, y = x - x.mean() if x.size else x, y - y.mean() if y.size else y
-    size = np.sqrt(np.sum(x**2) * np.sum(y**2))
-    return float(np.sum(x * y) / size) if size > 0 else float("nan")
-
-
-def mean_ranks(values: Float[np.ndarray, "w"]) -> Float[np.ndarray, "w"]:
-    """Return ranks from 0 on, equal values sharing the mean of theirs.
-
-    Examples:
-      >>> mean_ranks(np.array([7.0, 5.0, 7.0])).tolist()
-      [1.5, 0.0, 1.5]
-    """
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts + 1) / 2)[inverse]

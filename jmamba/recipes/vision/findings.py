@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jmamba.evaluation import Interval
+from jmamba.recipes.verdicts import judge
 from jmamba.recipes.vision.scores import compare, say
 from jmamba.recipes.workbench import Workbench
 
@@ -65,18 +65,6 @@ def write_vision_findings(
     columns = ["paper", "score", "better there", "worse there",
                "better by, here", "so here"]  # fmt: skip
     bench.write_table("The papers' rankings", columns, rows)
-
-
-def judge(difference: Interval) -> str:
-    """Return what an interval of a difference says of a claim.
-
-    Examples:
-      >>> [judge(Interval(v, v - 1, v + 1)) for v in (2, 0, -2)]
-      ['agrees', 'not decided', 'contradicts']
-    """
-    if difference.low > 0:
-        return "agrees"
-    return "contradicts" if difference.high < 0 else "not decided"
 
 
 def _name(key: tuple[str, str]) -> str:

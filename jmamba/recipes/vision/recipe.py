@@ -9,15 +9,15 @@ from jmamba.evaluation import bootstrap_interval, evaluate
 from jmamba.models.vim.images import normalise
 from jmamba.models.vim.model import Vim, count_parameters
 from jmamba.recipes.emoji import Composites
-from jmamba.recipes.pictures import Pictures, load_pictures
-from jmamba.recipes.vision.figures import draw_maps
-from jmamba.recipes.vision.findings import write_vision_findings
-from jmamba.recipes.vision.models import (
+from jmamba.recipes.image_classifiers import (
     VisionConfig,
     labelled,
     train_vim,
     train_vit,
 )
+from jmamba.recipes.pictures import Pictures, load_pictures
+from jmamba.recipes.vision.figures import draw_maps
+from jmamba.recipes.vision.findings import write_vision_findings
 from jmamba.recipes.vision.scores import (
     explainers,
     measure_maps,

@@ -6,18 +6,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jmamba.report.dynamics.measure import DynamicsReport
-from jmamba.report.figures.attention import layer_ticks
 from jmamba.report.figures.canvas import (
     AGAINST,
+    GRID,
     INK,
     MUTED,
     TOWARD,
     color_bar,
     frame,
+    layer_ticks,
     new_figure,
     token_axis,
 )
-from jmamba.report.figures.stream import GRID
 
 
 def growth(report: DynamicsReport) -> Figure:

@@ -1,7 +1,6 @@
 """What a model's layers do to the tokens of a text: the numbers behind the report."""
 
 import dataclasses
-import time
 from typing import Any
 
 import jax
@@ -10,8 +9,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jmamba.dynamics import (
-    ContractionMap,
-    DepthExponents,
     RegimeReport,
     contraction_map,
     depth_exponents,
@@ -21,11 +18,11 @@ from jmamba.dynamics import (
     report_regimes,
 )
 from jmamba.files.tokenizer import Tokenizer
-from jmamba.models.mamba.model import MambaLM
-from jmamba.progress import Progress
+from jmamba.models.language_model import LanguageModel
+from jmamba.progress import Progress, ignore, timed
+from jmamba.report.choices import encode
 from jmamba.report.environment import environment
 from jmamba.report.labels import Piece, split_pieces, token_label, token_labels
-from jmamba.report.text.explain import encode
 from jmamba.tracing.trace import trace
 
 STAGES = ("trajectories", "regimes", "contraction", "exponents")
@@ -102,13 +99,13 @@ class DynamicsReport:
 
 
 def measure_dynamics(
-    model: MambaLM,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     text: str,
     *,
     exponents: int = 8,
     name: str = "model",
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = ignore,
 ) -> DynamicsReport:
     """Measure how the tokens of a text move from layer to layer.
 
@@ -142,32 +139,19 @@ def measure_dynamics(
     tokens = jnp.asarray(ids, jnp.int32)[None]
     timings: dict[str, float] = {}
 
-    def timed(stage, run):
-        progress(stage, 0, 1)
-        start = time.perf_counter()
-        out = jax.block_until_ready(run())
-        timings[stage] = round(time.perf_counter() - start, 3)
-        progress(stage, 1, 1)
-        return out
-
     inside = trace(model, tokens)
-    moved = timed(STAGES[0], lambda: measure_trajectories(inside))
-    regimes, labels = timed(
-        STAGES[1],
-        lambda: (
-            report_regimes(model, tokens),
-            jax.lax.map(map_regimes, inside.recurrence),
-        ),
-    )
-    x = inside.residual_in[0, 0]
-    steps = min(32, model.config.d_model)
-    contraction: ContractionMap = timed(
-        STAGES[2],
-        lambda: contraction_map(model, inside.residual_in[:, 0], steps=steps),
-    )
-    growing: DepthExponents = timed(
-        STAGES[3], lambda: depth_exponents(layer_stack(model), x, exponents)
-    )
+    with timed(STAGES[0], timings, progress):
+        moved = jax.block_until_ready(measure_trajectories(inside))
+    with timed(STAGES[1], timings, progress):
+        regimes = report_regimes(model, tokens)
+        labels = jax.block_until_ready(jax.lax.map(map_regimes, inside.recurrence))
+    with timed(STAGES[2], timings, progress):
+        stream, steps = inside.residual_in[:, 0], min(32, model.config.d_model)
+        contraction = contraction_map(model, stream, steps=steps)
+        contraction = jax.block_until_ready(contraction)
+    with timed(STAGES[3], timings, progress):
+        growing = depth_exponents(layer_stack(model), stream[0], exponents)
+        growing = jax.block_until_ready(growing)
     pieces = split_pieces(ids, tokenizer.decode)
     return DynamicsReport(
         model=name,

@@ -1,7 +1,7 @@
 """The pictures of the dynamics report: what each shows, in plain words."""
 
 from jmamba.report.dynamics import figures
-from jmamba.report.figures import stream
+from jmamba.report.figures.shared import draw_token_norms
 from jmamba.report.plate import Plate
 
 DYNAMICS_PLATES = (
@@ -11,7 +11,7 @@ DYNAMICS_PLATES = (
         "How long each token's vector is after every layer.",
         "‖x after layer k, token i‖₂",
         ("residual_norms",),
-        stream.draw_token_norms,
+        draw_token_norms,
     ),
     Plate(
         "growth",

@@ -19,6 +19,9 @@ DPI = 150
 INK = "#1f2430"
 MUTED = "#5b6472"
 TOWARD, AGAINST = "#d95f0e", "#2b6cb0"  # orange and blue: apart for every eye
+GRID = {"color": "#e3e7ee", "linewidth": 0.6}
+MAP_COLORS = "viridis"
+MAP_DECADES = 3.0  # as in DeciMamba's maps: weaker links are not told apart
 FALLBACK_FONTS = (
     "Noto Sans CJK JP",
     "Noto Sans CJK SC",
@@ -182,3 +185,12 @@ def log_scale(values: np.ndarray, decades: float) -> LogNorm:
 def lower_triangle(matrix: np.ndarray) -> np.ma.MaskedArray:
     """Mask what lies after the reading token: a causal model cannot use it."""
     return np.ma.masked_where(~np.tri(len(matrix), dtype=bool), matrix)
+
+
+def layer_ticks(ax, count: int, inches: float, names=None) -> None:
+    """Number the layers on the y axis, thinned out where numbers would touch."""
+    step = math.ceil(count / max(1, int(inches * 72 / 10)))
+    ticks = np.arange(0, count, step)
+    names = [str(i) for i in range(count)] if names is None else names
+    ax.set_yticks(ticks, [names[i] for i in ticks])
+    ax.tick_params(axis="y", labelsize=7, length=2)

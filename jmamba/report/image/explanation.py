@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from jmamba.evaluation import rank_correlation
 from jmamba.report.labels import visible
 from jmamba.report.predictions import Predictions
 
@@ -21,7 +22,7 @@ class Square(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ImageExplanation:
-    """What a model saw in one image; see `jmamba.report.image.explain`.
+    """What a model saw in one image; see `jmamba.report.image.measure`.
 
     Layers are counted from 0. `rows x columns` are the patches.
 
@@ -106,9 +107,9 @@ class ImageExplanation:
 
         Spearman's; NaN for a map without differences.
         """
-        chosen = _ranks(self.relevance[self.method])
+        chosen = self.relevance[self.method]
         return {
-            name: _correlate(chosen, _ranks(grid))
+            name: rank_correlation(chosen, grid)
             for name, grid in self.relevance.items()
             if name != self.method
         }
@@ -129,22 +130,3 @@ class ImageExplanation:
         if self.attention is not None:
             arrays["attention"] = self.attention
         return arrays | grids
-
-
-def _ranks(grid: np.ndarray) -> np.ndarray | None:
-    """Return each value's place in ascending order, None if all are equal.
-
-    Equal values share the mean of their places.
-    """
-    values = grid.ravel()
-    if np.ptp(values) == 0:
-        return None
-    ordered = np.sort(values)
-    first = np.searchsorted(ordered, values, "left")
-    return (first + np.searchsorted(ordered, values, "right")) / 2
-
-
-def _correlate(first: np.ndarray | None, second: np.ndarray | None) -> float:
-    if first is None or second is None:
-        return float("nan")
-    return float(np.corrcoef(first, second)[0, 1])

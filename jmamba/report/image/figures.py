@@ -9,10 +9,12 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from jmamba.report.figures.attention import MAP_COLORS, MAP_DECADES
 from jmamba.report.figures.canvas import (
     AGAINST,
+    GRID,
     INK,
+    MAP_COLORS,
+    MAP_DECADES,
     MUTED,
     TOWARD,
     color_bar,
@@ -21,7 +23,6 @@ from jmamba.report.figures.canvas import (
     new_figure,
     plain_text,
 )
-from jmamba.report.figures.stream import GRID
 from jmamba.report.image.explanation import ImageExplanation
 from jmamba.report.labels import shorten
 

@@ -1,7 +1,7 @@
 """The pictures of an image's report: what each shows, in plain words."""
 
 from jmamba.attention import METHODS
-from jmamba.report.figures import stream
+from jmamba.report.figures.shared import draw_predictions
 from jmamba.report.image import figures
 from jmamba.report.image.explanation import ImageExplanation
 from jmamba.report.plate import ALPHA, Plate
@@ -13,7 +13,7 @@ IMAGE_PLATES = (
         "The longer the bar, the surer the model is of the class.",
         "p = softmax(logits)",
         ("prediction_ids", "prediction_probabilities"),
-        stream.predictions,
+        lambda found: draw_predictions(found.predictions, "class", "classes"),
         "predictions",
     ),
     Plate(

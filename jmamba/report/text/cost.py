@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import jax
 
-from jmamba.models.mamba.config import MambaConfig
+from jmamba.report.size import Size
 
 MOMENT = {"cpu": 3e11}
 """Operations that take a moment on a platform; `ACCELERATED` on the others."""
@@ -15,34 +15,27 @@ PATIENCE = 10
 MOST_PROBES = 16
 
 
-def jacobian_operations(length: int, config: MambaConfig) -> float:
-    """Return the operations of one direction per token through all layers.
-
-    A direction costs two operations per parameter of a layer and token, and about six
-    per channel and state of the recurrence.
-    """
-    m, d, n, r = config.d_model, config.d_inner, config.d_state, config.dt_rank
-    assert d is not None and r is not None  # MambaConfig fills them in
-    per_token = 2 * (3 * m * d + d * (2 * r + 2 * n)) + 6 * d * n
-    return float(config.num_layers * per_token * length**2)
+def jacobian_operations(length: int, size: Size) -> float:
+    """Return the operations of one direction per token through all layers."""
+    return size.operations * length**2
 
 
-def choose_left_out(length: int, config: MambaConfig) -> int:
+def choose_left_out(length: int, size: Size) -> int:
     """Return how many tokens back to leave out one by one, 2 or more.
 
     Leaving out each of k tokens means k runs over the last k tokens.
     """
     moment = MOMENT.get(jax.default_backend(), ACCELERATED)
-    budget = 3 * moment / jacobian_operations(1, config)
+    budget = 3 * moment / jacobian_operations(1, size)
     return max(2, min(length, int(budget**0.5)))
 
 
-def choose_probes(length: int, config: MambaConfig, probes: int | None) -> int:
+def choose_probes(length: int, size: Size, probes: int | None) -> int:
     """Return how many random directions per token to use for Jacobian norms.
 
     Args:
       length: tokens of the text.
-      config: sizes of the model.
+      size: of the model's layers.
       probes: what the user asked for; None for as many as take a moment.
 
     Raises:
@@ -52,7 +45,7 @@ def choose_probes(length: int, config: MambaConfig, probes: int | None) -> int:
         if probes < 1:
             raise ValueError(f"probes must be at least 1, but is {probes}.")
         return probes
-    one = jacobian_operations(length, config)
+    one = jacobian_operations(length, size)
     moment = MOMENT.get(jax.default_backend(), ACCELERATED)
     if one > PATIENCE * moment:
         raise ValueError(
@@ -89,7 +82,7 @@ def all_complaints() -> Iterator[Callable]:
         raise ValueError(" ".join(complaints))
 
 
-def check_length(length: int, max_tokens: int, config: MambaConfig) -> None:
+def check_length(length: int, max_tokens: int, size: Size) -> None:
     """Raise if a text is too long for attention between all pairs of its tokens.
 
     Raises:
@@ -97,13 +90,11 @@ def check_length(length: int, max_tokens: int, config: MambaConfig) -> None:
     """
     if length <= max_tokens:
         return
-    layers, d, n = config.num_layers, config.d_inner, config.d_state
-    assert d is not None  # MambaConfig fills it in
-    pairs = layers * length**2
+    pairs = size.layers * length**2
     raise ValueError(
         f"The text has {length} tokens, more than {max_tokens}. Hidden attention "
         f"between all pairs of them would take {4 * pairs / 2**20:.0f} MiB and "
-        f"{pairs * d * n:.1e} exponentials. Shorten the text, keep only what the last "
-        "token attends to with --no-matrices (matrices=False), or accept the cost with "
-        f"--max-tokens {length} (max_tokens={length})."
+        f"{size.states * length**2:.1e} exponentials. Shorten the text, keep only what "
+        "the last token attends to with --no-matrices (matrices=False), or accept the "
+        f"cost with --max-tokens {length} (max_tokens={length})."
     )

@@ -12,7 +12,7 @@ from jmamba.report.predictions import Predictions
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """What a model made of one text; see `jmamba.report.text.explain`.
+    """What a model made of one text; see `jmamba.report.text.measure`.
 
     All layers are counted from 0. `l` is the number of tokens.
 
@@ -24,11 +24,14 @@ class Explanation:
       labels: one readable label per token.
       layers: the layers chosen for large pictures.
       predictions: the likeliest next tokens.
-      left_out: bits of the best next token's log-probability that are lost when a
+      question: the tokens that are explained, why the first comes and, if there is
+        one, why not the second.
+      left_out: bits of the log-probability of what is explained that are lost when a
         piece is left out of the text, for the last k of the p pieces: positive where
-        the piece speaks for the prediction. All of them unless the text is long.
-      gradient_input: gradient of the best next token's logit with respect to each
-        token's embedding, times the embedding.
+        the piece speaks for it. All of them unless the text is long. Of two tokens it
+        is the difference of both.
+      relevance: method -> relevance of each token for the logit of what is explained,
+        or for the difference of two; the method that was asked for comes first.
       last_attention: mean |alpha| over channels, from the last token to each token, in
         every layer.
       attention: the same from every token, or None where it was not asked for.
@@ -48,8 +51,9 @@ class Explanation:
     labels: tuple[str, ...]
     layers: tuple[int, ...]
     predictions: Predictions
+    question: Predictions
     left_out: Float[np.ndarray, "k"]
-    gradient_input: Float[np.ndarray, "l"]
+    relevance: dict[str, Float[np.ndarray, "l"]]
     last_attention: Float[np.ndarray, "s l"]
     attention: Float[np.ndarray, "s l l"] | None
     norms: Float[np.ndarray, "s+1 l"]
@@ -57,6 +61,16 @@ class Explanation:
     settings: dict[str, Any]
     environment: dict[str, Any]
     timings: dict[str, float]
+
+    @property
+    def explained(self) -> str:
+        """What is explained, in words."""
+        return " rather than ".join(self.question.labels)
+
+    @property
+    def method(self) -> str:
+        """The method that was asked for."""
+        return next(iter(self.relevance))
 
     @property
     def piece_starts(self) -> Int[np.ndarray, "p"]:
@@ -109,7 +123,9 @@ class Explanation:
             "prediction_ids": self.predictions.ids,
             "prediction_probabilities": self.predictions.probabilities,
             "left_out": self.left_out,
-            "gradient_input": self.gradient_input,
+            "target_ids": self.question.ids,
+            "target_probabilities": self.question.probabilities,
+            **{f"relevance_{name}": r for name, r in self.relevance.items()},
             "piece_starts": self.piece_starts,
             "last_attention": self.last_attention,
             "residual_norms": self.norms,

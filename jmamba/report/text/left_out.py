@@ -14,8 +14,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from jmamba.models.mamba.model import MambaLM
+from jmamba.models.language_model import LanguageModel
 from jmamba.report.labels import Piece
+from jmamba.report.size import size_of
 from jmamba.report.text.cost import choose_left_out
 
 ROWS_BYTES = 256 * 2**20
@@ -23,31 +24,32 @@ ROWS_BYTES = 256 * 2**20
 
 
 def leave_out(
-    model: MambaLM,
+    model: LanguageModel,
     ids: Sequence[int],
     pieces: Sequence[Piece],
     logits: Float[np.ndarray, "v"],
+    targets: Sequence[int],
 ) -> Float[np.ndarray, "k"]:
-    """Return what leaving out each piece costs the best next token, in bits.
+    """Return what leaving out each piece costs a next token, in bits.
 
-        log2 p(best | text) - log2 p(best | text without the piece)
+        log2 p(target | text) - log2 p(target | text without the piece)
 
     Args:
       model: the model.
       ids: tokens of the text.
       pieces: the tokens as stretches of text; each is left out as a whole.
       logits: what the model predicts after the text.
+      targets: the token; of two, what the first loses more than the second.
 
     Returns:
       One value for each of the last k pieces: of all unless the text is long. A text
       of a single piece is compared with knowing nothing: all tokens equally likely.
     """
-    best = int(np.argmax(logits))
-    whole = float(jax.nn.log_softmax(jnp.asarray(logits))[best])
+    chosen = np.asarray(targets)
+    whole = np.asarray(jax.nn.log_softmax(jnp.asarray(logits)))[chosen]
     if len(pieces) == 1:
-        known = whole + np.log(len(logits))
-        return np.array([known / np.log(2)], np.float32)
-    reach = choose_left_out(len(ids), model.config)
+        return _difference(whole[None] + np.log(len(logits)))
+    reach = choose_left_out(len(ids), size_of(model))
     far = [i for i, piece in enumerate(pieces) if piece.start < len(ids) - reach]
     first = min(len(far), len(pieces) - 2)  # what is left must not be empty
     start = pieces[first].start
@@ -55,8 +57,14 @@ def leave_out(
     cache = None
     if start > 0:
         cache = model(jnp.asarray([ids[:start]], jnp.int32)).cache
-    without = _score_in_batches(model, rows, lengths, cache, best)
-    return ((whole - without) / np.log(2)).astype(np.float32)
+    without = _score_in_batches(model, rows, lengths, cache, chosen)
+    return _difference(whole - without)
+
+
+def _difference(lost: Float[np.ndarray, "k t"]) -> Float[np.ndarray, "k"]:
+    """Return nats that one token loses, or one more than another, in bits."""
+    first, *second = lost.T
+    return ((first - sum(second)) / np.log(2)).astype(np.float32)
 
 
 def _without(ids, start, pieces):
@@ -69,24 +77,24 @@ def _without(ids, start, pieces):
     return rows, lengths
 
 
-def _score_in_batches(model, rows, lengths, cache, best):
-    """Return the log-probability of a token after each row."""
+def _score_in_batches(model, rows, lengths, cache, targets):
+    """Return the log-probability of tokens after each row."""
     graphdef, state = nnx.split(model)
-    per_row = 40 * rows.shape[1] * model.config.d_inner
+    per_row = 40 * rows.shape[1] * size_of(model).channels
     size = max(1, min(len(rows), ROWS_BYTES // per_row))
     scores = []
     for i in range(0, len(rows), size):
         chosen = np.arange(i, i + size).clip(max=len(rows) - 1)  # one shape for all
-        part = _score(graphdef, state, rows[chosen], lengths[chosen], cache, best)
+        part = _score(graphdef, state, rows[chosen], lengths[chosen], cache, targets)
         scores.append(np.asarray(part)[: len(rows) - i])
     return np.concatenate(scores)
 
 
 @partial(jax.jit, static_argnums=0)
-def _score(graphdef, state, rows, lengths, cache, best):
+def _score(graphdef, state, rows, lengths, cache, targets):
     model = nnx.merge(graphdef, state)
     if cache is not None:
         cache = jax.tree.map(lambda x: jnp.repeat(x, len(rows), axis=1), cache)
     x = model.run_layers(model.embed(rows), cache=cache, lengths=lengths).x
     last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)[:, 0]
-    return jax.nn.log_softmax(model.unembed(last), axis=-1)[:, best]
+    return jax.nn.log_softmax(model.unembed(last), axis=-1)[:, targets]

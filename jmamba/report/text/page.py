@@ -16,8 +16,9 @@ from jmamba.report.page import (
     resource,
 )
 from jmamba.report.plate import ALPHA
+from jmamba.report.predictions import Predictions
 from jmamba.report.text.explanation import Explanation, shares
-from jmamba.report.text.plates import TEXT_PLATES, text_plates_of
+from jmamba.report.text.plates import text_plates_of
 
 MATRIX_BYTES = 4 * 2**20
 """Attention matrices beyond this size stay in arrays.npz: pages must open fast."""
@@ -39,7 +40,7 @@ def text_page(explanation: Explanation, figures: dict[str, bytes]) -> str:
     title = f"{visible(explanation.text[:60])} → {best.labels[0]}"
     plates = [
         figure_section(plate, figures[plate.name])
-        for plate in TEXT_PLATES
+        for plate in text_plates_of(explanation)
         # The table of the page says the same as the picture of the predictions.
         if plate.name in figures and plate.name != "predictions"
     ]
@@ -64,7 +65,6 @@ def text_page(explanation: Explanation, figures: dict[str, bytes]) -> str:
 
 def text_summary(explanation: Explanation, files: list[str]) -> dict:
     """Return what was run and what came out, ready for JSON."""
-    best = explanation.predictions
     names = zip(explanation.ids.tolist(), explanation.labels, strict=True)
     return {
         "made_by": "jmamba explain",
@@ -72,18 +72,22 @@ def text_summary(explanation: Explanation, files: list[str]) -> dict:
         "text": explanation.text,
         "tokens": [{"id": i, "label": label} for i, label in names],
         "pieces": [piece._asdict() for piece in explanation.pieces],
-        "predictions": [
-            {"id": int(i), "label": label, "probability": float(p)}
-            for i, p, label in zip(
-                best.ids, best.probabilities, best.labels, strict=True
-            )
-        ],
+        "predictions": _listed(explanation.predictions),
+        "explained": _listed(explanation.question),
         "settings": explanation.settings,
         "environment": explanation.environment,
         "seconds": explanation.timings,
         "arrays": describe_arrays(explanation),
         "files": files,
     }
+
+
+def _listed(outcomes: Predictions) -> list[dict]:
+    columns = zip(outcomes.ids, outcomes.probabilities, outcomes.labels, strict=True)
+    return [
+        {"id": int(i), "label": label, "probability": float(p)}
+        for i, p, label in columns
+    ]
 
 
 def page_data(explanation: Explanation) -> dict:
@@ -104,16 +108,19 @@ def page_data(explanation: Explanation) -> dict:
     else:
         rows = explanation.by_piece(explanation.layer_shares)
     packed = np.round(rows * 65535).astype("<u2")
-    gradient = explanation.by_piece(explanation.gradient_input)
+    relevance = {
+        name.replace("_", " "): explanation.by_piece(values).tolist()
+        for name, values in explanation.relevance.items()
+    }
     return {
         "pieces": [visible(text) for text, _, _ in explanation.pieces],
         "spans": [[start, stop] for _, start, stop in explanation.pieces],
         "left_out": [_short(value) for value in explanation.drivers.tolist()],
-        "gradient": [_short(value) for value in gradient.tolist()],
+        "relevance": {k: [_short(x) for x in v] for k, v in relevance.items()},
         "layers": layers,
         "full": full,
         "rows": base64.b64encode(packed.tobytes()).decode(),
-        "best": explanation.predictions.labels[0],
+        "explained": explanation.explained,
     }
 
 
@@ -137,19 +144,26 @@ def _text_section(explanation: Explanation) -> str:
             f"{_shown(text, labels[i])}</span>"
         )
     last = len(explanation.last_attention)
+    asked = escape(explanation.explained)
+    methods = "".join(
+        f'<label><input type="radio" name="mode" value="{name.replace("_", " ")}"> '
+        f"{name.replace('_', ' ')}</label>\n"
+        for name in explanation.relevance
+    )
     return f"""<header>
 <p class="kicker">jmamba explain · {escape(explanation.model)}</p>
 <h1>After this text the model expects
 <q class="best">{escape(best.labels[0])}</q>
 <small>{100 * best.probabilities[0]:.1f} % sure</small></h1>
+{_question(explanation)}
 </header>
 <section aria-label="The text">
 <form id="controls" hidden>
 <fieldset><legend>Shade tokens by</legend>
 <label><input type="radio" name="mode" value="left_out" checked>
 leaving each out</label>
-<label><input type="radio" name="mode" value="gradient"> gradient × input</label>
-<label><input type="radio" name="mode" value="attention"> hidden attention</label>
+{methods}<label><input type="radio" name="mode" value="attention">
+hidden attention</label>
 </fieldset>
 <div id="attention-controls" hidden>
 <label for="layer">Layer</label>
@@ -160,10 +174,22 @@ leaving each out</label>
 </form>
 <div id="text">{"".join(spans)}<span class="next">{escape(best.labels[0])}</span></div>
 <p class="legend" id="legend"><span class="swatch toward"></span> spoke for
-<q>{escape(best.labels[0])}</q> <span class="swatch against"></span> spoke against it
+<q>{asked}</q> <span class="swatch against"></span> spoke against it
 <span id="strongest">(strongest: {largest:.3g} bits)</span>. The dashed box is the
 prediction.</p>
 </section>"""
+
+
+def _question(explanation: Explanation) -> str:
+    """Return what is asked, if it is not why the likeliest token comes."""
+    asked = explanation.question
+    if len(asked.ids) == 1 and asked.ids[0] == explanation.predictions.ids[0]:
+        return ""
+    shown = " rather than ".join(
+        f"<q>{escape(label)}</q> ({100 * p:.2g} %)"
+        for label, p in zip(asked.labels, asked.probabilities, strict=True)
+    )
+    return f"<p>Asked here: why {shown}?</p>"
 
 
 def _shown(text: str, label: str) -> str:
@@ -180,13 +206,13 @@ def _shown(text: str, label: str) -> str:
 def _tables(explanation: Explanation) -> str:
     best = explanation.predictions
     drivers, labels = explanation.drivers, explanation.piece_labels
-    gradient = explanation.by_piece(explanation.gradient_input)
+    relevance = explanation.by_piece(explanation.relevance[explanation.method])
     share = 100 * explanation.by_piece(explanation.mean_share)
     strongest = "".join(
         f"<tr><td><code>{escape(labels[i])}</code></td>"
         f"<td class=number>{explanation.pieces[i].start}</td>"
         f"<td class=number>{drivers[i]:+.2f}</td>"
-        f"<td class=number>{gradient[i]:+.2g}</td>"
+        f"<td class=number>{relevance[i]:+.2g}</td>"
         f"<td class=number>{share[i]:.1f} %</td></tr>"
         for i in explanation.strongest(len(best.ids))
     )
@@ -195,10 +221,10 @@ def _tables(explanation: Explanation) -> str:
 <table><thead><tr><th>token</th><th class=number>id</th>
 <th class=number>probability</th><th></th></tr></thead>
 <tbody>{prediction_rows(best)}</tbody></table></section>
-<section><h2>Tokens that drove it most</h2>
+<section><h2>Tokens that drove {escape(explanation.explained)} most</h2>
 <table><thead><tr><th>token</th><th class=number>position</th>
-<th class=number>bits lost without it</th>
-<th class=number>gradient × input</th>
+<th class=number>bits lost without the token</th>
+<th class=number>{explanation.method.replace("_", " ")}</th>
 <th class=number>last token's attention</th></tr></thead>
 <tbody>{strongest}</tbody></table></section>
 </div>"""

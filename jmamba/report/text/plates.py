@@ -1,7 +1,8 @@
 """The pictures of a report: how each is drawn, and what it shows in plain words."""
 
-from jmamba.report.figures import attention, stream
+from jmamba.report.figures.shared import draw_predictions, draw_token_norms
 from jmamba.report.plate import ALPHA, Plate
+from jmamba.report.text import figures
 from jmamba.report.text.explanation import Explanation
 
 TEXT_PLATES = (
@@ -11,20 +12,20 @@ TEXT_PLATES = (
         "The longer the bar, the surer the model is that this token comes next.",
         "p = softmax(logits of the last token)",
         ("prediction_ids", "prediction_probabilities"),
-        stream.predictions,
+        lambda found: draw_predictions(found.predictions, "next token", "next tokens"),
     ),
     Plate(
         "drivers",
         "What drove the prediction",
         "Above: the text is read again without the token. An orange bar of 3 bits "
         "says that without it the prediction is 2³ = 8 times less likely; a blue bar "
-        "says that the token spoke against it. Below: gradient × input, the usual "
-        "first-order estimate. Mamba reads tokens through a norm that takes out their "
-        "length, which leaves little of that estimate: trust the upper bars.",
-        "above: log₂ p(best | text) − log₂ p(best | text without j); "
-        "below: ∂ logit / ∂ x₀[j] · x₀[j], x₀ the token embeddings",
-        ("left_out", "gradient_input"),
-        stream.drivers,
+        "says that the token spoke against it. Below: what a method of explanation "
+        "assigns to each token without leaving it out. Where the two disagree, trust "
+        "the upper bars: they are what the model does.",
+        "above: log₂ p(target | text) − log₂ p(target | text without j), of two "
+        "targets the difference; below: relevance by the method that was asked for",
+        (),  # those of the method that was asked for
+        figures.draw_drivers,
     ),
     Plate(
         "last_token_attention",
@@ -34,7 +35,7 @@ TEXT_PLATES = (
         "shares add up to 100 %. The bars on top average them over layers.",
         f"{ALPHA}, i the last token; |α| averaged over channels",
         ("last_attention",),
-        attention.last_token_attention,
+        figures.draw_last_token,
     ),
     Plate(
         "attention_maps",
@@ -45,7 +46,7 @@ TEXT_PLATES = (
         "ahead of time, hence the empty corner.",
         f"{ALPHA}; |α| averaged over channels",
         ("attention", "chosen_layers"),
-        attention.draw_attention_maps,
+        figures.draw_attention_maps,
         "attention",
     ),
     Plate(
@@ -55,7 +56,7 @@ TEXT_PLATES = (
         "too. Layers with a dot are the ones drawn large above.",
         "mean |α| divided by the layer's largest value",
         ("attention",),
-        attention.draw_attention_depth,
+        figures.draw_attention_depth,
         "attention",
     ),
     Plate(
@@ -66,7 +67,7 @@ TEXT_PLATES = (
         "flat is a token that is left alone.",
         "‖x after layer k, token i‖₂",
         ("residual_norms",),
-        stream.draw_token_norms,
+        draw_token_norms,
     ),
     Plate(
         "jacobian_norms",
@@ -78,7 +79,7 @@ TEXT_PLATES = (
         "settings below), so single pixels may be off by a tenth or more.",
         "‖∂ x_out[i] / ∂ x_in[j]‖, Frobenius norm of a d_model × d_model block",
         ("jacobian_norms",),
-        stream.draw_jacobian_norms,
+        figures.draw_jacobian_norms,
         "jacobian",
     ),
 )
@@ -86,6 +87,9 @@ TEXT_PLATES = (
 
 def text_plates_of(explanation: Explanation) -> list[Plate]:
     """Return the pictures an explanation has the numbers for."""
+    own = {"drivers": ("left_out", f"relevance_{explanation.method}")}
     return [
-        plate for plate in TEXT_PLATES if getattr(explanation, plate.needs) is not None
+        plate._replace(arrays=own.get(plate.name, plate.arrays))
+        for plate in TEXT_PLATES
+        if getattr(explanation, plate.needs) is not None
     ]

@@ -10,6 +10,7 @@ from matplotlib.patches import Circle, Patch
 
 from jmamba.dynamics.theory.scalar_portraits import REGIMES
 from jmamba.report.figures.canvas import (
+    GRID,
     INK,
     MUTED,
     color_bar,
@@ -17,7 +18,6 @@ from jmamba.report.figures.canvas import (
     new_figure,
     plain_numbers,
 )
-from jmamba.report.figures.stream import GRID
 
 TOKENS = ("#1b6ca8", "#d95f0e", "#2a8f6a", "#8e4ec6", "#b8860b", "#c2185b")
 """Colours of tokens 1, 2, ..."""

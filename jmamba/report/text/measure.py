@@ -3,39 +3,52 @@
 from collections.abc import Sequence
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jaxtyping import Float
 
+from jmamba.attention import Contrast, explain
 from jmamba.dynamics import jacobian_norms, layer_span
 from jmamba.files.tokenizer import Tokenizer
-from jmamba.models.mamba.model import MambaLM
+from jmamba.models.language_model import LanguageModel
 from jmamba.progress import Progress, ignore, timed
+from jmamba.report.choices import (
+    DEFAULT_METHOD,
+    check_logits,
+    check_question,
+    choose_large_layers,
+    choose_token,
+    encode,
+)
 from jmamba.report.depth import measure_depth
 from jmamba.report.environment import environment
 from jmamba.report.labels import split_pieces, token_label, token_labels
-from jmamba.report.predictions import Predictions, best_predictions
+from jmamba.report.predictions import best_predictions, name_predictions
+from jmamba.report.relevance import measure_relevance
+from jmamba.report.size import size_of
 from jmamba.report.text.cost import all_complaints, check_length, choose_probes
 from jmamba.report.text.explanation import Explanation
 from jmamba.report.text.left_out import leave_out
-from jmamba.requests import choose_layers
 
 STAGES = (
     "prediction",
     "leaving out each token",
+    "relevance",
     "hidden attention",
     "token Jacobian",
 )
 
 
 def explain_text(
-    model: MambaLM,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     text: str,
     *,
     layers: Sequence[int] | None = None,
+    method: str = DEFAULT_METHOD,
+    settings: str | None = None,
+    compare: bool = False,
+    target: int | str | None = None,
+    against: int | str | None = None,
     top: int = 8,
     matrices: bool = True,
     jacobian: bool = True,
@@ -46,8 +59,8 @@ def explain_text(
 ) -> Explanation:
     """Compute what a model predicts after a text, and what made it do so.
 
-    What drove the prediction is measured by leaving out each token in turn; gradient x
-    input is there for comparison.
+    What drove it is measured by leaving out each token in turn, and by a method of
+    explanation.
 
     Args:
       model: the model.
@@ -55,6 +68,13 @@ def explain_text(
       text: the text.
       layers: layers to draw large, counted from 0, negative ones from the end; None
         for about a quarter, half and three quarters of the depth and the last.
+      method: an explanation of `jmamba.attention.METHODS`.
+      settings: of the method, a name in `jmamba.attention.PRESETS`; None for its usual
+        ones.
+      compare: whether to compute all other explanations too.
+      target: the next token to explain, its text or its id; None for the likeliest.
+      against: another, to ask why the target comes rather than this; None to ask why
+        it comes at all.
       top: how many of the likeliest next tokens to keep.
       matrices: whether to compute hidden attention between all pairs of tokens, and
         not only what the last token attends to.
@@ -70,11 +90,12 @@ def explain_text(
 
     Raises:
       ValueError: the text is empty, too long for what is asked for, or has tokens the
-        model does not know; there is no such layer; `top` or `probes` is less than 1;
-        the model's logits are not finite.
+        model does not know; there is no such layer, method, setting or next token;
+        `top` or `probes` is less than 1; logits or relevance are not finite.
 
     Examples:
-      >>> from jmamba import MambaConfig
+      >>> from flax import nnx
+      >>> from jmamba import MambaConfig, MambaLM
       >>> from jmamba.checkpoints import ByteTokenizer
       >>> config = MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> model = MambaLM(config, rngs=nnx.Rngs(0))
@@ -89,33 +110,51 @@ def explain_text(
     """
     ids = encode(tokenizer, text)
     chosen = choose_large_layers(layers, model.config.num_layers)
-    if top < 1:
-        raise ValueError(f"top must be at least 1, but is {top}.")
+    usual = check_question(method, settings, top)
+    wanted = [
+        None if one is None else choose_token(tokenizer, model.num_targets, one)
+        for one in (target, *([] if against is None else [against]))
+    ]
     with all_complaints() as ask:
         if matrices:
-            ask(check_length, len(ids), max_tokens, model.config)
+            ask(check_length, len(ids), max_tokens, size_of(model))
         if jacobian:
-            probes = ask(choose_probes, len(ids), model.config, probes)
+            probes = ask(choose_probes, len(ids), size_of(model), probes)
     tokens = jnp.asarray(ids, jnp.int32)[None]
     timings: dict[str, float] = {}
 
     with timed(STAGES[0], timings, progress):
-        logits, gradient_input = _differentiate_logit(model, tokens)
+        logits = np.asarray(model(tokens).logits[0, -1])
         check_logits(logits, name)
     pieces = split_pieces(ids, tokenizer.decode)
+    question = [int(np.argmax(logits)) if one is None else one for one in wanted]
     with timed(STAGES[1], timings, progress):
-        left_out = leave_out(model, ids, pieces, logits)
+        left_out = leave_out(model, ids, pieces, logits, question)
     with timed(STAGES[2], timings, progress):
+        asked = question[0] if against is None else Contrast(*question)
+        relevance = measure_relevance(
+            partial(_ask, model, tokens, asked),
+            method,
+            usual,
+            compare=compare,
+            progress=partial(progress, STAGES[2]),
+        )
+    with timed(STAGES[3], timings, progress):
         depth = measure_depth(
             model,
             tokens,
             rows=None if matrices else [-1],
-            progress=partial(progress, STAGES[2]),
+            progress=partial(progress, STAGES[3]),
         )
     blocks = None
     if jacobian:
-        with timed(STAGES[3], timings, progress):
+        with timed(STAGES[4], timings, progress):
             blocks = _differentiate(model, tokens, probes)
+
+    def label(ids):
+        texts = [tokenizer.decode([i]) for i in ids]
+        return tuple(map(token_label, texts, tokenizer.pieces(ids)))
+
     return Explanation(
         model=name,
         text=text,
@@ -123,20 +162,27 @@ def explain_text(
         pieces=tuple(pieces),
         labels=tuple(token_labels(pieces, tokenizer.pieces(ids))),
         layers=chosen,
-        predictions=_best(logits, top, tokenizer),
+        predictions=best_predictions(logits, top, label),
+        question=name_predictions(logits, question, label),
         left_out=left_out,
-        gradient_input=gradient_input,
+        relevance=relevance.by,
         last_attention=depth.attention[:, -1],
         attention=depth.attention if matrices else None,
         norms=depth.norms,
         jacobian=blocks,
         settings={
+            "method": method,
+            "settings": usual,
+            "target": question[0],
+            "against": question[1] if len(question) > 1 else None,
+            "compare": compare,
             "layers": list(chosen),
             "top": top,
             "matrices": matrices,
             "jacobian": jacobian,
             "probes": probes,
             "max_tokens": max_tokens,
+            **relevance.notes,
             "dtype": jnp.dtype(model.dtype).name,
         },
         environment=environment(),
@@ -144,67 +190,9 @@ def explain_text(
     )
 
 
-def choose_large_layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
-    """Return the layers to draw large: the ones asked for, or four through the depth.
-
-    Raises:
-      ValueError: a layer does not exist.
-
-    Examples:
-      >>> choose_large_layers(None, 24), choose_large_layers([-1, 3], 24)
-      ((6, 12, 18, 23), (3, 23))
-    """
-    if layers is None:
-        layers = [count // 4, count // 2, 3 * count // 4, count - 1]
-    return choose_layers(layers, count)
-
-
-def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return the token ids of a text.
-
-    Raises:
-      ValueError: the text has no tokens.
-    """
-    ids = tokenizer.encode(text) if text else []
-    if not ids:
-        raise ValueError(
-            "The text is empty. Give at least one character, such as "
-            '"The capital of France is".'
-        )
-    return ids
-
-
-def check_logits(logits: Float[np.ndarray, "v"], name: str) -> None:
-    """Raise unless the logits are numbers.
-
-    Raises:
-      ValueError: one is NaN or infinite.
-    """
-    if not np.isfinite(logits).all():
-        raise ValueError(
-            f"The logits of {name} are not finite: its weights hold NaN or infinity, "
-            "or overflow in this dtype. Check the checkpoint, or ask for float32."
-        )
-
-
-def _differentiate_logit(model, tokens):
-    """Return the last token's logits and gradient x input of the largest."""
-    logits, gradient_input = _gradient_times_input(*nnx.split(model), tokens)
-    return np.asarray(logits), np.asarray(gradient_input, np.float32)
-
-
-@partial(jax.jit, static_argnums=0)
-def _gradient_times_input(graphdef, state, tokens):
-    model = nnx.merge(graphdef, state)
-
-    def best_logit(x):
-        x = model.run_layers(x).x
-        logits = model.unembed(x[0, -1])
-        return jnp.max(logits), logits
-
-    x = model.embed(tokens)
-    gradient, logits = jax.grad(best_logit, has_aux=True)(x)
-    return logits, jnp.sum(gradient * x, axis=-1)[0]
+def _ask(model, tokens, target, method, **options):
+    found = explain(model, tokens, method, target=target, **options)
+    return np.asarray(found[0], np.float32)
 
 
 def _differentiate(model, tokens, probes):
@@ -213,11 +201,3 @@ def _differentiate(model, tokens, probes):
     exact = probes >= x.shape[1]  # as many directions as there are axes
     norms = jacobian_norms(layer_span(model), x, probes=None if exact else probes)
     return np.asarray(norms, np.float32)
-
-
-def _best(logits, top, tokenizer) -> Predictions:
-    def label(ids):
-        texts = [tokenizer.decode([i]) for i in ids]
-        return tuple(map(token_label, texts, tokenizer.pieces(ids)))
-
-    return best_predictions(logits, top, label)

@@ -1,4 +1,4 @@
-"""Pictures of hidden attention: maps of layers, all depths, the last token."""
+"""Pictures of a text's explanation: hidden attention, the Jacobian, what drove it."""
 
 import math
 
@@ -6,11 +6,17 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jmamba.report.figures.canvas import (
+    AGAINST,
+    GRID,
     INK,
+    MAP_COLORS,
+    MAP_DECADES,
     MUTED,
+    TOWARD,
     color_bar,
     drawable,
     frame,
+    layer_ticks,
     log_scale,
     lower_triangle,
     new_figure,
@@ -19,9 +25,7 @@ from jmamba.report.figures.canvas import (
 )
 from jmamba.report.text.explanation import Explanation
 
-MAP_COLORS = "viridis"
 AXES = {"x": "source token j", "y": "reading token i"}
-MAP_DECADES = 3.0  # as in DeciMamba's maps: weaker links are not told apart
 
 
 def draw_attention_maps(explanation: Explanation) -> Figure:
@@ -81,7 +85,7 @@ def draw_attention_depth(explanation: Explanation) -> Figure:
     return figure
 
 
-def last_token_attention(explanation: Explanation) -> Figure:
+def draw_last_token(explanation: Explanation) -> Figure:
     """Draw where the last token looks: a bar per token over a strip per layer."""
     shares = 100 * explanation.layer_shares
     count, length = shares.shape
@@ -114,13 +118,70 @@ def last_token_attention(explanation: Explanation) -> Figure:
     return figure
 
 
-def layer_ticks(ax, count: int, inches: float, names=None) -> None:
-    """Number the layers on the y axis, thinned out where numbers would touch."""
-    step = math.ceil(count / max(1, int(inches * 72 / 10)))
-    ticks = np.arange(0, count, step)
-    names = [str(i) for i in range(count)] if names is None else names
-    ax.set_yticks(ticks, [names[i] for i in ticks])
-    ax.tick_params(axis="y", labelsize=7, length=2)
+def draw_jacobian_norms(explanation: Explanation) -> Figure:
+    """Draw how strongly each token's end depends on each token's start.
+
+    Raises:
+      ValueError: the explanation holds no Jacobian norms.
+    """
+    if explanation.jacobian is None:
+        raise ValueError(
+            "This explanation holds no Jacobian norms; make it with "
+            "explain(..., jacobian=True) to draw them."
+        )
+    matrix = lower_triangle(explanation.jacobian)
+    side = 6.4
+    figure = new_figure(side + 0.6, side)
+    ax = figure.subplots()
+    image = ax.imshow(
+        matrix, cmap="magma", norm=log_scale(matrix, 5.0), interpolation="nearest"
+    )
+    count = len(explanation.norms) - 1
+    frame(ax, f"Jacobian of all {count} layers, by tokens", sides=("left", "bottom"))
+    names = {"x": "input token j", "y": "output token i"}
+    for axis, name in names.items():
+        inches = side - 1.8
+        token_axis(ax, explanation, axis=axis, inches=inches, name=name)
+    label = "‖∂ x_out[i] / ∂ x_in[j]‖, Frobenius (log)"
+    color_bar(figure, image, ax, label, shrink=0.85, pad=0.02)
+    return figure
+
+
+def draw_drivers(explanation: Explanation) -> Figure:
+    """Draw what each token did for what is explained: left out, and by a method."""
+    first = len(explanation.pieces) - len(explanation.left_out)
+    reached = explanation.pieces[first:]
+    start, length = reached[0].start, len(explanation.ids)
+    width = float(np.clip(0.17 * (length - start) + 2, 7, 13))
+    figure = new_figure(width, 4.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[1.6, 1])
+    middles = [(piece.start + piece.stop - 1) / 2 for piece in reached]
+    widths = [piece.stop - piece.start - 0.15 for piece in reached]
+    _signed_bars(upper, middles, explanation.left_out, widths)
+    upper.set_ylabel("left out: bits lost", fontsize=8, color=MUTED)
+    relevance = explanation.relevance[explanation.method][start:]
+    _signed_bars(lower, np.arange(start, length), relevance, 0.85)
+    method = explanation.method.replace("_", " ")
+    lower.set_ylabel(method, fontsize=8, color=MUTED)
+    lower.set_xlim(start - 0.6, length - 0.4)
+    token_axis(lower, explanation, axis="x", inches=width - 1, start=start)
+    asked = drawable(explanation.explained)
+    title = f"what spoke for (orange) and against (blue) {asked} as the next token"
+    if start > 0:
+        title += f" (the last {length - start} of {length} tokens)"
+    plain_text(upper.set_title(title, fontsize=9, loc="left", color=INK), mono=False)
+    return figure
+
+
+def _signed_bars(ax, x, values, widths) -> None:
+    colors = [TOWARD if value >= 0 else AGAINST for value in values]
+    ax.bar(x, values, width=widths, color=colors)
+    ax.axhline(0, color=INK, linewidth=0.8)
+    ax.tick_params(axis="y", labelsize=7)
+    ax.tick_params(axis="x", length=0)
+    ax.grid(axis="y", **GRID)
+    ax.set_axisbelow(True)
+    frame(ax, "", sides=("left",))
 
 
 def _maps(explanation: Explanation) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Explain what a model sees in an image: the numbers behind the report."""
 
 import difflib
-import inspect
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 from jaxtyping import Float
 
 from jmamba.attention import METHODS, explain, patch_grid
-from jmamba.attention.relevance.settings import choose_settings
 from jmamba.models.vim.config import VimConfig
 from jmamba.models.vim.images import (
     normalise,
@@ -22,20 +20,17 @@ from jmamba.models.vim.images import (
 )
 from jmamba.models.vim.model import Vim
 from jmamba.progress import Progress, ignore, timed
+from jmamba.report.choices import (
+    DEFAULT_METHOD,
+    USUAL,
+    check_logits,
+    check_question,
+    choose_large_layers,
+)
 from jmamba.report.depth import measure_depth
 from jmamba.report.environment import environment
 from jmamba.report.image.explanation import ImageExplanation, Square
 from jmamba.report.predictions import best_predictions
-from jmamba.report.text.explain import check_logits, choose_large_layers
-
-DEFAULT_METHOD = "mamba_lrp"
-
-USUAL = {
-    name: inspect.signature(of).parameters["settings"].default
-    for name, of in METHODS.items()
-    if "settings" in inspect.signature(of).parameters
-}
-"""Settings of the methods that have some, where papers and released code differ."""
 
 STAGES = ("prediction", "relevance", "hidden attention")
 
@@ -205,30 +200,6 @@ def choose_class(config: VimConfig, target: int | str) -> int:
 def label_of(config: VimConfig, number: int) -> str:
     """Return what a class is called, by its number if it has no name."""
     return config.class_names[number] if config.class_names else f"class {number}"
-
-
-def check_question(
-    method: str, settings: str | None = None, top: int = 5
-) -> str | None:
-    """Return the settings of a method, None if it has none.
-
-    Raises:
-      ValueError: the method or the settings are unknown or do not go together, or `top`
-        is less than 1.
-    """
-    if method not in METHODS:
-        raise ValueError(
-            f"Unknown method {method!r}: give one of {', '.join(METHODS)}."
-        )
-    if settings is not None and method not in USUAL:
-        raise ValueError(
-            f"settings={settings!r} is for {', '.join(USUAL)}; {method} takes none."
-        )
-    if top < 1:
-        raise ValueError(f"top must be at least 1, but is {top}.")
-    if settings is not None:
-        choose_settings(settings)
-    return USUAL.get(method) if settings is None else settings
 
 
 def _compare(
