@@ -63,7 +63,7 @@ def check_cache(model: Any, layers: Any, batch: int) -> LayerCache:
       TypeError: it is no cache.
       ValueError: it is of other rows or of another model.
     """
-    needed = jax.eval_shape(lambda: model.empty_cache(batch))
+    needed = _needed(model, batch)
     if jax.tree.structure(layers) != jax.tree.structure(needed):
         raise TypeError(
             f"cache is a {type(layers).__name__}, but must be what an earlier call "
@@ -85,6 +85,17 @@ def check_cache(model: Any, layers: Any, batch: int) -> LayerCache:
             "model returned."
         )
     return jax.tree.map(jnp.asarray, layers)
+
+
+_NEEDED: dict[tuple, LayerCache] = {}
+
+
+def _needed(model: Any, batch: int) -> LayerCache:
+    """Return shapes and dtypes of a model's cache, worked out once: steps are short."""
+    key = type(model), model.config, jnp.dtype(model.dtype), batch
+    if key not in _NEEDED:
+        _NEEDED[key] = jax.eval_shape(lambda: model.empty_cache(batch))
+    return _NEEDED[key]
 
 
 def _check_not_again(cache: GenerationCache, texts: Texts) -> None:
