@@ -42,5 +42,6 @@ def _restore_methods(kinds: set[type], is_meant: Callable[[str], bool]) -> None:
     """Put back methods that flax has wrapped."""
     for kind in kinds:
         for name, method in inspect.getmembers(kind, inspect.isfunction):
-            if method.__globals__ is vars(summary) and is_meant(name):
+            is_wrapper = method.__globals__ is vars(summary)
+            if is_wrapper and is_meant(name) and hasattr(method, "__wrapped__"):
                 setattr(kind, name, vars(method)["__wrapped__"])
