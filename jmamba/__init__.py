@@ -1,7 +1,5 @@
 """Mamba in JAX, for people who want to see inside it."""
 
-__version__ = "0.1.0"
-
 from jmamba import attention as attention
 from jmamba import dynamics as dynamics
 from jmamba import ops as ops
@@ -14,3 +12,4 @@ from jmamba.models.vim.config import VimConfig as VimConfig
 from jmamba.models.vim.model import Vim as Vim
 from jmamba.tracing.trace import Trace as Trace
 from jmamba.tracing.trace import trace as trace
+from jmamba.version import __version__ as __version__

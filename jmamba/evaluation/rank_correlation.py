@@ -20,4 +20,4 @@ def rank_correlation(x: Any, y: Any) -> float:
     x, y = np.ravel(x), np.ravel(y)
     if x.size < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
-    return float(spearmanr(x, y).statistic)
+    return float(spearmanr(x, y)[0])  # pyright: ignore[reportArgumentType]

@@ -51,6 +51,18 @@ class Writer:
     page: Callable[[Any, dict[str, bytes]], str]
     summary: Callable[[Any, list[str]], dict]
 
+    def draw(self, report: Any, progress: Progress = ignore) -> dict[str, bytes]:
+        """Return the pictures of a report as PNG files, by name."""
+        plates, figures = self.plates(report), {}
+        for done, plate in enumerate(plates):
+            progress("drawing", done, len(plates))
+            figures[plate.name] = draw_png(plate.draw(report))
+        return figures
+
+    def render(self, report: Any) -> str:
+        """Return the page of a report, pictures and all, as one HTML text."""
+        return self.page(report, self.draw(report))
+
     def __call__(
         self,
         report: Any,
@@ -73,13 +85,10 @@ class Writer:
         """
         directory = Path(self.directory if directory is None else directory)
         check_directory(directory, overwrite=overwrite)
-        plates = self.plates(report)
         with _beside(directory) as new:
-            figures = {}
-            for done, plate in enumerate(plates):
-                progress("drawing", done, len(plates))
-                figures[plate.name] = draw_png(plate.draw(report))
-                (new / f"{plate.name}.png").write_bytes(figures[plate.name])
+            figures = self.draw(report, progress)
+            for name, picture in figures.items():
+                (new / f"{name}.png").write_bytes(picture)
             progress("writing the page", 0, 1)
             np.savez_compressed(new / ARRAYS, allow_pickle=False, **report.arrays())
             (new / PAGE).write_text(self.page(report, figures), encoding="utf-8")

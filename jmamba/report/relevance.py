@@ -55,14 +55,14 @@ def measure_relevance(
     for done, name in enumerate(names):
         chosen = settings if name == method else USUAL.get(name)
         options: dict[str, Any] = {} if chosen is None else {"settings": chosen}
-        try:
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter("always", UserWarning)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", UserWarning)
+            try:
                 found[name] = _finite(ask(name, **options), name)
-        except ValueError as error:
-            if name == method:
-                raise
-            refused[name] = str(error)
+            except ValueError as error:
+                if name == method:
+                    raise
+                refused[name] = str(error)
         if said:
             warned[name] = " ".join(str(one.message) for one in said)
         progress(done + 1, len(names))

@@ -14,7 +14,7 @@ SOURCES = sorted(
 
 LAYERS = [
     {"jmamba_kernels"},
-    {"jmamba.types", "jmamba.requests", "jmamba.progress"},
+    {"jmamba.types", "jmamba.requests", "jmamba.progress", "jmamba.version"},
     {"jmamba.ops", "jmamba.files"},
     {"jmamba.layers"},
     {"jmamba.refinements", "jmamba.tracing", "jmamba.attention"},

@@ -21,6 +21,7 @@ from jmamba.files.tokenizer import Tokenizer
 from jmamba.models.language_model import LanguageModel
 from jmamba.progress import Progress, ignore, timed
 from jmamba.report.choices import encode
+from jmamba.report.display import Displayed
 from jmamba.report.environment import environment
 from jmamba.report.labels import Piece, split_pieces, token_label, token_labels
 from jmamba.tracing.trace import trace
@@ -28,8 +29,8 @@ from jmamba.tracing.trace import trace
 STAGES = ("trajectories", "regimes", "contraction", "exponents")
 
 
-@dataclasses.dataclass(frozen=True)
-class DynamicsReport:
+@dataclasses.dataclass(frozen=True, repr=False)
+class DynamicsReport(Displayed):
     """How the tokens of one text move through a model; see `measure_dynamics`.
 
     Attributes:
@@ -72,6 +73,11 @@ class DynamicsReport:
     settings: dict[str, Any]
     environment: dict[str, Any]
     timings: dict[str, float]
+
+    def __repr__(self) -> str:
+        """Return what was measured, without the arrays."""
+        layers, length = self.growth.shape
+        return f"DynamicsReport of {self.text!r}: {length} tokens, {layers} layers"
 
     @property
     def starts(self) -> list[str]:

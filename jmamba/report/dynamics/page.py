@@ -2,6 +2,7 @@
 
 from html import escape
 
+from jmamba.report.display import register_writer
 from jmamba.report.dynamics.measure import DynamicsReport
 from jmamba.report.dynamics.plates import DYNAMICS_PLATES
 from jmamba.report.folder import Writer, describe_arrays
@@ -105,7 +106,13 @@ def _layer_table(report: DynamicsReport) -> str:
 <details><summary>What the columns hold</summary><dl>{legend}</dl></details>"""
 
 
-write_dynamics = Writer(
-    "jmamba-dynamics", lambda report: DYNAMICS_PLATES, dynamics_page, dynamics_summary
+write_dynamics = register_writer(
+    DynamicsReport,
+    Writer(
+        "jmamba-dynamics",
+        lambda report: DYNAMICS_PLATES,
+        dynamics_page,
+        dynamics_summary,
+    ),
 )
 """Writes how the tokens of a text move."""

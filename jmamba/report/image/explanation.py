@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jmamba.evaluation import rank_correlation
+from jmamba.report.display import Displayed
 from jmamba.report.labels import visible
 from jmamba.report.predictions import Predictions
 
@@ -20,8 +21,8 @@ class Square(NamedTuple):
     side: int
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageExplanation:
+@dataclasses.dataclass(frozen=True, repr=False)
+class ImageExplanation(Displayed):
     """What a model saw in one image; see `jmamba.report.image.measure`.
 
     Layers are counted from 0. `rows x columns` are the patches.
@@ -70,6 +71,15 @@ class ImageExplanation:
     settings: dict[str, Any]
     environment: dict[str, Any]
     timings: dict[str, float]
+
+    def __repr__(self) -> str:
+        """Return the prediction and what was asked, without the arrays."""
+        best = self.predictions
+        return (
+            f"ImageExplanation of {self.shown_name} by {self.model}: {best.labels[0]} "
+            f"({100 * best.probabilities[0]:.1f} %); {self.label} explained by "
+            f"{self.method}"
+        )
 
     @property
     def shown_name(self) -> str:

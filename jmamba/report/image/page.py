@@ -3,6 +3,7 @@
 from html import escape
 from pathlib import Path
 
+from jmamba.report.display import register_writer
 from jmamba.report.folder import Writer, describe_arrays
 from jmamba.report.image.explanation import ImageExplanation
 from jmamba.report.image.plates import image_plates_of
@@ -122,5 +123,8 @@ patch</th>
 </div>"""
 
 
-write_image = Writer("jmamba-out", image_plates_of, image_page, image_summary)
+write_image = register_writer(
+    ImageExplanation,
+    Writer("jmamba-out", image_plates_of, image_page, image_summary),
+)
 """Writes the explanation of a picture."""

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from jmamba.report.display import Displayed
 from jmamba.report.labels import Piece, token_label
 from jmamba.report.predictions import Predictions
 
 
-@dataclasses.dataclass(frozen=True)
-class Explanation:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Explanation(Displayed):
     """What a model made of one text; see `jmamba.report.text.measure`.
 
     All layers are counted from 0. `l` is the number of tokens.
@@ -61,6 +62,19 @@ class Explanation:
     settings: dict[str, Any]
     environment: dict[str, Any]
     timings: dict[str, float]
+
+    def __repr__(self) -> str:
+        """Return the prediction and what drove it, without the arrays."""
+        best, drivers = self.predictions, self.drivers
+        labels = self.piece_labels
+        strongest = ", ".join(
+            f"{labels[i]} ({drivers[i]:+.2f} bits)" for i in self.strongest(3)
+        )
+        return (
+            f"Explanation of {self.text!r} by {self.model}: {best.labels[0]} next "
+            f"({100 * best.probabilities[0]:.1f} %); what drove {self.explained}: "
+            f"{strongest}"
+        )
 
     @property
     def explained(self) -> str:

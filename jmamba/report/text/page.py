@@ -6,6 +6,7 @@ from html import escape
 
 import numpy as np
 
+from jmamba.report.display import register_writer
 from jmamba.report.folder import Writer, describe_arrays
 from jmamba.report.labels import BROKEN, visible
 from jmamba.report.page import (
@@ -230,5 +231,8 @@ def _tables(explanation: Explanation) -> str:
 </div>"""
 
 
-write_text = Writer("jmamba-out", text_plates_of, text_page, text_summary)
+write_text = register_writer(
+    Explanation,
+    Writer("jmamba-out", text_plates_of, text_page, text_summary),
+)
 """Writes the explanation of a text."""
