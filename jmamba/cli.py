@@ -85,7 +85,7 @@ class Commands(typer.core.TyperGroup):
             if debug and error.__cause__ is not None:
                 raise error.__cause__ from None
             raise
-        except (ValueError, TypeError, OSError, MemoryError) as error:
+        except (ValueError, TypeError, ArithmeticError, OSError, MemoryError) as error:
             if debug or isinstance(error, BrokenPipeError):  # `| head` is no mistake
                 raise
             _complain(f"{error}" or type(error).__name__)

@@ -1,9 +1,13 @@
-"""What a caller may ask for: positions, layers, channels, and memory."""
+"""What a caller may ask for: arrays, keys, positions, layers, and memory."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 RESULT_BYTES = 4 * 2**30
@@ -11,6 +15,104 @@ RESULT_BYTES = 4 * 2**30
 
 WORKING_BYTES = 2**30
 """Bytes that derivatives may take on their way: directions in flight, vectors."""
+
+
+def as_array(x: Any, name: str) -> Any:
+    """Return an array of what stands for one; arrays of JAX stay as they are.
+
+    Args:
+      x: an array of JAX or NumPy, a tensor of torch, or nested lists of numbers.
+      name: what to call it in errors.
+
+    Raises:
+      TypeError: it is a text, a tokenizer's whole output, or no array at all.
+      ValueError: its rows have different lengths.
+
+    Examples:
+      >>> as_array([[1, 2], [3, 4]], "tokens").shape
+      (2, 2)
+    """
+    if isinstance(x, jax.Array | np.ndarray) and x.dtype.kind not in "OSU":
+        return x
+    if isinstance(x, Mapping):
+        keys = ", ".join(map(repr, x))
+        raise TypeError(
+            f"{name} are a {type(x).__name__} with the keys {keys}; give the array in "
+            f'it, for example {name}=encoding["input_ids"].'
+        )
+    detach = getattr(x, "detach", None)  # of a tensor of torch
+    if detach is not None:
+        x = detach().cpu()
+        try:
+            return x.numpy()
+        except TypeError:  # bfloat16, which NumPy does not know
+            return x.float().numpy()
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(x)):
+        return jnp.asarray(x)
+    try:
+        found = np.asarray(x)
+    except ValueError as error:
+        _check_ragged(x, name)
+        raise TypeError(f"{name} are no array: {error}") from error
+    if found.dtype.kind in "SU":
+        raise TypeError(
+            f"{name} are text ({str(x)[:40]!r}), but must be numbers. Tokenize first: "
+            "from jmamba.checkpoints import load_tokenizer, then "
+            f"{name}=[load_tokenizer(folder_or_hub_id).encode(text)]."
+        )
+    if found.dtype.kind == "O":
+        raise TypeError(
+            f"{name} are of type {type(x).__name__}, which is no array; give an array, "
+            "or nested lists of numbers."
+        )
+    return found
+
+
+def _check_ragged(x: Any, name: str) -> None:
+    lengths = [len(row) for row in x if hasattr(row, "__len__")]
+    if len(set(lengths)) > 1:
+        longest = max(lengths)
+        masks = [[int(i < length) for i in range(longest)] for length in lengths[:2]]
+        raise ValueError(
+            f"{name} have rows of the lengths {lengths}. Fill all up to {longest} with "
+            "any id, and say which are filling: attention_mask="
+            f"{str(masks)[:60]}{', ...' if len(lengths) > 2 else ''} with 1 for tokens."
+        )
+
+
+def as_key(key: Any, caller: str) -> Array:
+    """Return a key of random numbers: itself, or that of a seed.
+
+    Args:
+      key: of `jax.random.key` or `jax.random.PRNGKey`, a seed, or None for seed 0.
+      caller: what to call the function that takes it.
+
+    Raises:
+      TypeError: it is neither.
+
+    Examples:
+      >>> bool(as_key(3, "generate") == jax.random.key(3))
+      True
+    """
+    if key is None:
+        key = 0
+    if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        return jax.random.key(int(key))
+    if isinstance(key, jax.Array | np.ndarray):
+        key = jnp.asarray(key) if isinstance(key, np.ndarray) else key
+        is_typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if key.shape == () and is_typed:
+            return key
+        if key.shape == () and jnp.issubdtype(key.dtype, jnp.integer):
+            return jax.random.key(key)
+        if key.ndim == 1 and key.dtype == jnp.uint32:  # of PRNGKey
+            return key
+    shape = getattr(key, "shape", None)
+    given = f"{key!r}" if shape is None else f"of shape {shape}"
+    raise TypeError(
+        f"{caller}: key must be one key of random numbers, but is {given}. Give "
+        "key=jax.random.key(0), or a seed such as key=0."
+    )
 
 
 def choose_positions(

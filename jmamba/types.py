@@ -20,14 +20,52 @@ linear attention:
     alpha        hidden attention: y_i = sum_j alpha_ij u_j + D u_i
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import jax.export
 from jaxtyping import Array, Float, Int, UInt
 
 Tokens = Int[Array, "b l"] | UInt[Array, "b l"]
 Images = Float[Array, "b height width colours"]
 
 
+@runtime_checkable
+class SupportsArray(Protocol):
+    """What NumPy makes an array of: arrays of NumPy and JAX, tensors of torch."""
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return an array of NumPy."""
+        ...
+
+
+ArrayLike = SupportsArray | Sequence[Any]
+"""What functions take for an array: one of any library, or nested lists of numbers."""
+
+KeyLike = Array | SupportsArray | int
+"""What functions take for a key of random numbers: a key, or a seed."""
+
+Kind = TypeVar("Kind", bound=type)
+
+
+def exportable(kind: Kind) -> Kind:
+    """Let `jax.export` write a NamedTuple into a serialised program, by its name.
+
+    Examples:
+      >>> @exportable
+      ... class Pair(NamedTuple):
+      ...     x: Array
+      >>> double = jax.jit(lambda pair: Pair(2 * pair.x))
+      >>> program = jax.export.export(double)(Pair(jax.numpy.ones(2)))
+      >>> program.call(Pair(jax.numpy.ones(2)))  # as bytes: program.serialize()
+      Pair(x=Array([2., 2.], dtype=float32))
+    """
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    jax.export.register_namedtuple_serialization(kind, serialized_name=name)
+    return kind
+
+
+@exportable
 class Recurrence(NamedTuple):
     """A gated linear recurrence in the form that all layers share, one head at a time.
 
@@ -68,6 +106,7 @@ class Recurrence(NamedTuple):
     z: Float[Array, "*s b l d"] | None = None
 
 
+@exportable
 class Orders(NamedTuple):
     """The matrices P with which the directions of a layer sort their tokens.
 
@@ -78,6 +117,7 @@ class Orders(NamedTuple):
     backward: Float[Array, "*s b l l"]
 
 
+@exportable
 class BidirectionalRecurrence(NamedTuple):
     """The recurrences of a layer that reads its tokens in both directions.
 
@@ -95,6 +135,7 @@ AnyRecurrence = Recurrence | BidirectionalRecurrence
 """What a layer of a text's or an image's model projects its input to."""
 
 
+@exportable
 class LayerCache(NamedTuple):
     """What a layer remembers of the tokens so far; a model's has a leading layer axis.
 

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.model import LayeredModel
-from jmamba.types import Images, Tokens
+from jmamba.types import ArrayLike, Images, Tokens
 
-Inputs = Tokens | Images
+Inputs = Tokens | Images | ArrayLike
 PerSample = int | Sequence[int] | Int[Array, "b"] | None
 """One number for all samples, one for each, or None for the model's own choice."""
 
@@ -44,7 +44,7 @@ class Question(NamedTuple):
 
     graphdef: Any
     state: Any
-    inputs: Inputs
+    inputs: Tokens | Images
     target: Any
     query: Int[Array, "b"] | None
 
@@ -66,9 +66,8 @@ def ask(
       ValueError: the inputs do not fit the model, or target or query is out of range or
         not one number per sample.
     """
-    model.check_inputs(inputs)
-    inputs = jnp.asarray(inputs)
-    batch, length = inputs.shape[0], model.count_tokens(inputs.shape)
+    checked = model.check_inputs(inputs)
+    batch, length = checked.shape[0], model.count_tokens(checked.shape)
     query = model.usual_query(length) if query is None else query
     chosen = _numbers(query, batch, -length, length, "query")
     if chosen is not None:
@@ -81,7 +80,7 @@ def ask(
         for one, name in zip(pair, names, strict=False)
     ]
     wanted = Contrast(*wanted) if isinstance(target, Contrast) else wanted[0]  # pyright: ignore[reportArgumentType] (a number is given)
-    return Question(graphdef, state, inputs, wanted, chosen)
+    return Question(graphdef, state, checked, wanted, chosen)
 
 
 def _numbers(choice: PerSample, batch: int, low: int, high: int, name: str):

@@ -15,11 +15,12 @@ from jmamba.checkpoints.verification import (
 from jmamba.files.dtypes import main_dtype
 from jmamba.files.errors import CheckpointError
 from jmamba.files.filling import ByteProgress
-from jmamba.files.folders import check_destination, new_folder, read_json
+from jmamba.files.folders import check_destination, new_folder
 from jmamba.files.hub import locate_bare
 from jmamba.files.orbax_files import is_orbax
 from jmamba.files.tokenizer import copy_tokenizer
 from jmamba.files.torch_files import PARTS, check_part
+from jmamba.files.vocabulary import read_settings
 from jmamba.models.architecture import Architecture, architecture_at, registered
 from jmamba.models.base import StackedModel
 from jmamba.models.loading import Choices, read_model
@@ -158,7 +159,7 @@ def _describe(architecture: Architecture, place: Path) -> tuple[str, dict[str, A
     file = place / "config.json"
     if not file.is_file() and architecture.bare is not None:
         return architecture.bare.layout, {}
-    raw = read_json(file)
+    raw = read_settings(file)
     _, layout = architecture.read(raw, str(file))
     return "orbax" if is_orbax(place) else layout, raw
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jmamba.files.tokenizer import Tokenizer
 from jmamba.generation.decoding import generate
 from jmamba.generation.sampling import Sampling
+from jmamba.generation.text_stream import StoppedText, TextStream
 from jmamba.models.mamba.model import MambaLM
-from jmamba.report.labels import BROKEN
 
 
 class Speed(NamedTuple):
@@ -37,40 +37,6 @@ class Speed(NamedTuple):
         return line + f", then {(self.tokens - 1) / self.rest:.1f} tokens/s"
 
 
-class TextStream:
-    """Turns tokens into text one at a time, holding back unfinished characters.
-
-    Args:
-      decode: the tokenizer's map from ids to text.
-      context: tokens before the first one.
-
-    Examples:
-      >>> stream = TextStream(lambda ids: bytes(ids).decode(errors="replace"), b"n")
-      >>> [stream.push(token) for token in "é!".encode()]
-      ['', 'é', '!']
-    """
-
-    def __init__(self, decode: Callable[[Sequence[int]], str], context: Sequence[int]):
-        self._decode = decode
-        self._before = list(context[-4:])  # a decoder may need the word before
-        self._held: list[int] = []
-
-    def push(self, token: int) -> str:
-        """Return the text that a token completes, empty if it completes none."""
-        self._held.append(token)
-        known = self._decode(self._before) if self._before else ""
-        text = self._decode([*self._before, *self._held])
-        # No character takes more than four bytes: what is longer will never be one.
-        if text.endswith(BROKEN) and len(self._held) < 4:
-            return ""
-        self._before, self._held = self._held, []
-        return text[len(known) :]
-
-    def rest(self) -> str:
-        """Return what is still held back."""
-        return self._decode(self._held) if self._held else ""
-
-
 def print_continuation(
     model: MambaLM,
     tokenizer: Tokenizer,
@@ -80,8 +46,9 @@ def print_continuation(
     max_new_tokens: int,
     sampling: Sampling,
     seed: int = 0,
+    stop_strings: Sequence[str] = (),
 ) -> Speed:
-    """Write a prompt and its continuation as it is made.
+    """Write a prompt and its continuation as it is made, without what ends it.
 
     Args:
       model: the model.
@@ -91,21 +58,28 @@ def print_continuation(
       max_new_tokens: most tokens to add.
       sampling: how tokens are drawn.
       seed: seed of the draws.
+      stop_strings: texts that end it as end tokens do.
 
     Raises:
       ValueError: the prompt or a setting cannot be used.
       KeyboardInterrupt: Ctrl-C was pressed; the generation has stopped.
     """
     ids = tokenizer.encode(prompt)
-    stream, stop = TextStream(tokenizer.decode, ids), Event()
+    stream, text, stop = (
+        TextStream(tokenizer.decode, ids),
+        StoppedText(stop_strings),
+        Event(),
+    )
+    vocabulary = range(model.config.vocab_size)
+    ends = {*model.config.end_tokens, *tokenizer.eos_ids}.intersection(vocabulary)
     times = [time.perf_counter()]
 
     def tell(tokens, running):
         if stop.is_set():
             raise InterruptedError
         times.append(time.perf_counter())
-        if int(tokens[0]) != tokenizer.eos_id:
-            write(stream.push(int(tokens[0])))
+        if int(tokens[0]) not in ends:
+            write(text.push(stream.push(int(tokens[0]))))
 
     def run():
         generate(
@@ -113,6 +87,9 @@ def print_continuation(
             jnp.asarray([ids], jnp.int32),
             max_new_tokens=max_new_tokens,
             sampling=sampling,
+            stop_tokens=sorted(ends),
+            stop_strings=stop_strings,
+            tokenizer=tokenizer,
             key=jax.random.key(seed),
             callback=tell,
         )
@@ -126,6 +103,6 @@ def print_continuation(
         except KeyboardInterrupt:
             stop.set()
             raise
-    write(stream.rest())
+    write(text.push(stream.rest()) + text.rest())
     first = times[min(1, len(times) - 1)]
     return Speed(len(times) - 1, first - times[0], times[-1] - first)

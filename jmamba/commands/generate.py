@@ -43,6 +43,10 @@ def generate_command(
     repetition_penalty: Annotated[
         float, typer.Option(help="Above 1: avoid tokens that were there.")
     ] = 1.0,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(help="End at this text, which is not shown; may be repeated."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
 ) -> None:
     """Continue a text, printing it as it is made."""
@@ -59,6 +63,7 @@ def generate_command(
         max_new_tokens=max_new_tokens,
         sampling=sampling,
         seed=seed,
+        stop_strings=stop or (),
     )
     _write("\n")
     sys.stderr.write(f"{speed}\n")

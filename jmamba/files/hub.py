@@ -35,6 +35,8 @@ def locate(path_or_id: str | os.PathLike, *, revision: str | None = None) -> Pat
         return local
     repository = Repository(str(path_or_id), revision)
     folder = repository.fetch("config.json").parent
+    for name in ("generation_config.json", "tokenizer.json"):  # what they say of tokens
+        repository.fetch_optional(name)
     for name in PREFERENCE:
         file = repository.fetch_optional(name)
         if file is None:

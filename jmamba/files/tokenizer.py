@@ -18,11 +18,15 @@ BYTES = "bytes"
 """Value of "tokenizer" in the config.json of a byte-level model."""
 
 
+BROKEN = "\ufffd"
+"""What decoding makes of bytes that are no character."""
+
+
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What turns a text into tokens and back."""
+    """What turns a text into tokens and back; `eos_ids` are those that end a text."""
 
-    eos_id: int | None
+    eos_ids: tuple[int, ...]
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text."""
@@ -40,6 +44,9 @@ class Tokenizer(Protocol):
 class ByteTokenizer:
     """Tokens are the bytes of the UTF-8 text.
 
+    Args:
+      eos_ids: ids that end a text, which have no text themselves.
+
     Examples:
       >>> tokenizer = ByteTokenizer()
       >>> tokenizer.encode("né")
@@ -50,7 +57,8 @@ class ByteTokenizer:
       ['n', '\\\\xc3', '↵']
     """
 
-    eos_id: int | None = None
+    def __init__(self, eos_ids: Sequence[int] = ()):
+        self.eos_ids = tuple(eos_ids)
 
     def encode(self, text: str) -> list[int]:
         """Return the bytes of a text.
@@ -83,16 +91,16 @@ class FileTokenizer:
 
     Args:
       file: the file.
-      eos_id: id that ends a text.
+      eos_ids: ids that end a text.
 
     Raises:
       CheckpointError: the file cannot be read.
     """
 
-    def __init__(self, file: Path, eos_id: int | None):
+    def __init__(self, file: Path, eos_ids: Sequence[int] = ()):
         import tokenizers
 
-        self.eos_id = eos_id
+        self.eos_ids = tuple(eos_ids)
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception

@@ -10,3 +10,4 @@ from jmamba.generation.decimation import (
 from jmamba.generation.decoding import Generated as Generated
 from jmamba.generation.decoding import generate as generate
 from jmamba.generation.sampling import Sampling as Sampling
+from jmamba.models.cache import GenerationCache as GenerationCache

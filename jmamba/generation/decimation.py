@@ -15,7 +15,7 @@ from jmamba.layers.block import Block
 from jmamba.layers.stack import cut_runs, join_layers, run_layers
 from jmamba.models.language_model import LanguageModel
 from jmamba.requests import choose_layers
-from jmamba.types import LayerCache, Recurrence, Tokens
+from jmamba.types import ArrayLike, LayerCache, Recurrence, Tokens, exportable
 
 PER_TOKEN = ("u", "delta", "B", "C", "z")
 """What of a recurrence each token has of its own."""
@@ -134,6 +134,7 @@ def _take(x: Float[Array, "b l ..."], kept: Int[Array, "b p"]):
     return jnp.take_along_axis(x, kept.reshape(*kept.shape, *(1,) * (x.ndim - 2)), 1)
 
 
+@exportable
 class DecimatedOutput(NamedTuple):
     """What a decimated prefill leaves.
 
@@ -149,7 +150,7 @@ class DecimatedOutput(NamedTuple):
 
 
 def prefill_decimated(
-    model: LanguageModel, tokens: Tokens, decimation: Decimation
+    model: LanguageModel, tokens: Tokens | ArrayLike, decimation: Decimation
 ) -> DecimatedOutput:
     """Read texts with a model that drops tokens of small steps on the way.
 
@@ -184,9 +185,8 @@ def prefill_decimated(
     References:
       Ben-Kish et al., arXiv 2406.14528, section 4.
     """
-    model.check_inputs(tokens)
+    tokens = model.check_inputs(tokens)
     layers = choose_layers(decimation.layers, model.config.num_layers)
-    tokens = jnp.asarray(tokens)
     drops, present = [], tokens.shape[1]
     counts = decimated_lengths(dataclasses.replace(decimation, layers=layers), present)
     for layer, count in zip(layers, counts, strict=True):
@@ -232,7 +232,7 @@ def _decimate(block: Block, x: Float[Array, "b l m"], count: int, last: int):
 
 def score_decimating_layers(
     model: LanguageModel,
-    tokens: Tokens,
+    tokens: Tokens | ArrayLike,
     score: Callable[[DecimatedOutput], float],
     decimation: Decimation | None = None,
     *,

@@ -188,6 +188,16 @@ def process_logits(
 _CHOICES = {"top_k": keep_top_k, "top_p": keep_top_p, "min_p": keep_min_p}
 
 
+def hide_padding(
+    logits: Float[Array, "b v"], unpadded_vocab_size: int | None
+) -> Float[Array, "b v"]:
+    """Remove the rows of a vocabulary that are no tokens."""
+    if unpadded_vocab_size is None:
+        return logits
+    rows = jnp.arange(logits.shape[1])[None]
+    return _remove(logits, rows >= unpadded_vocab_size)
+
+
 def draw(
     logits: Float[Array, "b v"],
     seen: Bool[Array, "b v"] | None,

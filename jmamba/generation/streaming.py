@@ -22,30 +22,42 @@ _NUMBERS = itertools.count()
 _LISTENERS: dict[int, "_Listener"] = {}
 
 
-class _Listener:
-    """A callback and the exception that ended it."""
+Stop = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Called as stop(tokens, running), says which rows end with these tokens."""
 
-    def __init__(self, callback: Callback):
-        self.callback = callback
+
+class _Listener:
+    """A callback, what stops rows, and the exception that ended both."""
+
+    def __init__(self, callback: Callback | None, stop: Stop | None):
+        self.callback, self.stop = callback, stop
         self.error: BaseException | None = None
 
-    def hear(self, *values) -> bool:
+    def hear(self, tokens, running) -> np.ndarray:
+        tokens, running = np.asarray(tokens), np.asarray(running)
         try:
-            self.callback(*map(np.asarray, values))
+            if self.callback is not None:
+                self.callback(tokens, running)
+            if self.stop is not None:
+                running = running & ~self.stop(tokens, running)
         except BaseException as error:  # raised again by `listening`
             self.error = error
-        return self.error is None
+        return running if self.error is None else np.zeros_like(running)
 
 
 @contextmanager
-def listening(callback: Callback) -> Iterator[int]:
+def listening(callback: Callback | None, stop: Stop | None = None) -> Iterator[int]:
     """Register a callback for the programs that run inside; yield its number.
+
+    Args:
+      callback: called with the tokens of each step.
+      stop: called after it, says which rows stop.
 
     Raises:
       BaseException: what the callback raised, at the end.
     """
     number = next(_NUMBERS)
-    listener = _LISTENERS[number] = _Listener(callback)
+    listener = _LISTENERS[number] = _Listener(callback, stop)
     try:
         yield number
         jax.effects_barrier()
@@ -57,11 +69,11 @@ def listening(callback: Callback) -> Iterator[int]:
 
 def deliver(
     number: Int[Array, ""], tokens: Int[Array, "b"], running: Bool[Array, "b"]
-) -> Bool[Array, ""]:
-    """Call a listener from inside a program, in order; return whether to go on."""
+) -> Bool[Array, "b"]:
+    """Call a listener from inside a program, in order; return which rows go on."""
 
-    def tell(number, *values):
-        return np.asarray(_LISTENERS[int(number)].hear(*values))
+    def tell(number, tokens, running):
+        return _LISTENERS[int(number)].hear(tokens, running)
 
-    shape = jax.ShapeDtypeStruct((), jnp.bool_)
+    shape = jax.ShapeDtypeStruct(running.shape, jnp.bool_)
     return io_callback(tell, shape, number, tokens, running, ordered=True)

@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import jax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from jmamba.layers.freezing import NOTHING, Frozen
@@ -45,6 +47,8 @@ class Block(nnx.Module):
     ) -> BlockOutput:
         """Return x + mixer(norm(x)) with everything an analysis needs.
 
+        Values are named for policies of rematerialisation after their places.
+
         Args:
           x: the residual stream.
           cache: what the layer remembers of earlier tokens.
@@ -57,22 +61,23 @@ class Block(nnx.Module):
             context["segment_ids"] = segment_ids
         kept, state = (None, None) if cache is None else cache
 
-        def passed(place, value):
-            return edit[place](value) if place in edit else value
+        def at(place, value):
+            value = edit[place](value) if place in edit else value
+            return jax.tree.map(lambda x: checkpoint_name(x, place), value)
 
-        x = passed("residual_in", x)
+        x = at("residual_in", x)
         projection = self.project(x, kept=kept, frozen=frozen, **context)
-        recurrence = passed("recurrence", projection.recurrence)
+        recurrence = at("recurrence", projection.recurrence)
         y, last_state = self.mixer.run(
             recurrence,
-            state=passed("state", state),
+            state=at("state", state),
             segment_ids=segment_ids,
             frozen=frozen,
             edit=edit.get("y"),
         )
-        out = self.mixer.project_out(passed("gated", y), frozen=frozen)
-        out = passed("output", out)
-        x = passed("residual_out", x + out.astype(x.dtype))
+        out = self.mixer.project_out(at("gated", y), frozen=frozen)
+        out = at("output", out)
+        x = at("residual_out", x + out.astype(x.dtype))
         has_cache = last_state is not None
         cache = LayerCache(projection.kept, last_state) if has_cache else None
         return BlockOutput(x, recurrence, cache)

@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen
-from jmamba.layers.stack import Passed, Run, run_layers
+from jmamba.layers.stack import Passed, Remat, Run, run_layers
 
 
 class LayeredModel(nnx.Module):
@@ -19,19 +19,21 @@ class LayeredModel(nnx.Module):
       reads: "tokens" or "images".
       config: sizes and choices; all have `num_layers` and `d_model`.
       layers: the blocks, each parameter with a leading axis of layers.
-      remat: whether the backward pass recomputes each block.
+      remat: whether the backward pass recomputes each block, or a policy that says
+        what of it is stored; see `layers.stack.walk`.
     """
 
     reads: ClassVar[str]
     config: Any
     layers: Any
-    remat: bool
+    remat: Remat
 
-    def check_inputs(self, inputs: Any) -> None:
-        """Raise unless inputs fit the model.
+    def check_inputs(self, inputs: Any) -> Any:
+        """Return inputs as an array of JAX, or raise unless they fit the model.
 
         Raises:
-          ValueError: they do not.
+          TypeError: they are no array.
+          ValueError: they do not fit.
         """
         raise NotImplementedError
 

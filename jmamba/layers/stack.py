@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jmamba.ops.rematerialisation import scans_like_products
+
 PLACES = (
     "residual_in",
     "recurrence",
@@ -31,6 +33,13 @@ y             what the recurrence puts out, D u included; a pair of two directio
 gated         what the output projection reads
 output        what the mixer puts out
 residual_out  the residual stream leaving the block
+"""
+
+Remat = bool | Callable[..., Any]
+"""Whether the backward pass computes a layer again, or a policy that says what is kept.
+
+A policy is one of `jax.checkpoint_policies`. It may name the places of `PLACES`, but
+for "y", and "scan" for what a recurrence puts out.
 """
 
 Edits = Mapping[str, Callable[[Any, Any], Any]]
@@ -107,7 +116,7 @@ def walk(
     own: Any = None,
     *,
     reverse: bool = False,
-    remat: bool = False,
+    remat: Remat = False,
 ) -> tuple[Any, Any]:
     """Go from layer to layer, in one scan per run.
 
@@ -117,7 +126,9 @@ def walk(
       carry: what is handed from layer to layer.
       own: a pytree with a leading axis of layers, of which each gets its own part.
       reverse: whether to go from the last layer to the first.
-      remat: whether the backward pass computes each step again.
+      remat: whether the backward pass computes each step again; or a policy that says
+        which values it keeps instead, to which a recurrence counts as a product:
+        `jax.checkpoint_policies.dots_saveable` keeps both.
 
     Returns:
       The last carry, and what was found, with a leading axis of layers.
@@ -138,7 +149,9 @@ def walk(
             parameters, own = layer
             return step(open_block(parameters), carry, own)
 
-        body = jax.checkpoint(body) if remat else body
+        if remat is not False:
+            policy = None if remat is True else scans_like_products(remat)
+            body = jax.checkpoint(body, policy=policy)
         carry, seen = jax.lax.scan(body, carry, (parameters, mine), reverse=reverse)
         found.append(seen)
     return carry, join_layers(found[::-1] if reverse else found)
@@ -176,7 +189,7 @@ def run_layers(
     edit: Edits = MappingProxyType({}),
     edits: Any = None,
     cache: Any = None,
-    remat: bool = False,
+    remat: Remat = False,
     **options: Any,
 ) -> Passed:
     """Run the blocks, reading and editing what passes.
@@ -192,7 +205,7 @@ def run_layers(
         "y" takes the gate out of the fused recurrence; the others leave it there.
       edits: what an edit is given as its own, a pytree with a leading axis of layers.
       cache: what each block remembers of earlier tokens, or None.
-      remat: whether the backward pass recomputes each block.
+      remat: whether the backward pass recomputes each block, or a policy; see `walk`.
       **options: keywords of the blocks.
 
     Raises:

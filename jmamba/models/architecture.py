@@ -20,7 +20,7 @@ PLAIN = "plain"
 
 _HARMLESS = frozenset(
     "model_type architectures dtype torch_dtype transformers_version tokenizer"
-    " bos_token_id eos_token_id pad_token_id".split()
+    " bos_token_id eos_token_id pad_token_id unpadded_vocab_size".split()
 )
 
 

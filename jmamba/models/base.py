@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from jmamba.files.saving import SHARD_BYTES
 from jmamba.layers.model import LayeredModel
+from jmamba.layers.stack import Remat
 from jmamba.models.architecture import architecture_of
 from jmamba.models.loading import Choices, load_model
 from jmamba.models.saving import save_safetensors
@@ -29,7 +30,7 @@ class StackedModel(LayeredModel):
         dtype: Any = None,
         param_dtype: Any = None,
         revision: str | None = None,
-        remat: bool = False,
+        remat: Remat = False,
         **options: Any,
     ) -> Loaded:
         """Load a model from a file, a folder or the Hub.
@@ -49,7 +50,8 @@ class StackedModel(LayeredModel):
             least.
           param_dtype: storage dtype, if it is to differ.
           revision: branch, tag or commit on the Hub.
-          remat: whether the backward pass recomputes each block.
+          remat: whether the backward pass recomputes each block, or a policy of
+            `jax.checkpoint_policies` that says what it keeps.
           **options: for a `Vim`, `part`, "model" or "model_ema" for the moving average
             of the weights; `filename`, which file of a Hub repository; `changes`,
             fields of the configuration that the checkpoint does not tell, such as

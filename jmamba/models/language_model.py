@@ -1,59 +1,31 @@
 """Language models of any blocks: embedding, stacked blocks, norm, output projection."""
 
 import dataclasses
+import os
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jmamba.layers.block import Block
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.mixer import Mixer
 from jmamba.layers.norm import Precision, RMSNorm
 from jmamba.layers.selection import torch_uniform
-from jmamba.layers.sizes import check_sizes
-from jmamba.layers.stack import stack_layers
-from jmamba.models.base import StackedModel
+from jmamba.layers.stack import Remat, stack_layers
+from jmamba.layers.tabulation import tabulated
+from jmamba.models.base import Loaded, StackedModel
+from jmamba.models.cache import GenerationCache, open_cache
+from jmamba.models.texts import Texts, as_tokens, compact, read_texts
 from jmamba.requests import take_token
-from jmamba.types import LayerCache, Tokens
+from jmamba.types import ArrayLike, LayerCache, Tokens, exportable
 from jmamba_kernels import accumulation_dtype
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LanguageModelConfig:
-    """Describe what is around the blocks of a language model.
-
-    Attributes:
-      vocab_size: rows of the embedding table, padding included.
-      d_model: width of the residual stream.
-      num_layers: number of blocks.
-      norm_eps: epsilon of the RMS norms of the residual stream.
-      residual_in_fp32: whether the residual stream is float32 under lower precision.
-      tie_embeddings: whether the output projection is the embedding table.
-      eos_token_id: id that ends a text; None if there is none.
-
-    Raises:
-      ValueError: a size is not positive.
-    """
-
-    vocab_size: int
-    d_model: int
-    num_layers: int
-    norm_eps: float = 1e-5
-    residual_in_fp32: bool = True
-    tie_embeddings: bool = True
-    eos_token_id: int | None = None
-
-    def __post_init__(self):
-        """Check the sizes."""
-        check_sizes(self, "vocab_size", "d_model", "num_layers")
-
-
+@exportable
 class LMOutput(NamedTuple):
     """Next-token logits in float32 and what the model remembers of the tokens."""
 
@@ -74,8 +46,12 @@ class LanguageModel(StackedModel):
       param_dtype: dtype of stored weights; those that a recurrence is sensitive to are
         float32 at least.
       remat: whether the backward pass recomputes each block instead of storing its
-        intermediate values.
+        intermediate values: a bool, or a policy that says which values it does store;
+        see `layers.stack.walk`.
       rngs: source of the initial weights.
+
+    To untie the output projection, assign it: `model.lm_head = nnx.Param(weights)` of
+    shape (d_model, vocab_size), or a configuration that says so; None ties it again.
     """
 
     reads: ClassVar[str] = "tokens"
@@ -86,7 +62,7 @@ class LanguageModel(StackedModel):
         *,
         dtype: Any = jnp.float32,
         param_dtype: Any = jnp.float32,
-        remat: bool = False,
+        remat: Remat = False,
         rngs: nnx.Rngs,
     ):
         precision = Precision(jnp.dtype(param_dtype), jnp.dtype(dtype))
@@ -104,14 +80,59 @@ class LanguageModel(StackedModel):
         self.layers = stack_layers(block, config.num_layers, rngs)
         self.norm_f = norm()
         head_shape = (config.d_model, config.vocab_size)
-        self.lm_head = (
+        self.lm_head = nnx.data(
             None
             if config.tie_embeddings
             else nnx.Param(torch_uniform(rngs.params(), head_shape, precision.param))
         )
 
-    @staticmethod
-    def make_mixer(config: Any, precision: Precision, rngs: nnx.Rngs) -> Mixer:
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; output projection and configuration follow each other."""
+        super().__setattr__(name, value)
+        both = "lm_head", "config"
+        if name not in both or not all(hasattr(self, one) for one in both):
+            return
+        is_tied = self.lm_head is None
+        if self.config.tie_embeddings == is_tied:
+            return
+        if name == "lm_head":
+            self.config = dataclasses.replace(self.config, tie_embeddings=is_tied)
+        else:
+            head = nnx.Param(self.embedding[...].T) if is_tied else None
+            super().__setattr__("lm_head", nnx.data(head))
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Loaded],
+        path_or_id: str | os.PathLike,
+        *,
+        tie_embeddings: bool | None = None,
+        **options: Any,
+    ) -> Loaded:
+        """Load a language model; see `StackedModel.from_pretrained`.
+
+        Args:
+          path_or_id: a folder, or a Hub id.
+          tie_embeddings: False for an output projection of its own, which begins as the
+            embedding table; None for what the checkpoint says.
+          **options: of `StackedModel.from_pretrained`.
+
+        Raises:
+          ValueError: embeddings are to be tied that the checkpoint has untied.
+        """
+        model = super().from_pretrained(path_or_id, **options)
+        if tie_embeddings and not model.config.tie_embeddings:
+            raise ValueError(
+                f"{path_or_id} has an output projection of its own, which "
+                "tie_embeddings=True would drop. Leave it out; to drop it, type "
+                "model.lm_head = None."
+            )
+        if tie_embeddings is False:
+            model.config = dataclasses.replace(model.config, tie_embeddings=False)
+        return model
+
+    @classmethod
+    def make_mixer(cls, config: Any, precision: Precision, rngs: nnx.Rngs) -> Mixer:
         """Return the mixer of one block.
 
         Args:
@@ -121,42 +142,67 @@ class LanguageModel(StackedModel):
         """
         raise NotImplementedError
 
+    @tabulated
     def __call__(
         self,
-        tokens: Tokens,
+        tokens: Tokens | ArrayLike | None = None,
         *,
-        attention_mask: Bool[Array, "b l"] | Int[Array, "b l"] | None = None,
-        segment_ids: Int[Array, "b l"] | None = None,
-        cache: LayerCache | None = None,
+        inputs_embeds: Float[Array, "b l m"] | ArrayLike | None = None,
+        attention_mask: Int[Array, "b l"] | ArrayLike | None = None,
+        segment_ids: Int[Array, "b l"] | ArrayLike | None = None,
+        cache: LayerCache | GenerationCache | Any = None,
     ) -> LMOutput:
         """Return next-token logits for every position.
 
+        Arrays may be of JAX, NumPy or torch, or lists.
+
         Args:
-          tokens: token ids.
+          tokens: token ids (b, l).
+          inputs_embeds: what the embedding table would hold of the tokens, in their
+            place.
           attention_mask: 1 where a token is, 0 where padding is, on any side: each row
             gets what it gets alone. Logits at padding are those of the token before.
           segment_ids: id of the sequence a token belongs to, for packed sequences;
             the first segment of a row continues from the cache.
-          cache: what a call on earlier tokens returned; this call continues from there.
+          cache: what a call on earlier tokens, or a generation, returned, or the cache
+            in it; this call continues from there.
 
         Raises:
-          ValueError: tokens are not (b, l) integers within the vocabulary, or the mask
-            has another shape.
+          TypeError: tokens are a text, or something is no array or no cache.
+          ValueError: tokens are not (b, l) integers within the vocabulary, or the rest
+            does not fit them or the model.
         """
-        check_tokens(tokens, self.config.vocab_size, attention_mask)
-        tokens = jnp.asarray(tokens)
+        texts = read_texts(
+            self.config,
+            tokens,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            segment_ids=segment_ids,
+        )
+        layers = open_cache(self, cache, texts)
         graphdef, state = nnx.split(self)
-        return _forward(graphdef, state, tokens, attention_mask, segment_ids, cache)
+        return _forward(graphdef, state, texts, layers)
 
-    def check_inputs(self, inputs: Tokens) -> None:
-        """Raise unless the tokens fit the model; see `check_tokens`."""
-        check_tokens(inputs, self.config.vocab_size)
+    def check_inputs(self, inputs: Tokens | ArrayLike) -> Tokens:
+        """Return tokens as an array, or raise unless they fit; see `as_tokens`."""
+        return as_tokens(inputs, self.config.vocab_size)
 
     def embed(
         self, inputs: Tokens, *, frozen: Frozen = NOTHING
     ) -> Float[Array, "b l m"]:
         """Return the residual stream before the first block."""
-        x = jnp.take(self.embedding[...], inputs, axis=0).astype(self.dtype)
+        return self.as_residual(jnp.take(self.embedding[...], inputs, axis=0))
+
+    def embed_texts(self, texts: Texts) -> Float[Array, "b l m"]:
+        """Return the residual stream of texts, which may be embedded already."""
+        if texts.embeddings is not None:
+            return self.as_residual(texts.embeddings)
+        assert texts.tokens is not None
+        return self.embed(texts.tokens)
+
+    def as_residual(self, x: Float[Array, "b l m"]) -> Float[Array, "b l m"]:
+        """Return embeddings in the dtype of the residual stream."""
+        x = x.astype(self.dtype)
         if not self.config.residual_in_fp32:
             return x
         return x.astype(accumulation_dtype(x.dtype))
@@ -208,65 +254,20 @@ class LanguageModel(StackedModel):
 
 
 @partial(jax.jit, static_argnames="graphdef")
-def _forward(graphdef, state, tokens, attention_mask, segment_ids, cache):
+def _forward(graphdef, state, texts: Texts, cache):
     model = nnx.merge(graphdef, state)
-    if attention_mask is None:
-        passed = model.run_layers(
-            model.embed(tokens), cache=cache, segment_ids=segment_ids
-        )
+    x, segment_ids = model.embed_texts(texts), texts.segment_ids
+    if texts.attention_mask is None:
+        passed = model.run_layers(x, cache=cache, segment_ids=segment_ids)
         return LMOutput(model.unembed(passed.x), passed.cache)
-    order, lengths, back = compact(attention_mask)
-    tokens = jnp.take_along_axis(tokens, order, axis=1)
+    order, lengths, back = compact(texts.attention_mask)
+    x = jnp.take_along_axis(x, order[:, :, None], axis=1)
     if segment_ids is not None:
         # padding goes on with the last token's segment, so that it resets nothing
         last = jnp.maximum(lengths - 1, 0)[:, None]
-        places = jnp.minimum(jnp.arange(tokens.shape[1])[None], last)
+        places = jnp.minimum(jnp.arange(x.shape[1])[None], last)
         order = jnp.take_along_axis(order, places, axis=1)
         segment_ids = jnp.take_along_axis(segment_ids, order, axis=1)
-    passed = model.run_layers(
-        model.embed(tokens), cache=cache, lengths=lengths, segment_ids=segment_ids
-    )
+    passed = model.run_layers(x, cache=cache, lengths=lengths, segment_ids=segment_ids)
     logits = jnp.take_along_axis(model.unembed(passed.x), back[:, :, None], axis=1)
     return LMOutput(logits, passed.cache)
-
-
-def compact(attention_mask):
-    """Say how to move the tokens of each row to its front, padding to its end.
-
-    Returns:
-      order (b, l): which position comes at each place; lengths (b,): tokens per row;
-      back (b, l): where to read the result of each position, padding reading that of
-      the token before it.
-    """
-    mask = jnp.asarray(attention_mask).astype(bool)
-    order = jnp.argsort(~mask, axis=1, stable=True)
-    back = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
-    return order, jnp.sum(mask, axis=1), back
-
-
-def check_tokens(tokens, vocab_size: int, attention_mask=None) -> None:
-    """Raise unless tokens are (b, l) integers within the vocabulary.
-
-    Values are checked only where they are known, that is outside of jit.
-    """
-    shape, dtype = jnp.shape(tokens), jnp.result_type(tokens)
-    if len(shape) != 2 or not jnp.issubdtype(dtype, jnp.integer):
-        raise ValueError(
-            f"tokens must be integers of shape (batch, length), but got {dtype} of "
-            f"shape {shape}. For one text of ids write jnp.array([ids])."
-        )
-    if 0 in shape:
-        raise ValueError(f"tokens are empty (shape {shape}); give at least one token.")
-    if attention_mask is not None and jnp.shape(attention_mask) != shape:
-        raise ValueError(
-            f"attention_mask has shape {jnp.shape(attention_mask)}, but tokens have "
-            f"{shape}; give one 0 or 1 per token."
-        )
-    if not isinstance(tokens, Tracer):
-        values = np.asarray(tokens)
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high >= vocab_size:
-            raise ValueError(
-                f"token ids must lie in [0, {vocab_size}), but range from {low} to "
-                f"{high}. Was the text encoded with another model's tokenizer?"
-            )

@@ -13,13 +13,14 @@ import numpy as np
 from jmamba.files.dtypes import choose_dtypes, main_dtype
 from jmamba.files.errors import CheckpointError
 from jmamba.files.filling import ByteProgress, check_copy, fill
-from jmamba.files.folders import read_json
 from jmamba.files.hub import locate, locate_bare
 from jmamba.files.orbax_files import is_orbax, read_metadata, read_parameters
 from jmamba.files.tensors import FLOATS
 from jmamba.files.torch_files import PARTS, check_part, read_training_checkpoint
 from jmamba.files.validation import check_keys
+from jmamba.files.vocabulary import read_settings
 from jmamba.files.weight_files import Weights, find_weights, read_headers
+from jmamba.layers.stack import Remat
 from jmamba.models.architecture import Architecture, find_architecture
 from jmamba.models.skeleton import Skeleton, make_skeleton, slots_of
 
@@ -33,12 +34,12 @@ class Choices(NamedTuple):
     Attributes:
       dtype: compute and storage dtype; None for float32, "auto" for the checkpoint's.
       param_dtype: storage dtype, if it is to differ.
-      remat: whether the backward pass recomputes each block.
+      remat: whether the backward pass recomputes each block, or a policy.
     """
 
     dtype: Any = None
     param_dtype: Any = None
-    remat: bool = False
+    remat: Remat = False
 
     def skeleton(self, config: Any, stored: list[str]) -> Skeleton:
         """Return the model without values, given the dtypes of stored tensors."""
@@ -71,7 +72,7 @@ def load_orbax(
     *,
     dtype=None,
     param_dtype=None,
-    remat: bool = False,
+    remat: Remat = False,
     sharding: ShardingChoice | None = None,
 ) -> Any:
     """Load a model that `save_orbax` wrote.
@@ -80,7 +81,7 @@ def load_orbax(
       directory: the folder.
       dtype: compute and storage dtype; None for float32, "auto" for the stored one.
       param_dtype: storage dtype, if it is to differ.
-      remat: whether the backward pass recomputes each block.
+      remat: whether the backward pass recomputes each block, or a policy.
       sharding: called as sharding(path, shape) -> jax.sharding.Sharding, so that every
         host and device reads only its part; None for the default device.
 
@@ -93,7 +94,7 @@ def load_orbax(
     """
     folder = Path(directory).expanduser().absolute()
     file = folder / "config.json"
-    raw = read_json(file)
+    raw = read_settings(file)
     architecture = find_architecture(raw, str(file))
     config, _ = architecture.read(raw, str(file))
     choices = Choices(dtype, param_dtype, remat)
@@ -155,7 +156,7 @@ def _read_config(
     file = place / "config.json"
     if architecture.bare is not None and not file.is_file():
         return None
-    return architecture.read(read_json(file) | dict(changes or {}), str(file))
+    return architecture.read(read_settings(file) | dict(changes or {}), str(file))
 
 
 def _find(

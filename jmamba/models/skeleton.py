@@ -8,6 +8,7 @@ from flax import nnx
 
 from jmamba.files.keys import ParameterPath, Slot, slots
 from jmamba.files.parameters import flatten, nest
+from jmamba.layers.stack import Remat
 from jmamba.models.architecture import architecture_of
 
 
@@ -29,14 +30,14 @@ class Skeleton(NamedTuple):
         return nnx.merge(self.graphdef, self.state)
 
 
-def make_skeleton(config: Any, *, dtype, param_dtype, remat=False) -> Skeleton:
+def make_skeleton(config: Any, *, dtype, param_dtype, remat: Remat = False) -> Skeleton:
     """Return a model without values; nothing is computed or allocated.
 
     Args:
       config: of a registered architecture.
       dtype: compute dtype of activations.
       param_dtype: dtype of stored weights.
-      remat: whether the backward pass recomputes each block.
+      remat: whether the backward pass recomputes each block, or a policy.
     """
     model = nnx.eval_shape(
         lambda: architecture_of(config).model_class(

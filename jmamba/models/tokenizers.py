@@ -7,6 +7,7 @@ from jmamba.files.errors import CheckpointError
 from jmamba.files.folders import read_json
 from jmamba.files.hub import TOKENIZER_FILES, locate_files
 from jmamba.files.tokenizer import BYTES, ByteTokenizer, FileTokenizer, Tokenizer
+from jmamba.files.vocabulary import GENERATION_CONFIG, end_tokens, read_settings
 from jmamba.models.architecture import registered
 
 
@@ -29,11 +30,11 @@ def load_tokenizer(
       ...     load_tokenizer(folder).encode("hi")
       [104, 105]
     """
-    names = ("config.json", *TOKENIZER_FILES)
+    names = ("config.json", GENERATION_CONFIG, *TOKENIZER_FILES)
     files = locate_files(path_or_id, names, revision=revision)
-    raw = read_json(files["config.json"]) if "config.json" in files else {}
+    raw = read_settings(files["config.json"]) if "config.json" in files else {}
     if raw.get("tokenizer") == BYTES:
-        return ByteTokenizer()
+        return ByteTokenizer(end_tokens(raw))
     for architecture in (one for one in registered() if one.owns and one.owns(raw)):
         model = architecture.model_class
         if model.reads != "tokens":
@@ -51,19 +52,14 @@ def load_tokenizer(
             'folder, or, if its tokens are bytes, write "tokenizer": "bytes" into '
             "config.json."
         )
-    return FileTokenizer(files["tokenizer.json"], _eos_id(raw, files))
+    return FileTokenizer(files["tokenizer.json"], _eos_ids(raw, files))
 
 
-def _eos_id(raw: dict, files: dict[str, Path]) -> int | None:
-    ids = raw.get("eos_token_id")
-    found = ids[0] if isinstance(ids, list) and ids else ids
-    if isinstance(found, int):
-        return found
-    if "tokenizer_config.json" not in files:
-        return None
+def _eos_ids(raw: dict, files: dict[str, Path]) -> tuple[int, ...]:
+    """Return the ids that end a text: the model's, else the tokenizer's own."""
+    if end_tokens(raw) or "tokenizer_config.json" not in files:
+        return end_tokens(raw)
     token = read_json(files["tokenizer_config.json"]).get("eos_token")
     token = token.get("content") if isinstance(token, dict) else token
     vocabulary = read_json(files["tokenizer.json"]).get("added_tokens", [])
-    return next(
-        (entry["id"] for entry in vocabulary if entry["content"] == token), None
-    )
+    return tuple(entry["id"] for entry in vocabulary if entry["content"] == token)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jmamba.ops.real_numbers import advise_real
 from jmamba.ops.window import window_sum
 from jmamba_kernels import accumulation_dtype
 
@@ -110,9 +111,10 @@ def _check(x, weight, bias, activation, initial_state, segment_ids) -> int:
         if value is not None and not jnp.issubdtype(
             jnp.result_type(value), jnp.floating
         ):
+            dtype = jnp.result_type(value)
             raise TypeError(
-                f"causal_conv1d: {name} is {jnp.result_type(value)}, but must be real "
-                f"floating point. Convert it first: {name}.astype(jnp.float32)."
+                f"causal_conv1d: {name} is {dtype}, but must be real floating point. "
+                f"{advise_real(name, dtype)}"
             )
     needed = {
         "bias": (bias, (d,)),

@@ -15,6 +15,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
@@ -181,6 +182,7 @@ def _zeros(x):
 
 def _scan_jvp(primals, tangents, *, save_states, **params):
     out = scan_p.bind(*primals, save_states=True, **params)
+    out = [checkpoint_name(x, "scan") for x in out]
     moving = [i for i, t in enumerate(tangents) if not _is_zero(t)]
     d_out = tangent_p.bind(
         *primals,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jmamba.ops.primitives import OPERAND_AXES, bind_scan
+from jmamba.ops.real_numbers import advise_real
 from jmamba_kernels import IMPLEMENTATIONS, ScanInputs, accumulation_dtype
 from jmamba_kernels.selective_scan.table import ALIASES, TILINGS, Choice
 
@@ -184,11 +185,12 @@ def check_inputs(inputs: ScanInputs) -> None:
     for name, x in inputs._asdict().items():
         kind = jnp.integer if name == "segment_ids" else jnp.floating
         if x is not None and not jnp.issubdtype(x.dtype, kind):
-            needed = "integers" if name == "segment_ids" else "real floating point"
+            if name == "segment_ids":
+                needed, advice = "integers", f"Type {name}.astype(jnp.int32)."
+            else:
+                needed, advice = "real floating point", advise_real(name, x.dtype)
             raise TypeError(
-                f"selective_scan: {name} is {x.dtype}, but must be {needed}. "
-                f"Convert it first, for example {name}.astype("
-                f"{'jnp.int32' if name == 'segment_ids' else 'jnp.float32'})."
+                f"selective_scan: {name} is {x.dtype}, but must be {needed}. {advice}"
             )
     (b, l, d), n = inputs.u.shape, inputs.A.shape[1]  # noqa: E741
     groups = inputs.B.shape[2] if inputs.B.ndim == 4 else 1

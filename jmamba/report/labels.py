@@ -5,11 +5,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from jmamba.files.tokenizer import BROKEN
+
 BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽"}
 """Visible forms of the blanks."""
-
-BROKEN = "\ufffd"
-"""What decoding makes of bytes that are no character."""
 
 
 class Piece(NamedTuple):

@@ -13,9 +13,10 @@ from jaxtyping import Array, Float, Int
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.recurrence import states_after
 from jmamba.requests import choose_layers, choose_positions
-from jmamba.types import BidirectionalRecurrence, Images, Tokens
+from jmamba.types import ArrayLike, BidirectionalRecurrence, Images, Tokens, exportable
 
 
+@exportable
 class Trace(NamedTuple):
     """Everything an analysis starts from, for the chosen layers.
 
@@ -66,7 +67,7 @@ class Trace(NamedTuple):
 
 def trace(
     model: LayeredModel,
-    inputs: Tokens | Images,
+    inputs: Tokens | Images | ArrayLike,
     *,
     layers: Sequence[int] | None = None,
     states: Sequence[int] | None = None,
@@ -96,13 +97,13 @@ def trace(
       >>> t.layers.tolist(), t.recurrence.delta.shape
       ([0, 3], (2, 1, 5, 32))
     """
-    model.check_inputs(inputs)
+    checked = model.check_inputs(inputs)
     chosen = choose_layers(layers, model.config.num_layers)
     graphdef, state = nnx.split(model)
-    inputs, tokens = jnp.asarray(inputs), None
+    tokens = None
     if states is not None:
-        tokens = choose_positions(states, model.count_tokens(inputs.shape), "states")
-    return _trace(graphdef, state, inputs, tokens, chosen)
+        tokens = choose_positions(states, model.count_tokens(checked.shape), "states")
+    return _trace(graphdef, state, checked, tokens, chosen)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "layers"))

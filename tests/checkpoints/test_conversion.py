@@ -104,6 +104,7 @@ def test_conversion_keeps_the_dtype_unless_asked(tmp_path):
 
 def test_conversion_back_is_what_it_was(tmp_path):
     source = write_hf(tmp_path / "source", torch_model("falcon_mamba"))
+    (source / "generation_config.json").unlink()
     edit_config(source, eos_token_id=[3, 4], pad_token_id=5)
     (source / "tokenizer.json").write_text("{}")
     convert(source, tmp_path / "orbax")

@@ -39,8 +39,14 @@ def test_only_what_is_needed_is_downloaded_once(hub, tmp_path):
     folder = write_tokenizer(write_hf(write_bin(tmp_path / "model")))
     hub.publish("org/model", folder)
     found = locate("org/model")
-    assert contents(found) == ["config.json", "model.safetensors"]
-    assert hub.downloads() == ["config.json", "model.safetensors"]
+    needed = [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    assert contents(found) == needed
+    assert sorted(hub.downloads()) == needed
     hub.requests.clear()
     assert locate("org/model") == found
     assert hub.requests == [("HEAD", "org/model", "config.json")]

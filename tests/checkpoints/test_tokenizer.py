@@ -58,12 +58,13 @@ def test_file_tokenizer_pieces_are_readable(tmp_path):
 
 def test_end_of_text_is_known(tmp_path):
     folder = write_tokenizer(write_hf(tmp_path / "model"))
+    (folder / "generation_config.json").unlink()
     edit_config(folder, eos_token_id=[7, 8])
-    assert load_tokenizer(folder).eos_id == 7
+    assert load_tokenizer(folder).eos_ids == (7, 8)
     edit_config(folder, eos_token_id=None)
-    assert load_tokenizer(folder).eos_id == 0  # <|endoftext|> of tokenizer_config.json
+    assert load_tokenizer(folder).eos_ids == (0,)  # of tokenizer_config.json
     (folder / "tokenizer_config.json").unlink()
-    assert load_tokenizer(folder).eos_id is None
+    assert load_tokenizer(folder).eos_ids == ()
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))

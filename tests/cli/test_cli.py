@@ -2,6 +2,8 @@ import dataclasses
 import json
 import sys
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from typer.testing import CliRunner
@@ -149,6 +151,60 @@ def test_generate_streams_the_text():
     options = ["--temperature", 5, "--seed", 1, "--top-p", 0.9, "--min-p", 0.01]
     warm = run("generate", "né", "--max-new-tokens", 5, *options)
     assert warm.exit_code == 0 and warm.stdout != result.stdout
+
+
+def continuation(*options, model=MODEL, eos_ids=()) -> str:
+    """Return what is printed after the prompt, given another model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "jmamba.embedded.text.load_embedded",
+            lambda *, dtype=None: (model, ByteTokenizer(eos_ids)),
+        )
+        result = run("generate", "né", "--max-new-tokens", 9, *options)
+    assert result.exit_code == 0, result.output
+    return result.stdout.removeprefix("né").removesuffix("\n")
+
+
+def spelling(**changes):
+    """Return a model that writes small letters."""
+    model = nnx.merge(*nnx.split(MODEL))
+    head = np.zeros((16, 256), np.float32)
+    head[:, 97:123] = np.random.default_rng(0).standard_normal((16, 26))
+    model.lm_head = nnx.Param(jnp.asarray(head))
+    model.config = dataclasses.replace(model.config, **changes)
+    return model
+
+
+def test_generate_shows_no_token_that_ends_the_text():
+    text = continuation(model=spelling())
+    assert len({*text}) > 3 and len(text) == 9 and text.isalpha()
+    end = ord(text[3])
+    shown = text[: text.index(text[3])]
+    several = spelling(eos_token_id=(0, end))
+    assert continuation(model=several) == shown
+    assert continuation(model=spelling(), eos_ids=(0, end)) == shown
+    assert continuation(model=spelling(eos_token_id=(300,))) == text
+
+
+def test_generate_stops_at_a_text_that_it_does_not_show():
+    text = continuation(model=spelling())
+    shown = text[: text.index(text[3:5])]
+    assert continuation("--stop", text[3:5], model=spelling()) == shown
+    both = ("--stop", "0", "--stop", text[3:5])
+    assert continuation(*both, model=spelling()) == shown
+    longer = ("--stop", text[-1] + "0")  # held back, and shown at the end
+    assert continuation(*longer, model=spelling()) == text
+
+
+def test_generate_says_where_numbers_overflow(monkeypatch):
+    half = jmamba.MambaLM(CONFIG, dtype=jnp.float16, rngs=nnx.Rngs(0))
+    kernel = half.layers.mixer.out_proj.kernel
+    kernel[...] = kernel[...].at[1].multiply(1e7)
+    monkeypatch.setattr(
+        "jmamba.embedded.text.load_embedded",
+        lambda *, dtype=None: (half, ByteTokenizer()),
+    )
+    assert "float16, and the first" in mistake("generate", "né")
 
 
 def test_generate_stops_at_ctrl_c(monkeypatch):

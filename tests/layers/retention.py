@@ -25,7 +25,8 @@ from jmamba.layers import (
 )
 from jmamba.layers.norm import rms_norm
 from jmamba.layers.selection import make_linear
-from jmamba.models.language_model import LanguageModel, LanguageModelConfig
+from jmamba.models.config import LanguageModelConfig
+from jmamba.models.language_model import LanguageModel
 from jmamba_kernels import accumulation_dtype
 
 
@@ -92,7 +93,7 @@ class RetentionLM(LanguageModel):
 
     config: RetentionConfig
 
-    @staticmethod
-    def make_mixer(config, precision, rngs):
+    @classmethod
+    def make_mixer(cls, config, precision, rngs):
         """Return a retention layer."""
         return Retention(config, precision, rngs)

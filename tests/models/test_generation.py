@@ -92,7 +92,7 @@ def test_generate_cache_holds_what_each_row_holds(model, prompts, alone):
         padded = jnp.array([text + [0] * (11 - len(text))])
         mask = jnp.arange(11)[None] < len(text)
         cache = model(padded, attention_mask=mask).cache
-        row = jax.tree.map(lambda x, i=i: x[:, i : i + 1], new.cache)
+        row = jax.tree.map(lambda x, i=i: x[:, i : i + 1], new.cache.layers)
         assert_close(row, cache, 1e-5)
 
 
@@ -229,7 +229,7 @@ def test_generate_within_jit(model, prompts, alone):
         ({"sampling": Sampling(temperature=1.0)}, r"Add key=jax.random.key\(0\)"),
         ({"sampling": Sampling(1.0, top_k=25)}, "Give top_k=24 or less, or None"),
         ({"stop_tokens": [3, 24]}, r"token ids in \[0, 24\), but are \[3, 24\]"),
-        ({"stop_tokens": "end"}, "but are 'end'. Encode a text"),
+        ({"stop_tokens": "end"}, "but are 'end'. For a text give stop_strings"),
         ({"cache": tiny_model().empty_cache(2)}, "holds 2 rows, but tokens have 3"),
     ],
 )  # fmt: skip

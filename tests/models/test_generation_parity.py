@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 
@@ -86,3 +87,23 @@ def test_generate_equals_transformers_with_stop_and_penalty(pair):
     width = expected.shape[1]  # theirs ends with the longest row
     np.testing.assert_array_equal(actual[:, :width], expected)
     assert (actual[:, width:] == 0).all()
+
+
+def test_generate_equals_transformers_with_stop_strings(pair):
+    their_model, model = pair
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789!?.,"
+    vocabulary = {letter: i for i, letter in enumerate(letters)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
+    tokenizer.decoder = tokenizers.decoders.Fuse()
+    whole = "".join(letters[i] for i in ours(model, PROMPTS[:1])[0])
+    prompt = letters[PROMPTS[0, -1]]
+    wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    for stop in (whole[2:4], whole[5:8], prompt + whole[:2], "never there"):
+        expected = theirs(
+            their_model, PROMPTS[:1], attention_mask=torch.ones_like(PROMPTS[:1]),
+            stop_strings=[stop], tokenizer=wrapped,
+        )  # fmt: skip
+        actual = ours(model, PROMPTS[:1], stop_strings=[stop], tokenizer=tokenizer)
+        width = expected.shape[1]
+        np.testing.assert_array_equal(actual[:, :width], expected, err_msg=stop)
+        assert (actual[:, width:] == 0).all()

@@ -19,6 +19,7 @@ from tiny_models import (
 
 from jmamba import MambaConfig, MambaLM, generate
 from jmamba.models.language_model import _forward
+from jmamba.models.texts import Texts
 from jmamba_kernels.versions import enable_x64
 
 SENSITIVE = ("A_log", "D", "dt_bias")
@@ -150,7 +151,7 @@ def test_remat_changes_memory_not_gradients():
 def lowered(config: MambaConfig):
     """Lower the model on 64 tokens without making any weights."""
     tokens = jax.ShapeDtypeStruct((1, 64), jnp.int32)
-    return _forward.lower(*nnx.split(skeleton(config)), tokens, None, None, None)
+    return _forward.lower(*nnx.split(skeleton(config)), Texts(tokens), None)  # type: ignore[arg-type]
 
 
 def test_program_does_not_grow_with_depth():

@@ -54,12 +54,24 @@ def test_selective_scan_needs_axes(changes):
 
 
 @pytest.mark.parametrize("name", ["u", "A", "B", "D", "initial_state"])
-@pytest.mark.parametrize("dtype", ["int32", "complex64", "bool"])
+@pytest.mark.parametrize("dtype", ["int32", "bool"])
 def test_selective_scan_refuses_what_is_not_real(name, dtype):
     value = getattr(make_inputs(options=OPTIONS), name).astype(dtype)
     message = rf"{name} is {dtype}, but must be real floating .*{name}\.astype\(jnp.fl"
     with pytest.raises(TypeError, match=message):
         run_scan(changed(**{name: value}), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("A", "drop the rotation"), ("C", r"jnp.imag\(C\)"), ("u", "If that is zero")],
+)
+def test_selective_scan_never_advises_to_drop_imaginary_parts(name, advice):
+    value = getattr(make_inputs(options=OPTIONS), name).astype("complex64")
+    message = rf"{name} is complex64, but must be real floating point\. .*{advice}"
+    with pytest.raises(TypeError, match=message) as raised:
+        run_scan(changed(**{name: value}), None)
+    assert "astype" not in str(raised.value)
 
 
 def test_selective_scan_refuses_segments_that_are_not_integers():

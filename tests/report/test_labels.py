@@ -1,7 +1,7 @@
 import pytest
 
 from jmamba.checkpoints import ByteTokenizer
-from jmamba.commands.continuation import TextStream
+from jmamba.generation.text_stream import TextStream
 from jmamba.report.labels import Piece, shorten, split_pieces, token_labels, visible
 
 BYTES = ByteTokenizer()

@@ -226,9 +226,7 @@ def average_layers(
     totals: tuple[np.ndarray, ...] | None = None
     count = 0
     for batch in batches:
-        measures = measure_layers(
-            model, jnp.asarray(batch), query=query, reduction=reduction
-        )
+        measures = measure_layers(model, batch, query=query, reduction=reduction)
         sums = tuple(np.asarray(x, np.float64).sum(axis=1) for x in measures)
         if totals is not None and totals[2].shape != sums[2].shape:
             raise ValueError(

@@ -21,6 +21,8 @@ from jmamba.attention.question import (
     resolve,
 )
 from jmamba.layers.model import LayeredModel
+from jmamba.requests import as_array
+from jmamba.types import Images, Tokens
 
 Baseline = Inputs | Float[Array, "*_ m"] | Int[Array, ""] | int | str
 """Inputs that say nothing: inputs, embeddings, a token id, or a name in `BASELINES`."""
@@ -34,7 +36,7 @@ TOLERANCE = 0.01
 
 
 def embed_baseline(
-    model: LayeredModel, inputs: Inputs, baseline: Any
+    model: LayeredModel, inputs: Tokens | Images, baseline: Any
 ) -> Float[Array, "b l m"]:
     """Return the residual stream that a path to the inputs starts from.
 
@@ -63,7 +65,7 @@ def embed_baseline(
         every = jnp.arange(model.num_targets)[None]
         mean = jnp.mean(model.embed(every).astype(jnp.float32), axis=(0, 1))
         return jnp.broadcast_to(mean.astype(dtype), shape)
-    values = jnp.asarray(baseline)
+    values = jnp.asarray(as_array(baseline, "baseline"))
     is_integer = jnp.issubdtype(values.dtype, jnp.integer)
     is_embedding = not is_integer and values.ndim > 0 and values.shape[-1] == shape[-1]
     if is_text and is_integer and values.shape in ((), inputs.shape):

@@ -26,6 +26,8 @@ from jmamba.attention.relevance.completeness import (
 )
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.model import LayeredModel
+from jmamba.requests import as_key
+from jmamba.types import KeyLike
 
 
 def gradient_x_input(
@@ -101,7 +103,7 @@ def smooth_grad(
     query: PerSample = None,
     samples: int = 25,
     noise: float = 0.15,
-    key: Array | None = None,
+    key: KeyLike | None = None,
 ) -> Float[Array, "b l"]:
     """Return the product of embedding and mean gradient at noisy embeddings.
 
@@ -111,7 +113,7 @@ def smooth_grad(
       model, inputs, target, query: as in `gradient_x_input`.
       samples: noisy copies.
       noise: standard deviation of e, in parts of each sample's range max x - min x.
-      key: randomness; None for a fixed one.
+      key: randomness, or a seed; None for a fixed one.
 
     Returns:
       The relevance of every token of the residual stream, the class token included.
@@ -135,7 +137,7 @@ def smooth_grad(
             f"samples={samples}, noise={noise}: give at least one sample and no "
             "negative noise."
         )
-    key = jax.random.key(0) if key is None else key
+    key = as_key(key, "smooth_grad")
     question = ask(model, inputs, target, query)
     return _smooth_grad(*question, key, jnp.asarray(noise, jnp.float32), samples)
 

@@ -20,7 +20,7 @@ from jmamba.attention.relevance.gamma_rule import Gammas
 from jmamba.attention.relevance.gradients import token_relevance
 from jmamba.layers.freezing import MAMBA_LRP, Frozen
 from jmamba.layers.model import LayeredModel
-from jmamba.types import Images
+from jmamba.types import ArrayLike, Images
 
 COMPOSITES = {
     "lrp_0": Gammas(),
@@ -79,7 +79,7 @@ def mamba_lrp(
 
 def pixel_lrp(
     model: LayeredModel,
-    images: Images,
+    images: Images | ArrayLike,
     *,
     target: Target = None,
     query: PerSample = None,

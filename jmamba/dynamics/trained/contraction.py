@@ -13,7 +13,8 @@ from jmamba.dynamics.trained.layer_jacobian import caches_before
 from jmamba.layers.block import Block
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.stack import walk
-from jmamba.requests import WORKING_BYTES
+from jmamba.requests import WORKING_BYTES, as_key
+from jmamba.types import KeyLike
 
 
 class ContractionMap(NamedTuple):
@@ -35,7 +36,7 @@ def contraction_map(
     residual_in: Float[Array, "s l m"],
     *,
     steps: int = 32,
-    key: Array | None = None,
+    key: KeyLike | None = None,
     memory_limit: int = WORKING_BYTES,
 ) -> ContractionMap:
     """Return the logarithmic norm of every token's own block in every layer.
@@ -50,7 +51,7 @@ def contraction_map(
       model: the model.
       residual_in: tokens entering each layer, `trace(...).residual_in[:, b]`.
       steps: of the Lanczos method; with m of them the values are exact.
-      key: randomness of the start; None for a fixed one.
+      key: randomness of the start, or a seed; None for a fixed one.
       memory_limit: bytes that tokens in flight may take, roughly.
 
     Raises:
@@ -86,7 +87,7 @@ def contraction_map(
     numbers = 2 * steps * width + 12 * cache.ssm_state.size
     at_once = memory_limit // (numbers * residual_in.dtype.itemsize)
     at_once = int(max(1, min(at_once, residual_in.shape[1])))
-    key = jax.random.key(0) if key is None else key
+    key = as_key(key, "contraction_map")
     start = jax.random.normal(key, (width,), residual_in.dtype)
     return _contraction_map(graphdef, state, residual_in, start, steps, at_once)
 

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 from jmamba.dynamics.trained.jacobian import check_finite
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.stack import Run, cut_runs, walk
-from jmamba.requests import WORKING_BYTES
-from jmamba.types import Recurrence
+from jmamba.requests import WORKING_BYTES, as_key
+from jmamba.types import KeyLike, Recurrence
 
 KEPT_PER_DIRECTION = 4
 """Arrays of the tokens' size kept per direction: before, after, and two by QR."""
@@ -128,7 +128,7 @@ def depth_exponents(
     count: int = 1,
     *,
     token: int | None = None,
-    key: Array | None = None,
+    key: KeyLike | None = None,
     memory_limit: int = WORKING_BYTES,
 ) -> DepthExponents:
     """Return how fast small differences of tokens grow from layer to layer.
@@ -146,7 +146,7 @@ def depth_exponents(
       count: how many exponents, l m at most.
       token: differences of all tokens for None; otherwise those of one token in its
         own later values, that is the diagonal blocks J[token, token].
-      key: randomness of the first directions; None for a fixed one.
+      key: randomness of the first directions, or a seed; None for a fixed one.
       memory_limit: bytes that directions may take: those kept, and those in flight,
         of which there are as many at a time as fit.
 
@@ -180,7 +180,7 @@ def depth_exponents(
         )
     at_once = memory_limit // (FLOWN_PER_DIRECTION * x.size * x.dtype.itemsize)
     at_once = int(max(1, min(at_once, count)))
-    key = jax.random.key(0) if key is None else key
+    key = as_key(key, "depth_exponents")
     mask = jnp.ones(len(x), x.dtype)
     if token is not None:
         mask = jnp.zeros(len(x), x.dtype).at[token].set(1)

@@ -18,7 +18,8 @@ from jmamba.dynamics.trained.layer_jacobian import (
 )
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.stack import Run, cut_runs, run_layers
-from jmamba.requests import WORKING_BYTES, choose_positions
+from jmamba.requests import WORKING_BYTES, as_key, choose_positions
+from jmamba.types import KeyLike
 from jmamba_kernels import accumulation_dtype
 
 DIRECTIONS_AT_ONCE = 128
@@ -164,7 +165,7 @@ def jacobian_norms(
     x: Float[Array, "l m"],
     *,
     probes: int | None = None,
-    key: Array | None = None,
+    key: KeyLike | None = None,
     memory_limit: int = WORKING_BYTES,
 ) -> Float[Array, "l l"]:
     """Return the Frobenius norm of every block d f(x)[i] / d x[j].
@@ -179,7 +180,7 @@ def jacobian_norms(
       probes: None pushes all m unit vectors of each token (exact); a number pushes
         that many random signs v instead, for E |J v|^2 = |J|^2, with a relative error
         of about sqrt(1 / (2 probes)) or less.
-      key: randomness of the probes; None for a fixed one.
+      key: randomness of the probes, or a seed; None for a fixed one.
       memory_limit: bytes the directions in flight may take, roughly.
 
     Raises:
@@ -202,7 +203,7 @@ def jacobian_norms(
     elif probes < 1:
         raise ValueError(f"probes={probes}: give at least 1, or None for exact norms.")
     else:
-        key = jax.random.key(0) if key is None else key
+        key = as_key(key, "jacobian_norms")
         vectors = jax.random.rademacher(key, (probes, width), x.dtype)
     if probes is None and _is_layer(f):
         return jnp.sqrt(_squared_layer_norms(f, x, memory_limit))

@@ -9,6 +9,8 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Complex, Float
 
 from jmamba.dynamics.trained.jacobian import WORKING_BYTES, TokenMap, check_finite
+from jmamba.requests import as_key
+from jmamba.types import KeyLike
 
 
 def diagonal_blocks(
@@ -120,7 +122,7 @@ def singular_values(
     count: int = 1,
     *,
     steps: int | None = None,
-    key: Array | None = None,
+    key: KeyLike | None = None,
     memory_limit: int = WORKING_BYTES,
 ) -> Float[Array, "k"]:
     """Return the largest singular values of the whole token Jacobian, descending.
@@ -134,7 +136,7 @@ def singular_values(
       count: how many.
       steps: products of each kind; None for 4 count + 24. With l m of them the values
         are exact.
-      key: randomness of the start; None for a fixed one.
+      key: randomness of the start, or a seed; None for a fixed one.
       memory_limit: bytes the two bases of `steps` vectors may take.
 
     Raises:
@@ -166,7 +168,7 @@ def singular_values(
             "Ask for fewer values or steps=..., take a shorter text, or raise "
             "memory_limit."
         )
-    key = jax.random.key(0) if key is None else key
+    key = as_key(key, "singular_values")
     start = jax.random.normal(key, x.shape, x.dtype)
     return _bidiagonalise(_as_partial(f), x, start, steps)[:count]
 

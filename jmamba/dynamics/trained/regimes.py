@@ -13,7 +13,7 @@ from jmamba.dynamics.trained.spectra import gate_spectrum, layer_system
 from jmamba.dynamics.trained.trajectories import measure_trajectories
 from jmamba.layers.model import LayeredModel
 from jmamba.tracing.trace import trace
-from jmamba.types import Tokens
+from jmamba.types import ArrayLike, Tokens
 
 
 class RegimeReport(NamedTuple):
@@ -59,7 +59,7 @@ class RegimeReport(NamedTuple):
         )
 
 
-def report_regimes(model: LayeredModel, tokens: Tokens) -> RegimeReport:
+def report_regimes(model: LayeredModel, tokens: Tokens | ArrayLike) -> RegimeReport:
     """Measure every layer of a model on a text.
 
     Args:

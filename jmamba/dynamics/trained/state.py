@@ -10,7 +10,8 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from jmamba.models.language_model import LanguageModel
-from jmamba.types import LayerCache
+from jmamba.requests import as_array
+from jmamba.types import ArrayLike, LayerCache
 
 
 def flatten_state(cache: LayerCache) -> Float[Array, "s e"]:
@@ -53,7 +54,7 @@ class _StateMap(NamedTuple):
         return flatten_state(cache)
 
 
-def state_map(model: LanguageModel, tokens: Int[Array, "l"]) -> Partial:
+def state_map(model: LanguageModel, tokens: Int[Array, "l"] | ArrayLike) -> Partial:
     """Return the map of the network's state that reading some tokens is.
 
     A row of the state is a layer. Layers feel earlier layers only, so the Jacobian is
@@ -82,6 +83,6 @@ def state_map(model: LanguageModel, tokens: Int[Array, "l"]) -> Partial:
       Halloran, Gulati & Roysdon, "Mamba state-space models are Lyapunov-stable
       learners", arXiv 2406.00209, for one layer with fixed inputs; here for all.
     """
-    model.check_inputs(tokens[None])
+    tokens = model.check_inputs(as_array(tokens, "tokens")[None])
     graphdef, parameters = nnx.split(model)
-    return Partial(_StateMap(graphdef), parameters, tokens)
+    return Partial(_StateMap(graphdef), parameters, tokens[0])

@@ -3,7 +3,7 @@
 import dataclasses
 
 from jmamba.layers.sizes import MIXER_SIZES, MixerSizes, check_sizes
-from jmamba.models.language_model import LanguageModelConfig
+from jmamba.models.config import LanguageModelConfig
 from jmamba.refinements.signs import GateSigns, check_definite
 
 
@@ -35,6 +35,7 @@ class MambaConfig(GateSigns, MixerSizes, LanguageModelConfig):
         """Fill in the derived sizes and check all of them."""
         self.derive_sizes()
         check_sizes(self, "vocab_size", *MIXER_SIZES)
+        self.check_vocabulary()
         check_definite(self, self.d_state, self.d_inner)
 
     @property
@@ -57,8 +58,13 @@ class MambaConfig(GateSigns, MixerSizes, LanguageModelConfig):
 
 
 def _released(d_model: int, num_layers: int) -> dict:
-    return {"vocab_size": 50280, "d_model": d_model, "num_layers": num_layers,
-            "eos_token_id": 0}  # fmt: skip
+    return {
+        "vocab_size": 50280,
+        "unpadded_vocab_size": 50277,
+        "d_model": d_model,
+        "num_layers": num_layers,
+        "eos_token_id": 0,
+    }
 
 
 _NAMED = {

@@ -38,11 +38,12 @@ _READ = frozenset(
     " intermediate_size time_step_rank use_bias use_conv_bias layer_norm_epsilon"
     " residual_in_fp32 tie_word_embeddings eos_token_id time_step_min time_step_max"
     " time_step_floor mixer_rms_eps definite definite_threshold"
-    " equal_magnitudes".split()
+    " equal_magnitudes unpadded_vocab_size".split()
 )
 _ORIGINAL = frozenset(
     "d_model n_layer vocab_size ssm_cfg residual_in_fp32 fused_add_norm"
-    " pad_vocab_size_multiple tie_embeddings eos_token_id tokenizer".split()
+    " pad_vocab_size_multiple tie_embeddings eos_token_id tokenizer"
+    " unpadded_vocab_size".split()
 )
 _ORIGINAL_SSM = frozenset(
     "layer d_state d_conv expand dt_rank dt_min dt_max dt_init dt_scale dt_init_floor"
@@ -119,7 +120,8 @@ def _from_hf(raw: Mapping) -> MambaConfig:
         mixer_rms_eps=_number(raw, "mixer_rms_eps", 1e-6) if falcon else None,
         residual_in_fp32=bool(raw.get("residual_in_fp32", True)),
         tie_embeddings=bool(raw.get("tie_word_embeddings", True)),
-        eos_token_id=_token(raw.get("eos_token_id")),
+        eos_token_id=raw.get("eos_token_id"),
+        unpadded_vocab_size=_tokens_used(raw, _size(raw, "vocab_size")),
         dt_min=_number(raw, "time_step_min", 1e-3),
         dt_max=_number(raw, "time_step_max", 1e-1),
         dt_init_floor=_number(raw, "time_step_floor", 1e-4),
@@ -141,12 +143,14 @@ def _from_original(raw: Mapping) -> MambaConfig:
     rows, multiple = _size(raw, "vocab_size"), _size(
         raw, "pad_vocab_size_multiple", default=8
     )  # fmt: skip
+    padded = math.ceil(rows / multiple) * multiple
     d_model, rank = _size(raw, "d_model"), ssm.get("dt_rank", "auto")
     neox = (
         0 if rows in _NEOX_VOCAB else None
     )  # the released models' tokenizer ends by 0
     return MambaConfig(
-        vocab_size=math.ceil(rows / multiple) * multiple,
+        vocab_size=padded,
+        unpadded_vocab_size=_tokens_used(raw, padded, rows),
         d_model=d_model,
         num_layers=_size(raw, "n_layer"),
         d_state=_size(ssm, "d_state", default=16),
@@ -157,7 +161,7 @@ def _from_original(raw: Mapping) -> MambaConfig:
         use_conv_bias=bool(ssm.get("conv_bias", True)),
         residual_in_fp32=bool(raw.get("residual_in_fp32", True)),
         tie_embeddings=bool(raw.get("tie_embeddings", True)),
-        eos_token_id=_token(raw.get("eos_token_id", neox)),
+        eos_token_id=raw.get("eos_token_id", neox),
         dt_min=_number(ssm, "dt_min", 1e-3),
         dt_max=_number(ssm, "dt_max", 1e-1),
         dt_init_floor=_number(ssm, "dt_init_floor", 1e-4),
@@ -172,7 +176,8 @@ def write_config(config: MambaConfig, *, dtype: str) -> dict[str, Any]:
       dtype: dtype of the stored weights.
     """
     kind = "FalconMamba" if config.is_falcon else "Mamba"
-    d_inner = config.d_inner or 0
+    d_inner, ends = config.d_inner or 0, config.eos_token_id
+    first = next(iter(config.end_tokens), None)
     raw = {
         "architectures": [f"{kind}ForCausalLM"],
         "model_type": "falcon_mamba" if config.is_falcon else "mamba",
@@ -190,9 +195,9 @@ def write_config(config: MambaConfig, *, dtype: str) -> dict[str, Any]:
         "layer_norm_epsilon": config.norm_eps,
         "residual_in_fp32": config.residual_in_fp32,
         "tie_word_embeddings": config.tie_embeddings,
-        "bos_token_id": config.eos_token_id,
-        "eos_token_id": config.eos_token_id,
-        "pad_token_id": config.eos_token_id,
+        "bos_token_id": first,
+        "eos_token_id": ends if ends is None or isinstance(ends, int) else list(ends),
+        "pad_token_id": first,
         "time_step_min": config.dt_min,
         "time_step_max": config.dt_max,
         "time_step_floor": config.dt_init_floor,
@@ -200,6 +205,8 @@ def write_config(config: MambaConfig, *, dtype: str) -> dict[str, Any]:
     }
     if config.is_falcon:
         raw["mixer_rms_eps"] = config.mixer_rms_eps
+    if config.unpadded_vocab_size is not None:
+        raw["unpadded_vocab_size"] = config.unpadded_vocab_size
     if config.definite != "free":  # jmamba's own; transformers refuses the weights
         raw["definite"] = config.definite
         raw["definite_threshold"] = config.definite_threshold
@@ -253,7 +260,9 @@ def _threshold(raw: Mapping) -> float | None:
     return None if raw.get(name) is None else _number(raw, name, 0.0)
 
 
-def _token(value) -> int | None:
-    """Return the end-of-text id; of several the first, which ends plain text."""
-    ids = value if isinstance(value, list) else [value]
-    return ids[0] if ids else None
+def _tokens_used(raw: Mapping, rows: int, known: int | None = None) -> int | None:
+    """Return how many rows of the table are tokens; None for all."""
+    used = raw.get("unpadded_vocab_size")
+    if used is None:
+        used = _NEOX_VOCAB[0] if rows == _NEOX_VOCAB[1] else known
+    return used if used is not None and used < rows else None

@@ -32,9 +32,9 @@ class MambaLM(LanguageModel):
 
     config: MambaConfig
 
-    @staticmethod
+    @classmethod
     def make_mixer(
-        config: MambaConfig, precision: Precision, rngs: nnx.Rngs
+        cls, config: MambaConfig, precision: Precision, rngs: nnx.Rngs
     ) -> MambaMixer:
         """Return the mixer of one block, with gates of the chosen signs."""
         gates = partial(make_gates, config.gate_signs)

@@ -14,14 +14,15 @@ from jmamba.layers.bidirectional import BidirectionalMixer
 from jmamba.layers.block import Block
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear
 from jmamba.layers.norm import Precision, RMSNorm
-from jmamba.layers.stack import Run, stack_layers
+from jmamba.layers.stack import Remat, Run, stack_layers
+from jmamba.layers.tabulation import tabulated
 from jmamba.models.base import StackedModel
 from jmamba.models.vim.config import VimConfig
 from jmamba.models.vim.interpolation import bicubic_matrix
 from jmamba.refinements.gates import make_gates
 from jmamba.refinements.sorting import Sorting, Tau, UnknownOrder, split_runs
-from jmamba.requests import take_token
-from jmamba.types import Images
+from jmamba.requests import as_array, take_token
+from jmamba.types import ArrayLike, Images
 from jmamba_kernels import accumulation_dtype
 
 small_normal = initializers.truncated_normal(0.02)
@@ -39,7 +40,7 @@ class Vim(StackedModel):
       dtype: compute dtype of activations.
       param_dtype: dtype of stored weights; A_log, D and the step-size biases are
         float32 at least.
-      remat: whether the backward pass recomputes each block.
+      remat: whether the backward pass recomputes each block, or a policy.
       rngs: source of the initial weights.
 
     Examples:
@@ -65,7 +66,7 @@ class Vim(StackedModel):
         *,
         dtype=jnp.float32,
         param_dtype=jnp.float32,
-        remat: bool = False,
+        remat: Remat = False,
         rngs: nnx.Rngs,
     ):
         precision = Precision(jnp.dtype(param_dtype), jnp.dtype(dtype))
@@ -117,7 +118,10 @@ class Vim(StackedModel):
             m, config.num_classes, kernel_init=small_normal, **options, rngs=rngs
         )
 
-    def __call__(self, images: Images, *, tau: Tau = None) -> Float[Array, "b v"]:
+    @tabulated
+    def __call__(
+        self, images: Images | ArrayLike, *, tau: Tau = None
+    ) -> Float[Array, "b v"]:
         """Return the logits of all classes in float32.
 
         Args:
@@ -129,18 +133,20 @@ class Vim(StackedModel):
           ValueError: images are not (b, height, width, colours) floats that hold at
             least one patch.
         """
-        self.check_inputs(images)
+        images = self.check_inputs(images)
         graphdef, state = nnx.split(self)
-        return _forward(graphdef, state, jnp.asarray(images), tau)
+        return _forward(graphdef, state, images, tau)
 
-    def check_inputs(self, inputs: Images) -> None:
-        """Raise unless the images fit the model.
+    def check_inputs(self, inputs: Images | ArrayLike) -> Images:
+        """Return images as an array, or raise unless they fit the model.
 
         Raises:
+          TypeError: they are no array.
           ValueError: they are not (b, height, width, colours) floats that hold at least
             one patch.
         """
-        shape, dtype = jnp.shape(inputs), jnp.result_type(inputs)
+        images = as_array(inputs, "images")
+        shape, dtype = images.shape, images.dtype
         c = self.config
         if len(shape) != 4 or shape[3] != c.image_channels or 0 in shape:
             raise ValueError(
@@ -158,6 +164,7 @@ class Vim(StackedModel):
                 f"images of {shape[1]} x {shape[2]} pixels hold no patch of side "
                 f"{c.patch_size}; give larger ones."
             )
+        return jnp.asarray(images)
 
     def runs(self) -> list[Run]:
         """Return the layers as runs of one kind: those that sort, those that do not."""

@@ -1,0 +1,76 @@
+"""Sizes and choices around the blocks of a language model."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from jmamba.layers.sizes import check_sizes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LanguageModelConfig:
+    """Describe what is around the blocks of a language model.
+
+    Attributes:
+      vocab_size: rows of the embedding table, padding included.
+      d_model: width of the residual stream.
+      num_layers: number of blocks.
+      norm_eps: epsilon of the RMS norms of the residual stream.
+      residual_in_fp32: whether the residual stream is float32 under lower precision.
+      tie_embeddings: whether the output projection is the embedding table.
+      eos_token_id: id that ends a text, several of them, or None if there is none.
+      unpadded_vocab_size: tokens that there are; rows of the table from there on are
+        padding, which `generate` never draws. None if all rows are tokens.
+
+    Raises:
+      ValueError: a size is not positive, or an id is no token's.
+    """
+
+    vocab_size: int
+    d_model: int
+    num_layers: int
+    norm_eps: float = 1e-5
+    residual_in_fp32: bool = True
+    tie_embeddings: bool = True
+    eos_token_id: int | Sequence[int] | None = None
+    unpadded_vocab_size: int | None = None
+
+    def __post_init__(self):
+        """Check the sizes and the vocabulary."""
+        check_sizes(self, "vocab_size", "d_model", "num_layers")
+        self.check_vocabulary()
+
+    def check_vocabulary(self) -> None:
+        """Raise unless the end tokens and the number of tokens can be.
+
+        Raises:
+          ValueError: they cannot.
+        """
+        ids = self.eos_token_id
+        if isinstance(ids, Iterable):  # a tuple has a hash
+            object.__setattr__(self, "eos_token_id", tuple(ids))
+        wrong = [i for i in self.end_tokens if not _is_count(i)]
+        if wrong:
+            raise ValueError(
+                f"eos_token_id must be a token id, several or None, but is {ids!r}."
+            )
+        count = self.unpadded_vocab_size
+        if count is not None and not (
+            _is_count(count) and 0 < count <= self.vocab_size
+        ):
+            raise ValueError(
+                f"unpadded_vocab_size must be 1 to vocab_size={self.vocab_size}, or "
+                f"None if no row is padding, but is {count!r}."
+            )
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """All ids that end a text; () if there are none."""
+        ids = self.eos_token_id
+        if ids is None:
+            return ()
+        return tuple(ids) if isinstance(ids, Iterable) else (ids,)
+
+
+def _is_count(x: Any) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool) and x >= 0
