@@ -60,11 +60,21 @@ def new_folder(destination: str | os.PathLike, *, overwrite: bool) -> Iterator[P
         folder = partial / "new"  # mkdtemp's own is closed to other users
         folder.mkdir()
         yield folder
-        if destination.exists():
-            os.replace(destination, partial / "old")
-        os.replace(folder, destination)
+        _replace(destination, folder, partial / "old")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace(destination: Path, new: Path, aside: Path) -> None:
+    """Put a folder in another's place, which is put back if that fails."""
+    try:
+        if destination.exists():
+            os.replace(destination, aside)
+        os.replace(new, destination)
+    except BaseException:
+        if aside.exists() and not destination.exists():
+            os.replace(aside, destination)
+        raise
 
 
 def check_destination(destination: str | os.PathLike, *, overwrite: bool) -> None:

@@ -33,7 +33,7 @@ class Row(NamedTuple):
       key: the tensor's name; one with {} has a tensor per layer.
       path: the parameter.
       change: how the tensor changes.
-      aliases: other names under which a checkpoint may hold it.
+      aliases: other names under which a checkpoint may hold it instead.
     """
 
     key: str
@@ -78,7 +78,8 @@ def slots(
     Args:
       table: a layout's.
       shapes: shape of each parameter, layers stacked along the first axis.
-      keys: those at hand; an alias among them takes the place of its row's key.
+      keys: those at hand; an alias among them takes the place of a row's key that is
+        not.
 
     Examples:
       >>> table = [Row("layers.{}.x_proj", ("layers", "x_proj", "kernel"), TRANSPOSE)]
@@ -94,7 +95,8 @@ def slots(
             continue
         shape = shapes[path]
         if "{}" not in key:
-            key = next((alias for alias in aliases if alias in keys), key)
+            if key not in keys:
+                key = next((alias for alias in aliases if alias in keys), key)
             found[key] = Slot(path, None, change, _torch_shape(shape, change))
             continue
         torch_shape = _torch_shape(shape[1:], change)

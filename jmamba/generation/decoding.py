@@ -88,7 +88,10 @@ def generate(
     """
     config = model.config
     if stop_tokens is None:
-        stop_tokens = () if config.eos_token_id is None else (config.eos_token_id,)
+        ends = config.eos_token_id
+        stop_tokens = (
+            ends if isinstance(ends, tuple) else () if ends is None else (ends,)
+        )
     check_tokens(tokens, config.vocab_size, attention_mask)
     _check_prompt(tokens, attention_mask, callback, cache)
     _check_settings(config, max_new_tokens, sampling, stop_tokens, key)

@@ -29,6 +29,7 @@ class StackedModel(LayeredModel):
         dtype: Any = None,
         param_dtype: Any = None,
         revision: str | None = None,
+        base: str | os.PathLike | None = None,
         remat: bool = False,
         **options: Any,
     ) -> Loaded:
@@ -38,7 +39,9 @@ class StackedModel(LayeredModel):
         sharded or not, and what `save_pretrained` and `save_orbax` wrote: of a
         `MambaLM` the original state-spaces layout and transformers' (-hf,
         Falcon-Mamba); of a `Vim` the training checkpoints of its authors (.pth, needs
-        torch) and plain state dicts with the same names.
+        torch) and plain state dicts with the same names. Where the names of tensors
+        have a prefix (`module.`, `model.`, ...), or are those of a model without its
+        head, a line of the log says so.
 
         Args:
           path_or_id: a folder, or a Hub id such as "state-spaces/mamba-130m-hf"; for a
@@ -49,6 +52,8 @@ class StackedModel(LayeredModel):
             least.
           param_dtype: storage dtype, if it is to differ.
           revision: branch, tag or commit on the Hub.
+          base: folder or Hub id of the model to which a LoRA adapter is added, where
+            `path_or_id` is one that PEFT wrote.
           remat: whether the backward pass recomputes each block.
           **options: for a `Vim`, `part`, "model" or "model_ema" for the moving average
             of the weights; `filename`, which file of a Hub repository; `changes`,
@@ -68,7 +73,7 @@ class StackedModel(LayeredModel):
             raise TypeError(f"{cls.__name__}.from_pretrained takes no {unknown}.")
         choices = Choices(dtype, param_dtype, remat)
         return load_model(
-            architecture, path_or_id, choices, revision=revision, **options
+            architecture, path_or_id, choices, revision=revision, base=base, **options
         )
 
     def save_pretrained(
@@ -92,7 +97,8 @@ class StackedModel(LayeredModel):
           shard_bytes: size above which weights are split into several files.
 
         Raises:
-          CheckpointError: the directory exists, or there are no tokenizer's files.
+          CheckpointError: the directory exists, there are no tokenizer's files, or the
+            model's parameters are not those that its configuration says.
           ValueError: a tokenizer is given for images.
 
         Examples:

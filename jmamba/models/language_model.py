@@ -1,6 +1,7 @@
 """Language models of any blocks: embedding, stacked blocks, norm, output projection."""
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -35,7 +36,11 @@ class LanguageModelConfig:
       norm_eps: epsilon of the RMS norms of the residual stream.
       residual_in_fp32: whether the residual stream is float32 under lower precision.
       tie_embeddings: whether the output projection is the embedding table.
-      eos_token_id: id that ends a text; None if there is none.
+      bos_token_id: id that begins a text; None if there is none.
+      eos_token_id: id that ends a text, or several; None if there is none.
+      pad_token_id: id that fills up shorter texts; None if there is none.
+      generation_config: what the checkpoint's generation_config.json says; it is
+        written back as it was, and no part of what the model is.
 
     Raises:
       ValueError: a size is not positive.
@@ -47,7 +52,12 @@ class LanguageModelConfig:
     norm_eps: float = 1e-5
     residual_in_fp32: bool = True
     tie_embeddings: bool = True
-    eos_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = None
+    generation_config: Mapping[str, Any] | None = dataclasses.field(
+        default=None, compare=False, repr=False
+    )
 
     def __post_init__(self):
         """Check the sizes."""

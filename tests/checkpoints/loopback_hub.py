@@ -16,6 +16,7 @@ class LoopbackHub:
       requests: (method, repository, file) of every request for a file.
       break_after: file -> bytes after which the connection breaks, once per entry.
       gated: repositories whose terms must be accepted.
+      status: what every request is answered with instead, if not None.
     """
 
     def __init__(self, url: str):
@@ -24,6 +25,7 @@ class LoopbackHub:
         self.requests: list[tuple[str, str, str]] = []
         self.break_after: dict[str, list[int]] = {}
         self.gated: set[str] = set()
+        self.status: int | None = None
 
     def publish(self, repository: str, folder: Path, revision: str = "main") -> None:
         commit = commit_of(folder)
@@ -61,6 +63,8 @@ def loopback_hub():
                 return self.refuse(404, "")
             repository, revision, name = "/".join(parts[:2]), parts[3], parts[4]
             hub.requests.append((self.command, repository, name))
+            if hub.status is not None:
+                return self.refuse(hub.status, "")
             if repository in hub.gated:
                 return self.refuse(403, "GatedRepo")
             if not any(key[0] == repository for key in hub.revisions):

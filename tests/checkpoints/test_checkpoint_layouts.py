@@ -35,7 +35,9 @@ WRITERS = {
     "safetensors shards": lambda folder: write_hf(folder, max_shard_size="1KB"),
     "bin": write_bin,
     "bin shards": lambda folder: write_bin(folder, shards=3),
-    "original": lambda folder: write_original(folder, eos_token_id=0),
+    "original": lambda folder: write_original(
+        folder, bos_token_id=0, eos_token_id=0, pad_token_id=0
+    ),
 }
 
 
@@ -202,7 +204,7 @@ def test_every_choice_of_the_config_survives(tmp_path):
         time_step_floor=1e-3,
     )
     model = MambaLM.from_pretrained(folder)
-    assert model.config.eos_token_id == 5
+    assert model.config.eos_token_id == (5, 6)
     assert not model.config.residual_in_fp32
     model.save_pretrained(tmp_path / "again")
     assert MambaLM.from_pretrained(tmp_path / "again").config == model.config

@@ -58,7 +58,7 @@ class MambaConfig(GateSigns, MixerSizes, LanguageModelConfig):
 
 def _released(d_model: int, num_layers: int) -> dict:
     return {"vocab_size": 50280, "d_model": d_model, "num_layers": num_layers,
-            "eos_token_id": 0}  # fmt: skip
+            "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}  # fmt: skip
 
 
 _NAMED = {
@@ -73,6 +73,8 @@ _NAMED = {
         "num_layers": 64,
         "mixer_rms_eps": 1e-6,
         "tie_embeddings": False,
+        "bos_token_id": 0,
         "eos_token_id": 11,
+        "pad_token_id": 11,
     },
 }

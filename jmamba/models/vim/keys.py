@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from jmamba.files.keys import BATCHED, PATCHES, TRANSPOSE, TWICE_BATCHED, Row
-from jmamba.models.mixer_keys import MIXER_KEYS, explain_gates
+from jmamba.models.mixer_keys import MIXER_KEYS, explain_adapted, explain_gates
 from jmamba.models.vim.config import VimConfig
 
 LAYOUT = "vim"
@@ -61,7 +61,8 @@ def explain_image_mismatch(
 ) -> str:
     """Say what to do if tensors are not those of a model of a configuration."""
     return (
-        explain_gates(found, config.definite)
+        explain_adapted(found)
+        or explain_gates(found, config.definite)
         or _explain_sorting(found, config)
         or "Only bidirectional models of version 2 are read."
     )
