@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from jmamba.files.adapters import ADAPTER_CONFIG, explain_adapter
 from jmamba.files.errors import CheckpointError
 from jmamba.files.folders import read_json
 from jmamba.files.hub import TOKENIZER_FILES, locate_files
@@ -29,7 +30,7 @@ def load_tokenizer(
       ...     load_tokenizer(folder).encode("hi")
       [104, 105]
     """
-    names = ("config.json", *TOKENIZER_FILES)
+    names = ("config.json", ADAPTER_CONFIG, *TOKENIZER_FILES)
     files = locate_files(path_or_id, names, revision=revision)
     raw = read_json(files["config.json"]) if "config.json" in files else {}
     if raw.get("tokenizer") == BYTES:
@@ -45,6 +46,8 @@ def load_tokenizer(
         elsewhere = architecture.tokenizer_of(raw)
         if elsewhere is not None and "tokenizer.json" not in files:
             files |= locate_files(elsewhere, TOKENIZER_FILES)
+    if "tokenizer.json" not in files and ADAPTER_CONFIG in files:
+        raise explain_adapter(files[ADAPTER_CONFIG].parent)
     if "tokenizer.json" not in files:
         raise CheckpointError(
             f"{path_or_id} holds no tokenizer.json. Copy the one of the model into the "
