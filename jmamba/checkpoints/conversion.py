@@ -97,7 +97,8 @@ def convert(
       revision: branch, tag or commit on the Hub.
       verify: whether to compare logits with those that transformers gets from the
         source; needs transformers and torch.
-      overwrite: whether a checkpoint that is there already is replaced.
+      overwrite: whether a checkpoint that is there already is replaced; other files of
+        its folder stay.
       free: whether definite gates are written out as those of an ordinary model, which
         transformers loads; see `surgery.as_free`.
       part: of a training checkpoint of Vision Mamba's authors: "model", or "model_ema"

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jmamba.files.contents import is_of_checkpoint
 from jmamba.files.errors import CheckpointError
 
 
@@ -46,7 +47,8 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 def new_folder(destination: str | os.PathLike, *, overwrite: bool) -> Iterator[Path]:
     """Give a folder to write into, which takes the destination's name at the end.
 
-    If anything goes wrong, or the user interrupts, the destination is as it was.
+    Files of a destination that are no checkpoint's stay in it. If anything goes wrong,
+    or the user interrupts, the destination is as it was.
 
     Raises:
       CheckpointError: the destination exists and may not be overwritten.
@@ -60,9 +62,21 @@ def new_folder(destination: str | os.PathLike, *, overwrite: bool) -> Iterator[P
         folder = partial / "new"  # mkdtemp's own is closed to other users
         folder.mkdir()
         yield folder
+        _keep_others(destination, folder)
         _replace(destination, folder, partial / "old")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _keep_others(old: Path, new: Path) -> None:
+    """Give a new folder what an old one holds beside its checkpoint."""
+    for path in old.iterdir() if old.is_dir() else ():
+        if is_of_checkpoint(path.name) or (new / path.name).exists():
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, symlinks=True)
+        else:
+            shutil.copy2(path, new / path.name, follow_symlinks=False)
 
 
 def _replace(destination: Path, new: Path, aside: Path) -> None:

@@ -6,35 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from jmamba.files.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from jmamba.files.contents import GENERATION_CONFIG, TEMPLATES
 from jmamba.files.errors import CheckpointError
 from jmamba.files.weight_files import INDEX_FILES, PREFERENCE, shard_names
-
-GENERATION_CONFIG = "generation_config.json"
-"""Where transformers keeps how a model generates, all ids that end a text among it."""
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-)
-"""Files of a tokenizer that are read."""
-
-TEXT_FILES = (
-    *TOKENIZER_FILES,
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
-"""Files that transformers reads a tokenizer from, chat templates among them."""
-
-TEMPLATES = "additional_chat_templates"
-"""Folder of further chat templates, *.jinja."""
 
 
 def locate(path_or_id: str | os.PathLike, *, revision: str | None = None) -> Path:

@@ -7,12 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jmamba.files.contents import PARAMETERS
 from jmamba.files.errors import CheckpointError, compress
 from jmamba.files.keys import ParameterPath
 from jmamba.files.parameters import flatten, nest
-
-PARAMETERS = "parameters"
-"""Name of Orbax's own folder inside a checkpoint."""
 
 
 def is_orbax(folder: Path) -> bool:

@@ -92,8 +92,10 @@ class StackedModel(LayeredModel):
         Args:
           directory: the folder to make.
           tokenizer: of a language model, folder or Hub id to copy the tokenizer's files
-            from; "bytes" if tokens are the bytes of a text.
-          overwrite: whether a checkpoint that is there already is replaced.
+            from, chat templates too; "bytes" if tokens are the bytes of a text; None
+            for that of a checkpoint that is replaced.
+          overwrite: whether a checkpoint that is there already is replaced; other files
+            of its folder stay.
           shard_bytes: size above which weights are split into several files.
 
         Raises:

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmamba.files.adapters import Adapter
+from jmamba.files.contents import GENERATION_CONFIG
 from jmamba.files.dtypes import choose_dtypes, main_dtype
 from jmamba.files.errors import CheckpointError
 from jmamba.files.filling import ByteProgress, check_copy, fill
 from jmamba.files.folders import read_json
-from jmamba.files.hub import GENERATION_CONFIG
 from jmamba.files.orbax_files import is_orbax, read_metadata, read_parameters
 from jmamba.files.tensors import FLOATS, StoredTensor
 from jmamba.files.torch_files import PARTS, check_part, read_training_checkpoint

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jmamba.files.contents import GENERATION_CONFIG
 from jmamba.files.dtypes import main_dtype
 from jmamba.files.errors import CheckpointError, compress
 from jmamba.files.filling import ByteProgress
 from jmamba.files.folders import new_folder, write_json
-from jmamba.files.hub import GENERATION_CONFIG
 from jmamba.files.orbax_files import write_parameters
 from jmamba.files.saving import SHARD_BYTES, write_tensors
 from jmamba.files.tokenizer import copy_tokenizer
@@ -35,7 +35,7 @@ def save_safetensors(
     check_tokenizer(model, tokenizer)
     check_parameters(model)
     with new_folder(directory, overwrite=overwrite) as folder:
-        extra = copy_tokenizer(tokenizer, folder)
+        extra = _write_tokenizer(tokenizer, directory, folder)
         write_safetensors(model, folder, extra=extra, shard_bytes=shard_bytes)
 
 
@@ -52,8 +52,9 @@ def save_orbax(
       model: what to write; weights keep their dtype.
       directory: the folder to make.
       tokenizer: folder or Hub id to copy the tokenizer's files from; "bytes" if tokens
-        are the bytes of a text.
-      overwrite: whether a checkpoint that is there already is replaced.
+        are the bytes of a text; None for that of a checkpoint that is replaced.
+      overwrite: whether a checkpoint that is there already is replaced; other files of
+        its folder stay.
 
     Raises:
       CheckpointError: the directory exists, the tokenizer's files are not found, or
@@ -63,7 +64,20 @@ def save_orbax(
     check_tokenizer(model, tokenizer)
     check_parameters(model)
     with new_folder(directory, overwrite=overwrite) as folder:
-        write_orbax(model, folder, extra=copy_tokenizer(tokenizer, folder))
+        extra = _write_tokenizer(tokenizer, directory, folder)
+        write_orbax(model, folder, extra=extra)
+
+
+def _write_tokenizer(
+    tokenizer: str | os.PathLike | None, old: str | os.PathLike, new: Path
+) -> dict[str, Any]:
+    """Copy a tokenizer, without one that of the folder that is replaced."""
+    if tokenizer is not None:
+        return copy_tokenizer(tokenizer, new)
+    old = Path(old).expanduser()
+    if not (old / "config.json").is_file():
+        return {}
+    return copy_tokenizer(old, new, required=False)
 
 
 def check_tokenizer(model: Any, tokenizer: str | os.PathLike | None) -> None:
