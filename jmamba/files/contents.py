@@ -32,7 +32,7 @@ TEXT_FILES = (
 PARAMETERS = "parameters"
 """Orbax's own folder."""
 
-_MODEL = (
+MODEL_FILES = (
     "config.json",
     GENERATION_CONFIG,
     "model.safetensors",
@@ -43,6 +43,7 @@ _MODEL = (
     "pytorch_model.bin.index.json",
     PARAMETERS,
 )
+"""Patterns of what a model is written to, in any layout."""
 
 
 def is_of_checkpoint(name: str) -> bool:
@@ -52,4 +53,4 @@ def is_of_checkpoint(name: str) -> bool:
       >>> [is_of_checkpoint(name) for name in ("model.safetensors", "notes.txt")]
       [True, False]
     """
-    return any(fnmatch(name, part) for part in (*_MODEL, *TEXT_FILES, TEMPLATES))
+    return any(fnmatch(name, part) for part in (*MODEL_FILES, *TEXT_FILES, TEMPLATES))

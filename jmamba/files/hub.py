@@ -127,8 +127,6 @@ def locate_templates(
 ) -> dict[str, Path]:
     """Return the further chat templates that a folder or Hub repository has.
 
-    Where the Hub cannot be asked, those are returned that the cache holds.
-
     Raises:
       CheckpointError: there is no such folder or repository.
     """
@@ -197,18 +195,19 @@ class Repository:
         )
 
     def fetch_folder(self, name: str) -> dict[str, Path]:
-        """Return the files of a folder of the repository, {} if there is none."""
+        """Return the files of a folder of the repository, {} if there is none.
+
+        Where the Hub cannot be asked, those that the cache holds.
+        """
         from huggingface_hub import HfApi, errors
 
         try:
-            listed = [
-                item.path
-                for item in HfApi().list_repo_tree(
-                    self.repo_id, path_in_repo=name, revision=self.revision
-                )
-            ]
+            items = HfApi().list_repo_tree(self.repo_id, name, revision=self.revision)
+            listed = [item.path for item in items]
         except (OSError, errors.HTTPError):  # type: ignore[attr-defined]
-            return {}
+            config = self.fetch_optional("config.json")
+            cached = config.parent.glob(f"{name}/*") if config is not None else ()
+            return {f"{name}/{file.name}": file for file in cached}
         found = {path: self.fetch_optional(path) for path in listed}
         return {path: file for path, file in found.items() if file is not None}
 
@@ -234,7 +233,7 @@ class Repository:
                 )
             )
         except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-            self.unreachable = self.unreachable or _why_unreachable(error)
+            self.unreachable = self.unreachable or why_unreachable(error)
             return None
         except errors.EntryNotFoundError:
             return None
@@ -272,14 +271,14 @@ def _snapshots(file: Path) -> Path:
     return next(p for p in file.parents if p.name == "snapshots")
 
 
-def _why_unreachable(error: Exception) -> str:
+def why_unreachable(error: Exception) -> str:
     """Say why the Hub could not be asked, and what to do, as a sentence's end."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return (
-            "the Hub was not asked, since HF_HUB_OFFLINE is set. Unset it to download "
-            "the rest: unset HF_HUB_OFFLINE."
+            "the Hub was not asked, since HF_HUB_OFFLINE is set. To go online type: "
+            "unset HF_HUB_OFFLINE."
         )
     cause = _first_line(error.__cause__ or error)
     return (

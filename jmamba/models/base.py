@@ -7,7 +7,7 @@ from jmamba.files.saving import SHARD_BYTES
 from jmamba.layers.model import LayeredModel
 from jmamba.models.architecture import architecture_of
 from jmamba.models.loading import Choices, load_model
-from jmamba.models.saving import save_safetensors
+from jmamba.models.saving import push_safetensors, save_safetensors
 
 Loaded = TypeVar("Loaded", bound="StackedModel")
 
@@ -118,5 +118,51 @@ class StackedModel(LayeredModel):
             directory,
             tokenizer=tokenizer,
             overwrite=overwrite,
+            shard_bytes=shard_bytes,
+        )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        tokenizer: str | os.PathLike | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        message: str | None = None,
+        create_pr: bool = False,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hub, in one commit.
+
+        The repository is made if there is none. Files of it that are no model's, such
+        as its README.md and, without `tokenizer`, its tokenizer, stay.
+
+        Args:
+          repo_id: org/name, or name for one of the user's own.
+          tokenizer: of a language model, as in `save_pretrained`.
+          private: whether a new repository is private; None for the account's default.
+          revision: branch to commit to; None for main.
+          token: of the account; None for that of `hf auth login` or HF_TOKEN.
+          message: of the commit.
+          create_pr: whether to open a pull request instead of committing.
+          shard_bytes: size above which weights are split into several files.
+
+        Returns:
+          Address of the commit, or of the pull request.
+
+        Raises:
+          CheckpointError: the Hub cannot be reached or does not let the user do this,
+            or as `save_pretrained`.
+        """
+        return push_safetensors(
+            self,
+            repo_id,
+            tokenizer=tokenizer,
+            private=private,
+            revision=revision,
+            token=token,
+            message=message,
+            create_pr=create_pr,
             shard_bytes=shard_bytes,
         )

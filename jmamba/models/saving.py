@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from jmamba.files.contents import GENERATION_CONFIG
@@ -13,6 +14,7 @@ from jmamba.files.folders import new_folder, write_json
 from jmamba.files.orbax_files import write_parameters
 from jmamba.files.saving import SHARD_BYTES, write_tensors
 from jmamba.files.tokenizer import copy_tokenizer
+from jmamba.files.upload import check_repository_name, upload
 from jmamba.models.architecture import architecture_of
 from jmamba.models.skeleton import (
     make_skeleton,
@@ -37,6 +39,24 @@ def save_safetensors(
     with new_folder(directory, overwrite=overwrite) as folder:
         extra = _write_tokenizer(tokenizer, directory, folder)
         write_safetensors(model, folder, extra=extra, shard_bytes=shard_bytes)
+
+
+def push_safetensors(
+    model: Any,
+    repo_id: str,
+    *,
+    tokenizer: str | os.PathLike | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    message: str | None = None,
+    **options: Any,
+) -> str:
+    """Upload config.json and safetensors; see `StackedModel.push_to_hub`."""
+    check_repository_name(repo_id)
+    with TemporaryDirectory() as parent:
+        folder = Path(parent) / "model"
+        save_safetensors(model, folder, tokenizer=tokenizer, shard_bytes=shard_bytes)
+        message = message or f"Upload {type(model).__name__}"
+        return upload(folder, repo_id, message=message, **options)
 
 
 def save_orbax(

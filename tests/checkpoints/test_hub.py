@@ -103,7 +103,7 @@ def test_model_that_is_not_cached_is_said_offline(hub, offline, tmp_path):
             CheckpointError,
             match="org/model is no folder here, not all of it is in the cache .no "
             "config.json., and the Hub was not asked, since HF_HUB_OFFLINE is set. "
-            "Unset it",
+            "To go online type",
         ):
             ask(tmp_path / "out")
     assert hub.requests == [] and not (tmp_path / "out").exists()

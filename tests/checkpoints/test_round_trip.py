@@ -13,7 +13,7 @@ from checkpoint_samples import (
     write_json,
     write_original,
 )
-from test_hub import hub  # noqa: F401
+from test_hub import hub, offline  # noqa: F401
 from test_tokenizer import write_tokenizer
 
 from jmamba import MambaConfig, MambaLM
@@ -206,12 +206,16 @@ def test_no_file_is_lost(copy, tmp_path):
         assert found == ("hello!!!" if options else "hello!")
 
 
-def test_no_file_of_the_hub_is_lost(hub, tmp_path):  # noqa: F811
+def test_no_file_of_the_hub_is_lost(hub, offline, tmp_path):  # noqa: F811
     source = write_complete(tmp_path / "source")
     hub.publish("org/model", source)
     copy_by_converting("org/model", tmp_path / "converted")
     copy_by_saving("org/model", tmp_path / "saved")
-    for name in ("converted", "saved"):
+    hub.requests.clear()
+    offline()
+    copy_by_converting("org/model", tmp_path / "offline")
+    assert hub.requests == []
+    for name in ("converted", "saved", "offline"):
         assert contents(tmp_path / name) == contents(source)
 
 
