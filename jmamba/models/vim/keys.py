@@ -76,8 +76,13 @@ def _explain_sorting(
     if there == wanted:
         return None
     if there:
-        return "The weights are of a model that sorts its tokens: give its reorder=..."
+        return (
+            'The weights are of a model that sorts its tokens: write "reorder" into '
+            'config.json, or in Python give Vim.from_pretrained(..., changes={"reorder"'
+            ": ...})."
+        )
     return (
         "These weights were trained without importance, which is learned with all the "
-        "rest: train Vim(config, rngs=...), or load with reorder_by='random'."
+        "rest: in Python train Vim(config, rngs=...), or load with "
+        "Vim.from_pretrained(..., changes={'reorder_by': 'random'})."
     )
