@@ -12,6 +12,7 @@ from jmamba.checkpoints.verification import (
     check_verifiable,
     verify_logits,
 )
+from jmamba.files.adapters import find_place
 from jmamba.files.dtypes import main_dtype
 from jmamba.files.errors import CheckpointError
 from jmamba.files.filling import ByteProgress
@@ -22,7 +23,6 @@ from jmamba.files.torch_files import PARTS, check_part
 from jmamba.models.architecture import Architecture, architecture_at, registered
 from jmamba.models.base import StackedModel
 from jmamba.models.loading import Choices, read_model
-from jmamba.models.places import find_place
 from jmamba.models.saving import check_parameters, write_orbax, write_safetensors
 from jmamba.models.skeleton import parameters_of
 from jmamba.surgery.rebuilding import as_free

@@ -14,9 +14,8 @@ from jmamba.files.torch_files import require_torch
 from jmamba.files.weight_files import find_weights, read_headers
 from jmamba.models.architecture import Architecture, architecture_at
 from jmamba.models.loading import Choices, read_model
-from jmamba.models.merging import merge_adapter
-from jmamba.models.naming import name_weights
 from jmamba.models.skeleton import make_skeleton, slots_of
+from jmamba.models.weights import merge_adapter, name_weights
 
 TOLERANCE = 1e-4
 """Largest error of logits relative to the largest logit; float32 leaves about 1e-6."""

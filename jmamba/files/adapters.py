@@ -13,20 +13,19 @@ References:
 """
 
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jmamba.files.errors import CheckpointError, compress
-from jmamba.files.folders import read_json
+from jmamba.files.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json
+from jmamba.files.hub import locate, locate_bare
 from jmamba.files.tensors import FLOATS, StoredTensor
 from jmamba.files.weight_files import PREFERENCE, open_weights
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 _SIDES = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
 _PLAIN = frozenset(
@@ -87,6 +86,53 @@ class Adapter(NamedTuple):
     folder: Path
     changes: dict[str, LowRank]
     replaced: dict[str, StoredTensor]
+
+
+class Found(NamedTuple):
+    """Where a model is, and the adapter that is to be merged into it, if any."""
+
+    place: Path
+    adapter: Adapter | None = None
+
+
+def find_place(
+    path_or_id: str | os.PathLike,
+    released: Iterable[str] | None,
+    *,
+    revision: str | None = None,
+    base: str | os.PathLike | None = None,
+    filename: str | None = None,
+) -> Found:
+    """Return the local place of a model, downloading it if need be.
+
+    Args:
+      path_or_id: file, folder or Hub id of a model, or of an adapter.
+      released: files to look for on the Hub where there is no config.json; None if
+        there must be one.
+      revision: branch, tag or commit on the Hub.
+      base: file, folder or Hub id of the model that an adapter was trained on.
+      filename: which file of a folder or Hub repository.
+
+    Raises:
+      CheckpointError: it is not there; it is an adapter without a base, or there is a
+        base and no adapter.
+    """
+    if released is None:
+        place = locate(path_or_id, revision=revision)
+    else:
+        place = locate_bare(path_or_id, released, revision=revision, filename=filename)
+    if not is_adapter(place):
+        if base is not None:
+            raise CheckpointError(
+                f"{path_or_id} is no LoRA adapter (a folder with adapter_config.json "
+                f"and no model), so there is nothing to add to the base {base}; leave "
+                "the base out."
+            )
+        return Found(place)
+    if base is None:
+        raise explain_adapter(place)
+    adapter = read_adapter(place)
+    return find_place(base, released)._replace(adapter=adapter)
 
 
 def is_adapter(place: Path) -> bool:

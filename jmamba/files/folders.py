@@ -1,4 +1,4 @@
-"""Folders of checkpoints: their JSON files, and new ones that are never half there.
+"""Folders of checkpoints: what is in them, and new ones that are never half there.
 
 A new folder is written beside its place, then renamed.
 """
@@ -9,11 +9,68 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from jmamba.files.contents import is_of_checkpoint
 from jmamba.files.errors import CheckpointError
+
+GENERATION_CONFIG = "generation_config.json"
+"""Where transformers keeps how a model generates, all ids that end a text among it."""
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
+"""Files of a tokenizer that are read."""
+
+TEMPLATES = "additional_chat_templates"
+"""Folder of further chat templates, *.jinja."""
+
+TEXT_FILES = (
+    *TOKENIZER_FILES,
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+"""Files that transformers reads a tokenizer from, chat templates among them."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+"""Files of a LoRA adapter that PEFT wrote."""
+
+PARAMETERS = "parameters"
+"""Orbax's own folder."""
+
+MODEL_FILES = (
+    "config.json",
+    GENERATION_CONFIG,
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model-*-of-*.bin",
+    "pytorch_model.bin.index.json",
+    PARAMETERS,
+)
+"""Patterns of what a model is written to, in any layout."""
+
+
+def is_of_checkpoint(name: str) -> bool:
+    """Say whether a file or folder of a checkpoint is written anew with it.
+
+    Examples:
+      >>> [is_of_checkpoint(name) for name in ("model.safetensors", "notes.txt")]
+      [True, False]
+    """
+    return any(fnmatch(name, part) for part in (*MODEL_FILES, *TEXT_FILES, TEMPLATES))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -5,9 +5,13 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from jmamba.files.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from jmamba.files.contents import GENERATION_CONFIG, TEMPLATES
 from jmamba.files.errors import CheckpointError
+from jmamba.files.folders import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    GENERATION_CONFIG,
+    TEMPLATES,
+)
 from jmamba.files.weight_files import INDEX_FILES, PREFERENCE, shard_names
 
 

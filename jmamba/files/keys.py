@@ -1,7 +1,7 @@
-"""Key tables: which PyTorch tensor is which parameter."""
+"""Parameters in a model's tree, and tables of which tensor is which parameter."""
 
 from collections.abc import Callable, Container, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -107,3 +107,28 @@ def slots(
 
 def _torch_shape(shape: tuple[int, ...], change: Change) -> tuple[int, ...]:
     return change.to_torch(np.broadcast_to(np.zeros(()), shape)).shape
+
+
+def flatten(tree: Mapping, path: ParameterPath = ()) -> dict[ParameterPath, Any]:
+    """Return path -> leaf of nested dicts."""
+    found = {}
+    for name, value in tree.items():
+        deeper = (*path, str(name))
+        found |= flatten(value, deeper) if isinstance(value, dict) else {deeper: value}
+    return found
+
+
+def nest(leaves: Mapping[ParameterPath, Any]) -> dict[str, Any]:
+    """Return nested dicts of path -> leaf.
+
+    Examples:
+      >>> nest({("norm_f", "scale"): 1, ("embedding",): 2})
+      {'norm_f': {'scale': 1}, 'embedding': 2}
+    """
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = leaf
+    return tree

@@ -7,10 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jmamba.files.contents import PARAMETERS
 from jmamba.files.errors import CheckpointError, compress
-from jmamba.files.keys import ParameterPath
-from jmamba.files.parameters import flatten, nest
+from jmamba.files.folders import PARAMETERS
+from jmamba.files.keys import ParameterPath, flatten, nest
 
 
 def is_orbax(folder: Path) -> bool:

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from jmamba.files.contents import TEXT_FILES
 from jmamba.files.errors import CheckpointError
-from jmamba.files.folders import read_json
+from jmamba.files.folders import TEXT_FILES, read_json
 from jmamba.files.hub import locate_files, locate_templates
 
 BYTES = "bytes"

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from jmamba.files.contents import MODEL_FILES, PARAMETERS
 from jmamba.files.errors import CheckpointError
+from jmamba.files.folders import MODEL_FILES, PARAMETERS
 from jmamba.files.hub import why_unreachable
 
 

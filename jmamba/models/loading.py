@@ -11,22 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmamba.files.adapters import Adapter
-from jmamba.files.contents import GENERATION_CONFIG
+from jmamba.files.adapters import Adapter, find_place
 from jmamba.files.dtypes import choose_dtypes, main_dtype
 from jmamba.files.errors import CheckpointError
 from jmamba.files.filling import ByteProgress, check_copy, fill
-from jmamba.files.folders import read_json
+from jmamba.files.folders import GENERATION_CONFIG, read_json
 from jmamba.files.orbax_files import is_orbax, read_metadata, read_parameters
 from jmamba.files.tensors import FLOATS, StoredTensor
 from jmamba.files.torch_files import PARTS, check_part, read_training_checkpoint
 from jmamba.files.validation import check_keys
 from jmamba.files.weight_files import Weights, find_weights, read_headers, unwrap
 from jmamba.models.architecture import Architecture, find_architecture
-from jmamba.models.merging import merge_adapter
-from jmamba.models.naming import fit, name_weights, tell
-from jmamba.models.places import find_place
 from jmamba.models.skeleton import Skeleton, make_skeleton
+from jmamba.models.weights import fit_weights, merge_adapter, name_weights, tell
 
 ShardingChoice = Callable[..., jax.sharding.Sharding]
 """Called as sharding(path, shape), says where a parameter is to lie."""
@@ -150,7 +147,7 @@ def read_model(
     skeleton = choices.skeleton(config, _float_dtypes(headers))
     parameters = skeleton.parameters
     named = name_weights(architecture, layout, parameters, weights, headers)
-    fitted = fit(
+    fitted = fit_weights(
         named, architecture, config, layout, parameters, where=str(place), says=says
     )
     for copy, key in fitted.copies.items():

@@ -6,11 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from jmamba.files.contents import GENERATION_CONFIG
 from jmamba.files.dtypes import main_dtype
 from jmamba.files.errors import CheckpointError, compress
 from jmamba.files.filling import ByteProgress
-from jmamba.files.folders import new_folder, write_json
+from jmamba.files.folders import GENERATION_CONFIG, new_folder, write_json
 from jmamba.files.orbax_files import write_parameters
 from jmamba.files.saving import SHARD_BYTES, write_tensors
 from jmamba.files.tokenizer import copy_tokenizer

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from jmamba.files.keys import ParameterPath, Slot, slots
-from jmamba.files.parameters import flatten, nest
+from jmamba.files.keys import ParameterPath, Slot, flatten, nest, slots
 from jmamba.models.architecture import architecture_of
 
 

@@ -3,10 +3,9 @@
 import os
 from pathlib import Path
 
-from jmamba.files.adapters import ADAPTER_CONFIG, explain_adapter
-from jmamba.files.contents import TOKENIZER_FILES
+from jmamba.files.adapters import explain_adapter
 from jmamba.files.errors import CheckpointError
-from jmamba.files.folders import read_json
+from jmamba.files.folders import ADAPTER_CONFIG, TOKENIZER_FILES, read_json
 from jmamba.files.hub import locate_files
 from jmamba.files.tokenizer import BYTES, ByteTokenizer, FileTokenizer, Tokenizer
 from jmamba.models.architecture import registered

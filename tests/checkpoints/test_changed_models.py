@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -110,9 +111,9 @@ def test_adapter_is_refused_and_merged_model_is_saved(name, write, folder, unche
 
 
 def test_adapter_in_a_vision_model_is_refused(tmp_path):
-    vim = Vim(VimConfig(d_model=8, num_layers=2, num_classes=3, image_size=8,
+    vim: Any = Vim(VimConfig(d_model=8, num_layers=2, num_classes=3, image_size=8,
                         patch_size=4, stride=4), rngs=nnx.Rngs(0))  # fmt: skip
-    setattr(vim, "head", nnx.LoRA(8, 2, 3, base_module=vim.head, rngs=nnx.Rngs(1)))
+    vim.head = nnx.LoRA(8, 2, 3, base_module=vim.head, rngs=nnx.Rngs(1))
     for write in (Vim.save_pretrained, save_orbax):
         with pytest.raises(CheckpointError, match="of a Vim of its.*head.lora_a"):
             write(vim, tmp_path / "vim")

@@ -1,6 +1,7 @@
 """Uploading models through the real huggingface_hub client, to a loopback Hub."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,8 +79,8 @@ def test_shards_and_branches(hub, tmp_path):  # noqa: F811
 
 
 def test_changed_model_is_not_uploaded(hub, tmp_path):  # noqa: F811
-    model = MambaLM.from_pretrained(write_hf(tmp_path / "source"))
-    setattr(model, "steering", nnx.Param(model.norm_f.scale[...]))
+    model: Any = MambaLM.from_pretrained(write_hf(tmp_path / "source"))
+    model.steering = nnx.Param(model.norm_f.scale[...])
     with pytest.raises(CheckpointError, match="Parameters unknown: steering"):
         model.push_to_hub("org/model")
     assert hub.created == [] and hub.commits == []
