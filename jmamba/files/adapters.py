@@ -12,6 +12,7 @@ References:
   PEFT, "Checkpoint format", huggingface.co/docs/peft/developer_guides/checkpoint.
 """
 
+import logging
 import math
 import os
 import re
@@ -27,6 +28,7 @@ from jmamba.files.hub import locate, locate_bare
 from jmamba.files.tensors import FLOATS, StoredTensor
 from jmamba.files.weight_files import PREFERENCE, open_weights
 
+_LOGGER = logging.getLogger("jmamba")
 _SIDES = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
 _PLAIN = frozenset(
     # what leaves the sum above alone: who made it, and how it was trained
@@ -117,22 +119,40 @@ def find_place(
       CheckpointError: it is not there; it is an adapter without a base, or there is a
         base and no adapter.
     """
-    if released is None:
-        place = locate(path_or_id, revision=revision)
-    else:
-        place = locate_bare(path_or_id, released, revision=revision, filename=filename)
-    if not is_adapter(place):
-        if base is not None:
-            raise CheckpointError(
-                f"{path_or_id} is no LoRA adapter (a folder with adapter_config.json "
-                f"and no model), so there is nothing to add to the base {base}; leave "
-                "the base out."
-            )
-        return Found(place)
-    if base is None:
+    place = _locate(path_or_id, released, revision, filename)
+    has_adapter = (place / ADAPTER_CONFIG).is_file()
+    if base is None and is_adapter(place):
         raise explain_adapter(place)
+    if base is None and has_adapter:
+        _LOGGER.warning(
+            "%s: left out an adapter that lies beside the model; to add it give "
+            "base=%r.",
+            place,
+            str(place),
+        )
+    if base is None:
+        return Found(place)
+    if not has_adapter:
+        raise CheckpointError(
+            f"{path_or_id} is no LoRA adapter (a folder with adapter_config.json), so "
+            f"there is nothing to add to the base {base}; leave the base out."
+        )
     adapter = read_adapter(place)
-    return find_place(base, released)._replace(adapter=adapter)
+    place = _locate(base, released)
+    if is_adapter(place):
+        raise explain_adapter(place)
+    return Found(place, adapter)
+
+
+def _locate(
+    path_or_id: str | os.PathLike,
+    released: Iterable[str] | None,
+    revision: str | None = None,
+    filename: str | None = None,
+) -> Path:
+    if released is None:
+        return locate(path_or_id, revision=revision)
+    return locate_bare(path_or_id, released, revision=revision, filename=filename)
 
 
 def is_adapter(place: Path) -> bool:

@@ -58,9 +58,11 @@ MODEL_FILES = (
     "pytorch_model.bin",
     "pytorch_model-*-of-*.bin",
     "pytorch_model.bin.index.json",
+    ADAPTER_CONFIG,
+    *ADAPTER_WEIGHTS,
     PARAMETERS,
 )
-"""Patterns of what a model is written to, in any layout."""
+"""Patterns of what a model is written to, in any layout, or read instead of it."""
 
 
 def is_of_checkpoint(name: str) -> bool:
@@ -131,9 +133,17 @@ def _keep_others(old: Path, new: Path) -> None:
         if is_of_checkpoint(path.name) or (new / path.name).exists():
             continue
         if path.is_dir() and not path.is_symlink():
-            shutil.copytree(path, new / path.name, symlinks=True)
+            shutil.copytree(path, new / path.name, True, copy_function=_link)
         else:
-            shutil.copy2(path, new / path.name, follow_symlinks=False)
+            _link(path, new / path.name)
+
+
+def _link(old: str | os.PathLike, new: str | os.PathLike) -> None:
+    """Give a file a second name, or copy it where the file system has but one."""
+    try:
+        os.link(old, new, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(old, new, follow_symlinks=False)
 
 
 def _replace(destination: Path, new: Path, aside: Path) -> None:

@@ -13,6 +13,7 @@ from checkpoint_samples import (
     write_bin,
     write_hf,
     write_json,
+    write_original,
 )
 from safetensors.torch import save_file
 from test_conversion import run
@@ -257,6 +258,34 @@ def test_adapter_without_its_base_is_explained(tmp_path):
     result = run(adapter, tmp_path / "out")
     assert result.exit_code == 2 and "--base org/base" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_adapter_beside_its_base_is_added_on_request(tmp_path, caplog):
+    model = MODELS["falcon"]
+    factors = draw_factors(model)
+    folder = write_adapter(write_hf(tmp_path / "both", model), factors)
+    assert_logits(MambaLM.from_pretrained(folder), torch_logits(model))
+    assert [m for m in caplog.messages if "left out an adapter that lies besi" in m]
+    caplog.clear()
+    found = MambaLM.from_pretrained(folder, base=folder)
+    assert caplog.messages == []
+    assert_logits(found, adapted_logits(model, factors, 3.0))
+    found.save_pretrained(folder, overwrite=True)
+    assert not [name for name in contents(folder) if name.startswith("adapter")]
+
+
+def test_adapter_is_added_to_the_original_layout(tmp_path):
+    factors = draw_factors(MODELS["mamba"])
+    base = write_original(tmp_path / "base", MODELS["mamba"])
+    adapter = write_adapter(tmp_path / "adapter", factors)
+    expected = adapted_logits(MODELS["mamba"], factors, 3.0)
+    assert_logits(MambaLM.from_pretrained(adapter, base=base), expected)
+
+
+def test_base_that_is_an_adapter_is_refused(tmp_path):
+    adapter = write_adapter(tmp_path / "adapter", draw_factors(MODELS["mamba"]))
+    with pytest.raises(CheckpointError, match="holds a LoRA adapter and no model"):
+        MambaLM.from_pretrained(adapter, base=adapter)
 
 
 def test_base_without_an_adapter_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Names of tensors that trainers and wrappers change: the model is the same."""
 
+import json
 import logging
 
 import numpy as np
@@ -14,6 +15,7 @@ from checkpoint_samples import (
     transformers,
     write_bin,
     write_hf,
+    write_json,
     write_original,
 )
 from safetensors.torch import save_file
@@ -111,6 +113,18 @@ def test_prefix_is_left_out_and_named(prefix, model, tmp_path, caplog):
     said = [f'names have the prefix "{left}"'] if left else []
     said += ["names contain _orig_mod"] if "_orig_mod" in prefix else []
     assert_loads(folder, model, caplog, *said)
+
+
+def test_prefix_in_shards_and_in_the_original_layout(tmp_path, caplog):
+    folder = write_bin(tmp_path / "shards", shards=3)
+    index = json.loads((folder / "pytorch_model.bin.index.json").read_text())
+    renamed = {f"module.{k}": file for k, file in index["weight_map"].items()}
+    write_json(folder / "pytorch_model.bin.index.json", {"weight_map": renamed})
+    original = write_original(tmp_path / "original")
+    for file in (*folder.glob("*.bin"), original / "pytorch_model.bin"):
+        torch.save({f"module.{k}": v for k, v in torch.load(file).items()}, file)
+    for place in (folder, original):
+        assert_loads(place, torch_model(), caplog, 'names have the prefix "module."')
 
 
 @pytest.mark.parametrize("name", TIED)

@@ -96,7 +96,7 @@ def test_ids_come_back(kind, case, tmp_path):
     model.save_pretrained(tmp_path / "saved")
     save_orbax(model, tmp_path / "orbax")
     load_orbax(tmp_path / "orbax").save_pretrained(tmp_path / "again")
-    convert(source, tmp_path / "converted", format="hf")
+    convert(source, tmp_path / "converted", format="hf", verify=True)
     convert(tmp_path / "orbax", tmp_path / "back", format="hf")
     for name in ("source", "saved", "again", "converted", "back"):
         assert read_ids(tmp_path / name) == ids, name

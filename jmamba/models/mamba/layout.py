@@ -198,7 +198,7 @@ def write_config(config: MambaConfig, *, dtype: str) -> dict[str, Any]:
         "layer_norm_epsilon": config.norm_eps,
         "residual_in_fp32": config.residual_in_fp32,
         "tie_word_embeddings": config.tie_embeddings,
-        **{name: getattr(config, name) for name in _IDS},
+        **{name: _listed_id(getattr(config, name)) for name in _IDS},
         "time_step_min": config.dt_min,
         "time_step_max": config.dt_max,
         "time_step_floor": config.dt_init_floor,
@@ -275,3 +275,7 @@ def _ids(raw: Mapping, default: int | None) -> dict[str, Any]:
             )
         found[name] = tuple(ids) if several else ids[0] if ids else None
     return found
+
+
+def _listed_id(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
