@@ -71,6 +71,8 @@ def resolve_names(
         if set(mine.values()) & set(names.values()):
             _check_outranked(groups, used[0], group, where)
             continue
+        if used and not used[0][0].startswith(group[0]):
+            continue  # a stranger's: only a head may stand outside of its body
         names |= mine
         used.append(group)
     return Naming(names, tuple(_notes(used, names, base)))

@@ -61,7 +61,13 @@ class LanguageModelConfig:
 
     def __post_init__(self):
         """Check the sizes."""
+        self.freeze_ends()
         check_sizes(self, "vocab_size", "d_model", "num_layers")
+
+    def freeze_ends(self) -> None:
+        """Make a tuple of a list of ids that end a text, to have a hash."""
+        if isinstance(self.eos_token_id, list):
+            object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
 
 
 class LMOutput(NamedTuple):

@@ -147,12 +147,27 @@ def test_wrappers_inside_of_names_are_left_out(model, tmp_path, caplog):
 
 def test_head_may_have_another_prefix_than_the_rest(tmp_path, caplog):
     model = MODELS["untied"]
-    bare = model.backbone.state_dict()
-    state = {f"encoder.{key}": value for key, value in bare.items()}
-    state["lm_head.weight"] = model.state_dict()["lm_head.weight"]
+    bare, head = model.backbone.state_dict(), model.state_dict()["lm_head.weight"]
+    cases = {
+        "": 'some names have the prefix "encoder."',
+        "net.": 'names have the prefix "net." or "net.encoder."',
+    }
+    for outer, said in cases.items():
+        state = {f"{outer}encoder.{key}": value for key, value in bare.items()}
+        state[f"{outer}lm_head.weight"] = head
+        folder = write_state(tmp_path / f"model{outer}", model, state)
+        assert_loads(folder, model, caplog, said, 'lack "backbone."')
+
+
+def test_head_of_another_model_is_not_taken(tmp_path):
+    model = MODELS["untied"]
+    state = dict(model.state_dict())
+    state["draft.lm_head.weight"] = state.pop("lm_head.weight")
     folder = write_state(tmp_path / "model", model, state)
-    said = ['some names have the prefix "encoder."', 'lack "backbone."']
-    assert_loads(folder, model, caplog, *said)
+    with pytest.raises(
+        CheckpointError, match="missing: lm_head.weight; not part of th"
+    ):
+        MambaLM.from_pretrained(folder)
 
 
 def test_numbers_that_are_no_weights_are_left_out(model, tmp_path, caplog):

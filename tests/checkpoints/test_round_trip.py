@@ -2,7 +2,9 @@
 
 import json
 import os
+from typing import Any
 
+import jax.numpy as jnp
 import pytest
 from checkpoint_samples import (
     contents,
@@ -13,6 +15,7 @@ from checkpoint_samples import (
     write_json,
     write_original,
 )
+from flax import nnx
 from test_hub import hub, offline  # noqa: F401
 from test_tokenizer import write_tokenizer
 
@@ -120,10 +123,11 @@ def test_ids_that_are_not_told_are_transformers_own(kind, tmp_path):
     assert read_ids(tmp_path / "saved") == expected
 
 
-def test_new_models_have_the_ids_of_their_configuration(tmp_path):
-    config = MambaConfig(vocab_size=9, d_model=8, num_layers=1, eos_token_id=(3, 5))
-    from flax import nnx
-
+def test_new_models_have_the_ids_of_their_configuration(tmp_path, unchecked):
+    sizes: Any = {"vocab_size": 9, "d_model": 8, "num_layers": 1}
+    ends: Any = [3, 5]  # a list, as transformers has it
+    config = MambaConfig(**sizes, eos_token_id=ends)
+    assert config == MambaConfig(**sizes, eos_token_id=(3, 5)) and hash(config)
     MambaLM(config, rngs=nnx.Rngs(0)).save_pretrained(tmp_path / "new")
     expected = {"bos_token_id": None, "eos_token_id": [3, 5], "pad_token_id": None}
     assert read_ids(tmp_path / "new") == expected
@@ -140,8 +144,6 @@ def test_ids_that_are_none_are_refused(ids, tmp_path):
 def test_generation_stops_at_each_of_several_ends(tmp_path):
     source = write_hf(tmp_path / "source")
     model = MambaLM.from_pretrained(source)
-    import jax.numpy as jnp
-
     prompt = jnp.array([[3, 1, 4]])
     free = generate(model, prompt, max_new_tokens=6, stop_tokens=()).tokens[0].tolist()
     edit_config(source, eos_token_id=[23 if 23 not in free else 22, free[2]])

@@ -33,6 +33,7 @@ class MambaConfig(GateSigns, MixerSizes, LanguageModelConfig):
 
     def __post_init__(self):
         """Fill in the derived sizes and check all of them."""
+        self.freeze_ends()
         self.derive_sizes()
         check_sizes(self, "vocab_size", *MIXER_SIZES)
         check_definite(self, self.d_state, self.d_inner)
