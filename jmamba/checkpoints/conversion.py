@@ -12,11 +12,11 @@ from jmamba.checkpoints.verification import (
     check_verifiable,
     verify_logits,
 )
+from jmamba.files.adapters import find_place
 from jmamba.files.dtypes import main_dtype
 from jmamba.files.errors import CheckpointError
 from jmamba.files.filling import ByteProgress
 from jmamba.files.folders import check_destination, new_folder
-from jmamba.files.hub import locate_bare
 from jmamba.files.orbax_files import is_orbax
 from jmamba.files.tokenizer import copy_tokenizer
 from jmamba.files.torch_files import PARTS, check_part
@@ -24,7 +24,7 @@ from jmamba.files.vocabulary import read_settings
 from jmamba.models.architecture import Architecture, architecture_at, registered
 from jmamba.models.base import StackedModel
 from jmamba.models.loading import Choices, read_model
-from jmamba.models.saving import write_orbax, write_safetensors
+from jmamba.models.saving import check_parameters, write_orbax, write_safetensors
 from jmamba.models.skeleton import parameters_of
 from jmamba.surgery.rebuilding import as_free
 
@@ -83,12 +83,14 @@ def convert(
     overwrite: bool = False,
     free: bool = False,
     part: str = PARTS[0],
+    base: str | os.PathLike | None = None,
     progress: ByteProgress | None = None,
 ) -> Conversion:
     """Convert a checkpoint of any layout that an architecture reads.
 
     Args:
-      source: folder or Hub id, or a file of Vision Mamba's authors.
+      source: folder or Hub id, or a file of Vision Mamba's authors; with `base`, of a
+        LoRA adapter that PEFT wrote.
       destination: the folder to make; it appears only when it is complete.
       format: "orbax" for JAX, "hf" for safetensors with the names of transformers, or
         of Vision Mamba's authors.
@@ -96,11 +98,13 @@ def convert(
       revision: branch, tag or commit on the Hub.
       verify: whether to compare logits with those that transformers gets from the
         source; needs transformers and torch.
-      overwrite: whether a checkpoint that is there already is replaced.
+      overwrite: whether a checkpoint that is there already is replaced; other files of
+        its folder stay.
       free: whether definite gates are written out as those of an ordinary model, which
         transformers loads; see `surgery.as_free`.
       part: of a training checkpoint of Vision Mamba's authors: "model", or "model_ema"
         for the moving average of the weights.
+      base: folder or Hub id of the model to which an adapter is added.
       progress: called as progress(what, done, total) with bytes.
 
     Raises:
@@ -113,7 +117,7 @@ def convert(
     check_part(part)
     check_destination(destination, overwrite=overwrite)
     start = time.perf_counter()
-    place = locate_bare(source, _released(), revision=revision)
+    place, adapter = find_place(source, _released(), revision=revision, base=base)
     architecture = architecture_at(place)
     if architecture.bare is None and part != PARTS[0]:
         raise CheckpointError(
@@ -124,19 +128,24 @@ def convert(
     if verify:
         check_verifiable(architecture, place)
     choices = Choices("auto" if dtype is None else dtype)
-    model = read_model(architecture, place, choices, part=part, progress=progress)
+    model = read_model(
+        architecture, place, choices, part=part, adapter=adapter, progress=progress
+    )
     model = as_free(model) if free else model
+    check_parameters(model)
     with new_folder(destination, overwrite=overwrite) as new:
         extra = _token_ids(raw)
         if model.reads == "tokens":
-            extra |= copy_tokenizer(source, new, revision=revision, required=False)
+            extra |= _copy_tokenizers(source, base, new, revision)
         FORMATS[format](model, new, extra, progress)
         sizes: dict[str, Any] = _facts(model) | {
-            "source_bytes": _size(place),
+            "source_bytes": _size(place) + (_size(adapter.folder) if adapter else 0),
             "destination_bytes": _size(new),
         }
         del model
-        found = verify_logits(place, new, dtype=sizes["dtype"]) if verify else None
+        found = None
+        if verify:
+            found = verify_logits(place, new, dtype=sizes["dtype"], adapter=adapter)
     return Conversion(
         source=str(source),
         destination=Path(destination),
@@ -162,6 +171,19 @@ def _describe(architecture: Architecture, place: Path) -> tuple[str, dict[str, A
     raw = read_settings(file)
     _, layout = architecture.read(raw, str(file))
     return "orbax" if is_orbax(place) else layout, raw
+
+
+def _copy_tokenizers(
+    source: str | os.PathLike,
+    base: str | os.PathLike | None,
+    folder: Path,
+    revision: str | None,
+) -> dict[str, Any]:
+    """Copy a tokenizer, an adapter's own before its base's."""
+    extra = {}
+    if base is not None:
+        extra = copy_tokenizer(base, folder, required=False)
+    return extra | copy_tokenizer(source, folder, revision=revision, required=False)
 
 
 def _token_ids(raw: dict[str, Any]) -> dict[str, Any]:

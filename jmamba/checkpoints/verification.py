@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jmamba.files.adapters import Adapter
 from jmamba.files.errors import CheckpointError
 from jmamba.files.folders import read_json
 from jmamba.files.orbax_files import is_orbax
@@ -14,6 +15,7 @@ from jmamba.files.weight_files import find_weights, read_headers
 from jmamba.models.architecture import Architecture, architecture_at
 from jmamba.models.loading import Choices, read_model
 from jmamba.models.skeleton import make_skeleton, slots_of
+from jmamba.models.weights import merge_adapter, name_weights
 
 TOLERANCE = 1e-4
 """Largest error of logits relative to the largest logit; float32 leaves about 1e-6."""
@@ -30,7 +32,12 @@ class Verification(NamedTuple):
 
 
 def verify_logits(
-    source: Path, destination: Path, *, dtype: str, num_tokens: int = 24
+    source: Path,
+    destination: Path,
+    *,
+    dtype: str,
+    adapter: Adapter | None = None,
+    num_tokens: int = 24,
 ) -> Verification:
     """Compare logits that transformers gets from the source with the destination's.
 
@@ -41,6 +48,7 @@ def verify_logits(
       source: folder of the PyTorch checkpoint.
       destination: folder of the converted one.
       dtype: dtype of its weights.
+      adapter: what is merged into the source's weights first.
       num_tokens: length of the fixed sequence to compare on.
 
     Raises:
@@ -51,7 +59,7 @@ def verify_logits(
     file = source / "config.json"
     config, layout = architecture.read(read_json(file), str(file))
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (1, num_tokens))
-    theirs_model = _load_transformers(torch, source, config, layout, dtype)
+    theirs_model = _load_transformers(torch, source, config, layout, dtype, adapter)
     with torch.no_grad():
         theirs = theirs_model(torch.from_numpy(tokens)).logits.numpy()
     del theirs_model
@@ -97,7 +105,14 @@ def check_verifiable(architecture: Architecture, place: Path) -> None:
         )
 
 
-def _load_transformers(torch: Any, source: Path, config: Any, layout: str, dtype: str):
+def _load_transformers(
+    torch: Any,
+    source: Path,
+    config: Any,
+    layout: str,
+    dtype: str,
+    adapter: Adapter | None,
+):
     """Return transformers' model with the source's weights rounded to a dtype."""
     try:
         import transformers
@@ -117,9 +132,13 @@ def _load_transformers(torch: Any, source: Path, config: Any, layout: str, dtype
         for key, slot in slots_of(config, skeleton.parameters).items()
     }
     state, weights = model.state_dict(), find_weights(source)
-    held = slots_of(
-        config, skeleton.parameters, layout=layout, keys=read_headers(weights)
+    named = name_weights(
+        architecture, layout, skeleton.parameters, weights, read_headers(weights)
     )
+    held = slots_of(config, skeleton.parameters, layout=layout, keys=named.stored)
+    weights = named.weights
+    if adapter is not None:
+        weights = merge_adapter(weights, adapter, architecture, config, layout, held)
     for file in weights.files:
         with weights.open(file) as tensors:
             for key in set(tensors) & set(held):

@@ -23,7 +23,10 @@ class Format(StrEnum):
 
 def convert_command(
     src: Annotated[
-        str, typer.Argument(help="Checkpoint: a folder, a Hub id, or a Vim's .pth.")
+        str,
+        typer.Argument(
+            help="Checkpoint or adapter: a folder, a Hub id, or a Vim's .pth."
+        ),
     ],
     dst: Annotated[str, typer.Argument(help="Folder to write.")],
     format: Annotated[
@@ -52,6 +55,10 @@ def convert_command(
         str,
         typer.Option(help="Of a Vim's .pth: model, or model_ema, its moving average."),
     ] = "model",
+    base: Annotated[
+        str | None,
+        typer.Option(help="Of a LoRA adapter: the model it is added to."),
+    ] = None,
 ) -> None:
     """Convert a Mamba checkpoint: PyTorch in, JAX out, or back to PyTorch."""
     with exit_codes(), byte_bars() as show:
@@ -65,6 +72,7 @@ def convert_command(
             overwrite=overwrite,
             free=free,
             part=part,
+            base=base,
             progress=show,
         )
     Console().print(summary_table(summary))

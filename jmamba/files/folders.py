@@ -1,4 +1,4 @@
-"""Folders of checkpoints: their JSON files, and new ones that are never half there.
+"""Folders of checkpoints: what is in them, and new ones that are never half there.
 
 A new folder is written beside its place, then renamed.
 """
@@ -9,10 +9,71 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from jmamba.files.errors import CheckpointError
+
+GENERATION_CONFIG = "generation_config.json"
+TOKENIZER = "tokenizer.json"
+"""Where transformers keeps how a model generates, all ids that end a text among it."""
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
+"""Files of a tokenizer that are read."""
+
+TEMPLATES = "additional_chat_templates"
+"""Folder of further chat templates, *.jinja."""
+
+TEXT_FILES = (
+    *TOKENIZER_FILES,
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+"""Files that transformers reads a tokenizer from, chat templates among them."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+"""Files of a LoRA adapter that PEFT wrote."""
+
+PARAMETERS = "parameters"
+"""Orbax's own folder."""
+
+MODEL_FILES = (
+    "config.json",
+    GENERATION_CONFIG,
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model-*-of-*.bin",
+    "pytorch_model.bin.index.json",
+    ADAPTER_CONFIG,
+    *ADAPTER_WEIGHTS,
+    PARAMETERS,
+)
+"""Patterns of what a model is written to, in any layout, or read instead of it."""
+
+
+def is_of_checkpoint(name: str) -> bool:
+    """Say whether a file or folder of a checkpoint is written anew with it.
+
+    Examples:
+      >>> [is_of_checkpoint(name) for name in ("model.safetensors", "notes.txt")]
+      [True, False]
+    """
+    return any(fnmatch(name, part) for part in (*MODEL_FILES, *TEXT_FILES, TEMPLATES))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -46,7 +107,8 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 def new_folder(destination: str | os.PathLike, *, overwrite: bool) -> Iterator[Path]:
     """Give a folder to write into, which takes the destination's name at the end.
 
-    If anything goes wrong, or the user interrupts, the destination is as it was.
+    Files of a destination that are no checkpoint's stay in it. If anything goes wrong,
+    or the user interrupts, the destination is as it was.
 
     Raises:
       CheckpointError: the destination exists and may not be overwritten.
@@ -60,11 +122,41 @@ def new_folder(destination: str | os.PathLike, *, overwrite: bool) -> Iterator[P
         folder = partial / "new"  # mkdtemp's own is closed to other users
         folder.mkdir()
         yield folder
-        if destination.exists():
-            os.replace(destination, partial / "old")
-        os.replace(folder, destination)
+        _keep_others(destination, folder)
+        _replace(destination, folder, partial / "old")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _keep_others(old: Path, new: Path) -> None:
+    """Give a new folder what an old one holds beside its checkpoint."""
+    for path in old.iterdir() if old.is_dir() else ():
+        if is_of_checkpoint(path.name) or (new / path.name).exists():
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, True, copy_function=_link)
+        else:
+            _link(path, new / path.name)
+
+
+def _link(old: str | os.PathLike, new: str | os.PathLike) -> None:
+    """Give a file a second name, or copy it where the file system has but one."""
+    try:
+        os.link(old, new, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(old, new, follow_symlinks=False)
+
+
+def _replace(destination: Path, new: Path, aside: Path) -> None:
+    """Put a folder in another's place, which is put back if that fails."""
+    try:
+        if destination.exists():
+            os.replace(destination, aside)
+        os.replace(new, destination)
+    except BaseException:
+        if aside.exists() and not destination.exists():
+            os.replace(aside, destination)
+        raise
 
 
 def check_destination(destination: str | os.PathLike, *, overwrite: bool) -> None:

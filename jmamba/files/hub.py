@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from jmamba.files.errors import CheckpointError
-from jmamba.files.weight_files import INDEX_FILES, PREFERENCE, shard_names
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
+from jmamba.files.folders import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    GENERATION_CONFIG,
+    TEMPLATES,
+    TOKENIZER,
 )
+from jmamba.files.weight_files import INDEX_FILES, PREFERENCE, shard_names
 
 
 def locate(path_or_id: str | os.PathLike, *, revision: str | None = None) -> Path:
@@ -34,20 +35,32 @@ def locate(path_or_id: str | os.PathLike, *, revision: str | None = None) -> Pat
     if local is not None:
         return local
     repository = Repository(str(path_or_id), revision)
-    folder = repository.fetch("config.json").parent
-    for name in ("generation_config.json", "tokenizer.json"):  # what they say of tokens
-        repository.fetch_optional(name)
-    for name in PREFERENCE:
+    config = repository.fetch_optional("config.json")
+    for name in PREFERENCE if config is not None else ():
         file = repository.fetch_optional(name)
         if file is None:
             continue
         for shard in shard_names(file) if name in INDEX_FILES else ():
             repository.fetch(shard)
-        return folder
-    raise CheckpointError(
-        f"{path_or_id} on the Hub holds no weights: none of {', '.join(PREFERENCE)}. "
-        "If you are offline, they may only be missing from the cache."
-    )
+        for name in (GENERATION_CONFIG, TOKENIZER):  # what they say of tokens
+            repository.fetch_optional(name)
+        return file.parent
+    adapter = _fetch_adapter(repository)
+    if adapter is not None:
+        return adapter
+    if config is None:
+        raise repository.lacks("config.json")
+    raise repository.lacks("weights", f": none of {', '.join(PREFERENCE)}")
+
+
+def _fetch_adapter(repository: "Repository") -> Path | None:
+    """Return the folder of an adapter; None if a repository holds none."""
+    config = repository.fetch_optional(ADAPTER_CONFIG)
+    if config is None:
+        return None
+    if all(repository.fetch_optional(name) is None for name in ADAPTER_WEIGHTS):
+        raise repository.lacks(" or ".join(ADAPTER_WEIGHTS))
+    return config.parent
 
 
 def locate_bare(
@@ -85,9 +98,14 @@ def locate_bare(
         file = repository.fetch_optional(name)
         if file is not None:
             return file
-    raise CheckpointError(
-        f"{path_or_id} on the Hub holds neither config.json nor a file that was "
-        f"released without one ({', '.join(names)}); give filename=..."
+    adapter = _fetch_adapter(repository)
+    if adapter is not None:
+        return adapter
+    raise repository.lacks(
+        "config.json",
+        ", and no file that was released without one "
+        f"({', '.join(names)}). If its weights have another name, download them and "
+        "give the file, or give filename=... to from_pretrained in Python",
     )
 
 
@@ -103,9 +121,26 @@ def locate_files(
     if local is not None:
         return {name: local / name for name in names if (local / name).is_file()}
     repository = Repository(str(path_or_id), revision)
-    repository.fetch("config.json")  # so that an unknown repository is said to be one
+    configs = ("config.json", ADAPTER_CONFIG)
+    if all(repository.fetch_optional(name) is None for name in configs):
+        raise repository.lacks("config.json")  # also if the repository is unknown
     found = {name: repository.fetch_optional(name) for name in names}
     return {name: file for name, file in found.items() if file is not None}
+
+
+def locate_templates(
+    path_or_id: str | os.PathLike, *, revision: str | None = None
+) -> dict[str, Path]:
+    """Return the further chat templates that a folder or Hub repository has.
+
+    Raises:
+      CheckpointError: there is no such folder or repository.
+    """
+    folder = local_folder(path_or_id, revision=revision)
+    if folder is None:
+        repository = Repository(str(path_or_id), revision)
+        return repository.fetch_folder(TEMPLATES)
+    return {f"{TEMPLATES}/{p.name}": p for p in folder.glob(f"{TEMPLATES}/*.jinja")}
 
 
 def local_folder(
@@ -141,6 +176,8 @@ class Repository:
 
     def __init__(self, repo_id: str, revision: str | None):
         self.repo_id, self.revision = repo_id, revision
+        self.unreachable: str | None = None
+        """Why the Hub could not be asked; None as long as it could."""
 
     def fetch(self, name: str) -> Path:
         """Return a file of the repository, from the cache or downloaded.
@@ -150,14 +187,41 @@ class Repository:
         """
         file = self.fetch_optional(name)
         if file is None:
-            raise CheckpointError(
-                f"{self.repo_id} on the Hub has no {name}, or it cannot be reached and "
-                "is not in the cache. Check the id, the connection and HF_HUB_OFFLINE."
-            )
+            raise self.lacks(name)
         return file
+
+    def lacks(self, what: str, details: str = "") -> CheckpointError:
+        """Return the error that something was not found, and why it may be so."""
+        if self.unreachable is None:
+            return CheckpointError(f"{self.repo_id} on the Hub has no {what}{details}.")
+        return CheckpointError(
+            f"{self.repo_id} is no folder here, not all of it is in the cache (no "
+            f"{what}), and {self.unreachable} Or copy the model's folder "
+            "here and give its path."
+        )
+
+    def fetch_folder(self, name: str) -> dict[str, Path]:
+        """Return the files of a folder of the repository, {} if there is none.
+
+        Where the Hub cannot be asked, those that the cache holds.
+        """
+        from huggingface_hub import HfApi, errors
+
+        try:
+            items = HfApi().list_repo_tree(self.repo_id, name, revision=self.revision)
+            listed = [item.path for item in items]
+        except (OSError, errors.HTTPError):  # type: ignore[attr-defined]
+            config = self.fetch_optional("config.json")
+            cached = config.parent.glob(f"{name}/*") if config is not None else ()
+            return {f"{name}/{file.name}": file for file in cached}
+        found = {path: self.fetch_optional(path) for path in listed}
+        return {path: file for path, file in found.items() if file is not None}
 
     def fetch_optional(self, name: str) -> Path | None:
         """Return a file of the repository, None if it is not there.
+
+        Where the Hub cannot be reached, the cache is all there is; `unreachable` says
+        so then.
 
         Raises:
           CheckpointError: the repository or revision is unknown or closed, or the
@@ -166,8 +230,18 @@ class Repository:
         from huggingface_hub import errors, hf_hub_download
 
         try:
-            file = Path(hf_hub_download(self.repo_id, name, revision=self.revision))
-        except (errors.EntryNotFoundError, errors.OfflineModeIsEnabled):
+            file = Path(
+                hf_hub_download(
+                    self.repo_id,
+                    name,
+                    revision=self.revision,
+                    local_files_only=self.unreachable is not None,
+                )
+            )
+        except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+            self.unreachable = self.unreachable or why_unreachable(error)
+            return None
+        except errors.EntryNotFoundError:
             return None
         except errors.GatedRepoError as error:
             raise CheckpointError(
@@ -203,5 +277,21 @@ def _snapshots(file: Path) -> Path:
     return next(p for p in file.parents if p.name == "snapshots")
 
 
-def _first_line(error: Exception) -> str:
+def why_unreachable(error: Exception) -> str:
+    """Say why the Hub could not be asked, and what to do, as a sentence's end."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return (
+            "the Hub was not asked, since HF_HUB_OFFLINE is set. To go online type: "
+            "unset HF_HUB_OFFLINE."
+        )
+    cause = _first_line(error.__cause__ or error)
+    return (
+        f"the Hub at {constants.ENDPOINT} cannot be reached ({cause}). Check the "
+        "connection, HTTPS_PROXY and HF_ENDPOINT, and try again."
+    )
+
+
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,7 @@
-"""Key tables: which PyTorch tensor is which parameter."""
+"""Parameters in a model's tree, and tables of which tensor is which parameter."""
 
 from collections.abc import Callable, Container, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Row(NamedTuple):
       key: the tensor's name; one with {} has a tensor per layer.
       path: the parameter.
       change: how the tensor changes.
-      aliases: other names under which a checkpoint may hold it.
+      aliases: other names under which a checkpoint may hold it instead.
     """
 
     key: str
@@ -78,7 +78,8 @@ def slots(
     Args:
       table: a layout's.
       shapes: shape of each parameter, layers stacked along the first axis.
-      keys: those at hand; an alias among them takes the place of its row's key.
+      keys: those at hand; an alias among them takes the place of a row's key that is
+        not.
 
     Examples:
       >>> table = [Row("layers.{}.x_proj", ("layers", "x_proj", "kernel"), TRANSPOSE)]
@@ -94,7 +95,8 @@ def slots(
             continue
         shape = shapes[path]
         if "{}" not in key:
-            key = next((alias for alias in aliases if alias in keys), key)
+            if key not in keys:
+                key = next((alias for alias in aliases if alias in keys), key)
             found[key] = Slot(path, None, change, _torch_shape(shape, change))
             continue
         torch_shape = _torch_shape(shape[1:], change)
@@ -105,3 +107,28 @@ def slots(
 
 def _torch_shape(shape: tuple[int, ...], change: Change) -> tuple[int, ...]:
     return change.to_torch(np.broadcast_to(np.zeros(()), shape)).shape
+
+
+def flatten(tree: Mapping, path: ParameterPath = ()) -> dict[ParameterPath, Any]:
+    """Return path -> leaf of nested dicts."""
+    found = {}
+    for name, value in tree.items():
+        deeper = (*path, str(name))
+        found |= flatten(value, deeper) if isinstance(value, dict) else {deeper: value}
+    return found
+
+
+def nest(leaves: Mapping[ParameterPath, Any]) -> dict[str, Any]:
+    """Return nested dicts of path -> leaf.
+
+    Examples:
+      >>> nest({("norm_f", "scale"): 1, ("embedding",): 2})
+      {'norm_f': {'scale': 1}, 'embedding': 2}
+    """
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = leaf
+    return tree

@@ -8,11 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jmamba.files.errors import CheckpointError, compress
-from jmamba.files.keys import ParameterPath
-from jmamba.files.parameters import flatten, nest
-
-PARAMETERS = "parameters"
-"""Name of Orbax's own folder inside a checkpoint."""
+from jmamba.files.folders import PARAMETERS
+from jmamba.files.keys import ParameterPath, flatten, nest
 
 
 def is_orbax(folder: Path) -> bool:

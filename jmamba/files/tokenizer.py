@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from jmamba.files.errors import CheckpointError
-from jmamba.files.folders import read_json
-from jmamba.files.hub import TOKENIZER_FILES, locate_files
+from jmamba.files.folders import TEXT_FILES, read_json
+from jmamba.files.hub import locate_files, locate_templates
 
 BYTES = "bytes"
 """Value of "tokenizer" in the config.json of a byte-level model."""
@@ -153,6 +153,8 @@ def copy_tokenizer(
 ) -> dict[str, Any]:
     """Copy a tokenizer's files into a folder; return what config.json is to say.
 
+    All files are copied that transformers reads a tokenizer from, chat templates too.
+
     Args:
       tokenizer: folder or Hub id that has them, "bytes", or None for none.
       folder: where to copy them.
@@ -166,11 +168,12 @@ def copy_tokenizer(
         return {}
     if tokenizer == BYTES:
         return {"tokenizer": BYTES}
-    files = locate_files(
-        tokenizer, ("config.json", *TOKENIZER_FILES), revision=revision
-    )
+    files = locate_files(tokenizer, ("config.json", *TEXT_FILES), revision=revision)
     config = files.pop("config.json", None)
+    if files:
+        files |= locate_templates(tokenizer, revision=revision)
     for name, file in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(file, folder / name)
     if config and read_json(config).get("tokenizer") == BYTES:
         return {"tokenizer": BYTES}

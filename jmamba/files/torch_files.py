@@ -18,6 +18,9 @@ from jmamba.files.tensors import StoredTensor
 PARTS = ("model", "model_ema")
 """Where training checkpoints keep weights, and their moving average."""
 
+HOLDERS = ("state_dict", "model_state_dict", "model", "module")
+"""What trainers call the entry of a file that holds the weights."""
+
 OLDEST_TORCH = (2, 6)
 """Before it, a file could run code in spite of weights_only (CVE-2025-32434)."""
 
@@ -39,21 +42,23 @@ def open_torch(
     Args:
       file: the file.
       part: key of the state dict in a training checkpoint, which may also hold plain
-        values, tensors and an argparse.Namespace.
+        values, tensors and an argparse.Namespace; a path of keys, "model/state_dict",
+        if dicts lie in each other.
 
     Raises:
       CheckpointError: torch is missing or too old, the file is cut short, holds
         anything but tensors, or is not a dict from names to tensors.
     """
     state = _load(file)
-    if part is not None:
-        if not isinstance(state, dict) or not isinstance(state.get(part), dict):
+    for name in part.split("/") if part is not None else ():
+        if not isinstance(state, dict) or not isinstance(state.get(name), dict):
             has = ", ".join(map(str, state)) if isinstance(state, dict) else "no names"
-            raise CheckpointError(f"{file} holds no {part!r}; it holds {has}.")
-        state = state[part]
+            raise CheckpointError(f"{file} holds no {name!r}; it holds {has}.")
+        state = state[name]
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{file} holds no tensors by name (a state dict).")
-    odd = [str(key) for key, value in state.items() if not hasattr(value, "numpy")]
+    state = {key: value for key, value in state.items() if not _is_plain(value)}
+    odd = [str(key) for key, value in state.items() if not _is_tensor(value)]
     if odd:
         raise CheckpointError(
             f"{file} is not a plain state dict, it also holds {', '.join(odd[:8])}. "
@@ -68,6 +73,32 @@ def open_torch(
             lambda tensor=tensor: _to_numpy(tensor),
         )
     yield found
+
+
+def find_part(file: Path) -> str | None:
+    """Return under which key a file holds its state dict; None if it is one itself.
+
+    Trainers save it beside what else they need: `{"state_dict": ..., "epoch": 3}`.
+
+    Raises:
+      CheckpointError: as `open_torch`.
+    """
+    state, path = _load(file), []
+    while isinstance(state, dict) and not any(map(_is_tensor, state.values())):
+        held = [name for name in HOLDERS if isinstance(state.get(name), dict)]
+        if not held:
+            break
+        path.append(held[0])
+        state = state[held[0]]
+    return "/".join(path) or None
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "numpy")
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def read_training_checkpoint(file: Path) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Checking what a checkpoint holds against what the model needs, before reading it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from jmamba.files.errors import CheckpointError, compress
+from jmamba.files.tensors import FLOATS, StoredTensor
 
 
 def check_keys(
@@ -42,3 +43,38 @@ def check_keys(
             f"The weights in {where} do not fit {says}. Tensors {wrong}. "
             f"{explain(found)}"
         )
+
+
+def check_floats(
+    stored: Mapping[str, StoredTensor], needed: Collection[str], where: str
+) -> None:
+    """Raise if weights are not plain floats.
+
+    Tensors that a model needs must be, and those that may stand for one that is
+    missing, such as x_proj.qweight.
+
+    Args:
+      stored: name -> tensor that is there.
+      needed: names that the model needs.
+      where: what to call the checkpoint.
+
+    Raises:
+      CheckpointError: they are not.
+    """
+    missing = {_module(key) for key in needed if key not in stored}
+    odd = [
+        f"{key} ({tensor.dtype})"
+        for key, tensor in stored.items()
+        if tensor.dtype not in FLOATS and (key in needed or _module(key) in missing)
+    ]
+    if odd:
+        raise CheckpointError(
+            f"{where} holds tensors that are not plain floats: {compress(odd)}. "
+            "Quantised checkpoints are not read; use the original weights ("
+            + ", ".join(FLOATS)
+            + ")."
+        )
+
+
+def _module(key: str) -> str:
+    return key.rpartition(".")[0]

@@ -4,21 +4,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jmamba.files.folders import read_json
+from jmamba.files.folders import GENERATION_CONFIG, TOKENIZER, read_json
 from jmamba.files.tokenizer import BYTES
 
-GENERATION_CONFIG = "generation_config.json"
-"""The file whose end tokens win over those of config.json, as in transformers."""
 
-TOKENIZER = "tokenizer.json"
+def read_generation(folder: Path) -> dict[str, Any] | None:
+    """Return the generation_config.json of a folder; None if there is none.
+
+    Its end tokens win over those of config.json, be they none, as in transformers.
+
+    Raises:
+      CheckpointError: it is no JSON object.
+    """
+    file = folder / GENERATION_CONFIG
+    return read_json(file) if file.is_file() else None
 
 
 def read_settings(config: Path) -> dict[str, Any]:
-    """Return a config.json, corrected by what the files beside it say of tokens.
+    """Return a config.json, with what the files beside it say of its vocabulary.
 
-    A generation_config.json says which tokens end a text, be it none; a tokenizer.json,
-    or "tokenizer": "bytes", how many tokens there are: rows of the table from there on
-    are padding.
+    A tokenizer.json, or "tokenizer": "bytes", says how many tokens there are: rows of
+    the table from there on are padding.
 
     Args:
       config: the file.
@@ -27,34 +33,43 @@ def read_settings(config: Path) -> dict[str, Any]:
       CheckpointError: a file is not there, or no JSON object.
     """
     raw = read_json(config)
-    generation = config.parent / GENERATION_CONFIG
-    if generation.is_file():
-        raw["eos_token_id"] = read_json(generation).get("eos_token_id")
-    count = count_tokens(raw, config.parent / TOKENIZER)
+    ends = end_tokens(raw, read_generation(config.parent))
+    count = count_tokens(raw, config.parent / TOKENIZER, ends)
     rows = raw.get("vocab_size")
     if count is not None and isinstance(rows, int) and count < rows:
         raw.setdefault("unpadded_vocab_size", count)
     return raw
 
 
-def end_tokens(raw: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the ids that end a text; () if a configuration names none.
+def end_tokens(
+    raw: Mapping[str, Any], generation: Mapping[str, Any] | None = None
+) -> tuple[int, ...]:
+    """Return the ids that end a text; () if there are none.
+
+    Args:
+      raw: what config.json says.
+      generation: what generation_config.json says, which wins.
 
     Examples:
       >>> end_tokens({"eos_token_id": [2, 5]}), end_tokens({"eos_token_id": None})
       ((2, 5), ())
+      >>> end_tokens({"eos_token_id": 2}, {"eos_token_id": 7})
+      (7,)
     """
-    ids = raw.get("eos_token_id")
+    ids = (raw if generation is None else generation).get("eos_token_id")
     listed = ids if isinstance(ids, list | tuple) else [ids]
     return tuple(i for i in listed if isinstance(i, int))
 
 
-def count_tokens(raw: Mapping[str, Any], tokenizer: Path) -> int | None:
+def count_tokens(
+    raw: Mapping[str, Any], tokenizer: Path, ends: tuple[int, ...]
+) -> int | None:
     """Return how many ids stand for a token, end tokens included; None if unknown.
 
     Args:
       raw: what config.json says.
       tokenizer: where a tokenizer.json may be.
+      ends: ids that end a text.
     """
     if raw.get("tokenizer") == BYTES:
         ids = [255]
@@ -65,4 +80,4 @@ def count_tokens(raw: Mapping[str, Any], tokenizer: Path) -> int | None:
         ids += [token["id"] for token in content.get("added_tokens", [])]
     else:
         ids = []
-    return 1 + max([*ids, *end_tokens(raw)]) if ids else None
+    return 1 + max([*ids, *ends]) if ids else None

@@ -1,34 +1,62 @@
 """Weight files: which there are, and reading them tensor by tensor."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from jmamba.files.errors import CheckpointError, compress
 from jmamba.files.folders import read_json
-from jmamba.files.tensors import FLOATS, StoredTensor
-from jmamba.files.torch_files import open_torch
+from jmamba.files.tensors import StoredTensor
+from jmamba.files.torch_files import find_part, open_torch
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 PREFERENCE = (SINGLE_FILES[0], INDEX_FILES[0], SINGLE_FILES[1], INDEX_FILES[1])
 """Names of weight files, the first there is being read: safetensors runs no code."""
 
+Edit = Callable[[StoredTensor], StoredTensor]
+"""What becomes of a tensor between its file and the model."""
+
 
 class Weights(NamedTuple):
-    """The weight files of a checkpoint, and what an index says is in which."""
+    """The weight files of a checkpoint, and what an index says is in which.
+
+    Attributes:
+      files: the files.
+      weight_map: what an index says, name -> file; None without an index.
+      part: where in the files they are; None for files that hold nothing else.
+      is_wrapped: whether the part was found, and not asked for.
+      names: stored name -> the one to go by; None if they are the same. Tensors that
+        it does not name are left out.
+      edits: name -> what becomes of its tensor on the way.
+    """
 
     files: tuple[Path, ...]
     weight_map: dict[str, str] | None = None
     part: str | None = None
-    """Where a training checkpoint keeps them; None for files that hold nothing else."""
+    is_wrapped: bool = False
+    names: Mapping[str, str] | None = None
+    edits: Mapping[str, Edit] = MappingProxyType({})
 
-    def open(self, file: Path) -> AbstractContextManager[dict[str, StoredTensor]]:
+    @contextmanager
+    def open(self, file: Path) -> Iterator[dict[str, StoredTensor]]:
         """Open one of the files."""
-        return open_torch(file, self.part) if self.part else open_weights(file)
+        opened = open_torch(file, self.part) if self.part else open_weights(file)
+        with opened as tensors:
+            if self.names is not None:
+                tensors = {
+                    self.names[key]: tensor
+                    for key, tensor in tensors.items()
+                    if key in self.names
+                }
+            yield {
+                key: self.edits[key](tensor) if key in self.edits else tensor
+                for key, tensor in tensors.items()
+            }
 
     @property
     def num_bytes(self) -> int:
@@ -42,6 +70,22 @@ def find_weights(folder: Path) -> Weights:
     Raises:
       CheckpointError: there are none, or an index names files that are not there.
     """
+    return unwrap(_find_files(folder))
+
+
+def unwrap(weights: Weights) -> Weights:
+    """Return weights that say under which key the files hold them.
+
+    Raises:
+      CheckpointError: a file cannot be read.
+    """
+    if _OPENERS[weights.files[0].suffix] is not open_torch:
+        return weights
+    part = find_part(weights.files[0])
+    return weights._replace(part=part, is_wrapped=part is not None)
+
+
+def _find_files(folder: Path) -> Weights:
     for name in PREFERENCE:
         if (folder / name).is_file():
             return _find_shards(folder, name) if name in INDEX_FILES else Weights(
@@ -131,8 +175,8 @@ def read_headers(weights: Weights) -> dict[str, StoredTensor]:
     """Return shape and dtype of all tensors of all files; they can not be read.
 
     Raises:
-      CheckpointError: a tensor is not of a floating dtype, is in two files, or is not
-        in the file that the index says.
+      CheckpointError: a tensor is in two files, or is not in the file that the index
+        says.
     """
     found: dict[str, StoredTensor] = {}
     places: dict[str, str] = {}
@@ -146,13 +190,6 @@ def read_headers(weights: Weights) -> dict[str, StoredTensor]:
             for key, tensor in tensors.items():
                 found[key] = tensor._replace(read=_closed)
                 places[key] = file.name
-    odd = [f"{k} ({t.dtype})" for k, t in found.items() if t.dtype not in FLOATS]
-    if odd:
-        raise CheckpointError(
-            f"{weights.files[0].parent} holds tensors that are not plain floats: "
-            f"{compress(odd)}. Quantised checkpoints are not read; use the original "
-            "weights (" + ", ".join(FLOATS) + ")."
-        )
     wrong = [
         k for k, file in (weights.weight_map or {}).items() if places.get(k) != file
     ]

@@ -65,6 +65,8 @@ class Architecture:
       write_config: called as write_config(config, dtype=), returns the config.json.
       tables: layout -> rows of its key table.
       layout_to_write: the layout that a model of a configuration is saved in.
+      base_prefix: what stands before the names of all tensors but the head's; files
+        of a model without its head lack it.
       copies: called with a configuration, returns key -> parameter of tensors that a
         checkpoint may hold a second time, such as a head that is the embedding.
       explain: called as explain(found, config) when tensors do not fit, with the shapes
@@ -89,6 +91,7 @@ class Architecture:
     write_config: Callable[..., dict[str, Any]] | None = None
     tables: Mapping[str, tuple[Row, ...]] = dataclasses.field(default_factory=dict)
     layout_to_write: Callable[[Any], str] = lambda config: PLAIN
+    base_prefix: str = ""
     copies: Callable[[Any], Mapping[str, ParameterPath]] = lambda config: {}
     explain: Callable[[Shapes, Any], str] = lambda found, config: (
         "Correct config.json, or save the model again."
@@ -243,7 +246,7 @@ def read_fields(config_class: Any, raw: Raw) -> Any:
     Raises:
       ValueError: a field is unknown or impossible.
     """
-    known = {field.name for field in dataclasses.fields(config_class) if field.init}
+    known = {field.name for field in _written(config_class)}
     unknown = sorted(set(raw) - known - _HARMLESS)
     if unknown:
         raise ValueError(
@@ -261,12 +264,13 @@ def read_fields(config_class: Any, raw: Raw) -> Any:
 
 def write_fields(config: Any, *, name: str, kind: str, dtype: str) -> dict[str, Any]:
     """Return a config.json of a configuration's fields by name."""
-    fields = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if field.init
-    }
+    fields = {field.name: getattr(config, field.name) for field in _written(config)}
     return {"architectures": [kind], "model_type": name, **fields, "dtype": dtype}
+
+
+def _written(config: Any) -> list[dataclasses.Field]:
+    """Return the fields that say what a model is."""
+    return [f for f in dataclasses.fields(config) if f.init and f.compare]
 
 
 def _listed(names: Iterable[str]) -> str:

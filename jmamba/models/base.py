@@ -8,7 +8,7 @@ from jmamba.layers.model import LayeredModel
 from jmamba.layers.stack import Remat
 from jmamba.models.architecture import architecture_of
 from jmamba.models.loading import Choices, load_model
-from jmamba.models.saving import save_safetensors
+from jmamba.models.saving import push_safetensors, save_safetensors
 
 Loaded = TypeVar("Loaded", bound="StackedModel")
 
@@ -30,6 +30,7 @@ class StackedModel(LayeredModel):
         dtype: Any = None,
         param_dtype: Any = None,
         revision: str | None = None,
+        base: str | os.PathLike | None = None,
         remat: Remat = False,
         **options: Any,
     ) -> Loaded:
@@ -39,7 +40,9 @@ class StackedModel(LayeredModel):
         sharded or not, and what `save_pretrained` and `save_orbax` wrote: of a
         `MambaLM` the original state-spaces layout and transformers' (-hf,
         Falcon-Mamba); of a `Vim` the training checkpoints of its authors (.pth, needs
-        torch) and plain state dicts with the same names.
+        torch) and plain state dicts with the same names. Where the names of tensors
+        have a prefix (`module.`, `model.`, ...), or are those of a model without its
+        head, a line of the log says so.
 
         Args:
           path_or_id: a folder, or a Hub id such as "state-spaces/mamba-130m-hf"; for a
@@ -50,6 +53,8 @@ class StackedModel(LayeredModel):
             least.
           param_dtype: storage dtype, if it is to differ.
           revision: branch, tag or commit on the Hub.
+          base: folder or Hub id of the model to which a LoRA adapter is added, where
+            `path_or_id` is one that PEFT wrote.
           remat: whether the backward pass recomputes each block, or a policy of
             `jax.checkpoint_policies` that says what it keeps.
           **options: for a `Vim`, `part`, "model" or "model_ema" for the moving average
@@ -70,7 +75,7 @@ class StackedModel(LayeredModel):
             raise TypeError(f"{cls.__name__}.from_pretrained takes no {unknown}.")
         choices = Choices(dtype, param_dtype, remat)
         return load_model(
-            architecture, path_or_id, choices, revision=revision, **options
+            architecture, path_or_id, choices, revision=revision, base=base, **options
         )
 
     def save_pretrained(
@@ -89,12 +94,15 @@ class StackedModel(LayeredModel):
         Args:
           directory: the folder to make.
           tokenizer: of a language model, folder or Hub id to copy the tokenizer's files
-            from; "bytes" if tokens are the bytes of a text.
-          overwrite: whether a checkpoint that is there already is replaced.
+            from, chat templates too; "bytes" if tokens are the bytes of a text; None
+            for that of a checkpoint that is replaced.
+          overwrite: whether a checkpoint that is there already is replaced; other files
+            of its folder stay.
           shard_bytes: size above which weights are split into several files.
 
         Raises:
-          CheckpointError: the directory exists, or there are no tokenizer's files.
+          CheckpointError: the directory exists, there are no tokenizer's files, or the
+            model's parameters are not those that its configuration says.
           ValueError: a tokenizer is given for images.
 
         Examples:
@@ -112,5 +120,51 @@ class StackedModel(LayeredModel):
             directory,
             tokenizer=tokenizer,
             overwrite=overwrite,
+            shard_bytes=shard_bytes,
+        )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        tokenizer: str | os.PathLike | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        message: str | None = None,
+        create_pr: bool = False,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hub, in one commit.
+
+        The repository is made if there is none. Files of it that are no model's, such
+        as its README.md and, without `tokenizer`, its tokenizer, stay.
+
+        Args:
+          repo_id: org/name, or name for one of the user's own.
+          tokenizer: of a language model, as in `save_pretrained`.
+          private: whether a new repository is private; None for the account's default.
+          revision: branch to commit to; None for main.
+          token: of the account; None for that of `hf auth login` or HF_TOKEN.
+          message: of the commit.
+          create_pr: whether to open a pull request instead of committing.
+          shard_bytes: size above which weights are split into several files.
+
+        Returns:
+          Address of the commit, or of the pull request.
+
+        Raises:
+          CheckpointError: the Hub cannot be reached or does not let the user do this,
+            or as `save_pretrained`.
+        """
+        return push_safetensors(
+            self,
+            repo_id,
+            tokenizer=tokenizer,
+            private=private,
+            revision=revision,
+            token=token,
+            message=message,
+            create_pr=create_pr,
             shard_bytes=shard_bytes,
         )

@@ -1,7 +1,7 @@
 """Sizes and choices around the blocks of a language model."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jmamba.layers.sizes import check_sizes
@@ -18,9 +18,13 @@ class LanguageModelConfig:
       norm_eps: epsilon of the RMS norms of the residual stream.
       residual_in_fp32: whether the residual stream is float32 under lower precision.
       tie_embeddings: whether the output projection is the embedding table.
+      bos_token_id: id that begins a text; None if there is none.
       eos_token_id: id that ends a text, several of them, or None if there is none.
+      pad_token_id: id that fills up shorter texts; None if there is none.
       unpadded_vocab_size: tokens that there are; rows of the table from there on are
         padding, which `generate` never draws. None if all rows are tokens.
+      generation_config: what the checkpoint's generation_config.json says. It is
+        written back as it was; its end tokens win, as in transformers.
 
     Raises:
       ValueError: a size is not positive, or an id is no token's.
@@ -32,8 +36,13 @@ class LanguageModelConfig:
     norm_eps: float = 1e-5
     residual_in_fp32: bool = True
     tie_embeddings: bool = True
+    bos_token_id: int | None = None
     eos_token_id: int | Sequence[int] | None = None
+    pad_token_id: int | None = None
     unpadded_vocab_size: int | None = None
+    generation_config: Mapping[str, Any] | None = dataclasses.field(
+        default=None, compare=False, repr=False
+    )
 
     def __post_init__(self):
         """Check the sizes and the vocabulary."""
@@ -49,11 +58,13 @@ class LanguageModelConfig:
         ids = self.eos_token_id
         if isinstance(ids, Iterable):  # a tuple has a hash
             object.__setattr__(self, "eos_token_id", tuple(ids))
-        wrong = [i for i in self.end_tokens if not _is_count(i)]
-        if wrong:
-            raise ValueError(
-                f"eos_token_id must be a token id, several or None, but is {ids!r}."
-            )
+        generation = self.generation_config or {}
+        for ends in (ids, generation.get("eos_token_id")):
+            if not all(map(_is_count, _listed(ends))):
+                raise ValueError(
+                    "eos_token_id must be a token id, several or None, but is "
+                    f"{ends!r}."
+                )
         count = self.unpadded_vocab_size
         if count is not None and not (
             _is_count(count) and 0 < count <= self.vocab_size
@@ -65,11 +76,19 @@ class LanguageModelConfig:
 
     @property
     def end_tokens(self) -> tuple[int, ...]:
-        """All ids that end a text; () if there are none."""
-        ids = self.eos_token_id
-        if ids is None:
-            return ()
-        return tuple(ids) if isinstance(ids, Iterable) else (ids,)
+        """All ids that end a text; () if there are none.
+
+        Those of `generation_config` if there is one, else `eos_token_id`.
+        """
+        if self.generation_config is None:
+            return _listed(self.eos_token_id)
+        return _listed(self.generation_config.get("eos_token_id"))
+
+
+def _listed(ids: Any) -> tuple[Any, ...]:
+    if ids is None:
+        return ()
+    return tuple(ids) if isinstance(ids, Iterable) else (ids,)
 
 
 def _is_count(x: Any) -> bool:

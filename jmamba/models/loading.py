@@ -1,5 +1,6 @@
 """Loading a model of any architecture, from a local place or the Hub."""
 
+import dataclasses
 import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -10,19 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jmamba.files.adapters import Adapter, find_place
 from jmamba.files.dtypes import choose_dtypes, main_dtype
 from jmamba.files.errors import CheckpointError
 from jmamba.files.filling import ByteProgress, check_copy, fill
-from jmamba.files.hub import locate, locate_bare
 from jmamba.files.orbax_files import is_orbax, read_metadata, read_parameters
-from jmamba.files.tensors import FLOATS
+from jmamba.files.tensors import FLOATS, StoredTensor
 from jmamba.files.torch_files import PARTS, check_part, read_training_checkpoint
 from jmamba.files.validation import check_keys
-from jmamba.files.vocabulary import read_settings
-from jmamba.files.weight_files import Weights, find_weights, read_headers
+from jmamba.files.vocabulary import read_generation, read_settings
+from jmamba.files.weight_files import Weights, find_weights, read_headers, unwrap
 from jmamba.layers.stack import Remat
 from jmamba.models.architecture import Architecture, find_architecture
-from jmamba.models.skeleton import Skeleton, make_skeleton, slots_of
+from jmamba.models.skeleton import Skeleton, make_skeleton
+from jmamba.models.weights import fit_weights, merge_adapter, name_weights, tell
 
 ShardingChoice = Callable[..., jax.sharding.Sharding]
 """Called as sharding(path, shape), says where a parameter is to lie."""
@@ -53,18 +55,26 @@ def load_model(
     choices: Choices,
     *,
     revision: str | None = None,
+    base: str | os.PathLike | None = None,
     filename: str | None = None,
     part: str = PARTS[0],
     changes: Mapping[str, Any] | None = None,
 ) -> Any:
     """Load a model of one architecture; see `StackedModel.from_pretrained`."""
     check_part(part)
-    if architecture.bare is None:
-        place = locate(path_or_id, revision=revision)
-    else:
-        released = architecture.bare.released
-        place = locate_bare(path_or_id, released, revision=revision, filename=filename)
-    return read_model(architecture, place, choices, part=part, changes=changes)
+    bare = architecture.bare
+    released = None if bare is None else bare.released
+    found = find_place(
+        path_or_id, released, revision=revision, base=base, filename=filename
+    )
+    return read_model(
+        architecture,
+        found.place,
+        choices,
+        part=part,
+        changes=changes,
+        adapter=found.adapter,
+    )
 
 
 def load_orbax(
@@ -98,6 +108,7 @@ def load_orbax(
     architecture = find_architecture(raw, str(file))
     config, _ = architecture.read(raw, str(file))
     choices = Choices(dtype, param_dtype, remat)
+    config = _with_generation(config, folder)
     return _read_orbax(architecture, folder, config, choices, sharding)
 
 
@@ -108,45 +119,53 @@ def read_model(
     *,
     part: str = PARTS[0],
     changes: Mapping[str, Any] | None = None,
+    adapter: Adapter | None = None,
     progress: ByteProgress | None = None,
 ) -> Any:
     """Load a model from a local file or folder, telling `progress` the bytes read."""
     stored = _read_config(architecture, place, changes)
     if stored is not None and is_orbax(place):
+        if adapter is not None:
+            raise CheckpointError(
+                f"{place} is an Orbax checkpoint, into which no adapter is merged: "
+                "give the base in safetensors or PyTorch files."
+            )
         _check_plain(place, part)
         return _read_orbax(architecture, place, stored[0], choices, None)
     weights, arguments = _find(architecture, place, part)
-    found = read_headers(weights)
-    shapes = {key: tensor.shape for key, tensor in found.items()}
+    headers = read_headers(weights)
     says = "its config.json"
     if stored is None:
         bare = architecture.bare
         assert bare is not None
+        named = name_weights(architecture, bare.layout, (), weights, headers)
+        shapes = {key: tensor.shape for key, tensor in named.stored.items()}
         config = bare.infer_config(shapes, arguments, str(place), changes)
         stored = config, bare.layout
         kind = architecture.model_class.__name__
         says = f"a {kind} of {config.num_layers} layers and width {config.d_model}"
     config, layout = stored
-    dtypes = [FLOATS[tensor.dtype].name for tensor in found.values()]
-    skeleton = choices.skeleton(config, dtypes)
-    table = slots_of(config, skeleton.parameters, layout=layout, keys=found)
-    needed = {key: slot.shape for key, slot in table.items()}
-    first = {slot.path: key for key, slot in table.items()}
-    copies = {
-        key: first[path]
-        for key, path in architecture.copies(config).items()
-        if key in found
-    }
-    check_keys(
-        needed | {copy: needed[key] for copy, key in copies.items()},
-        shapes,
-        str(place),
-        says=says,
-        explain=lambda found: architecture.explain(found, config),
+    skeleton = choices.skeleton(config, _float_dtypes(headers))
+    parameters = skeleton.parameters
+    named = name_weights(architecture, layout, parameters, weights, headers)
+    fitted = fit_weights(
+        named, architecture, config, layout, parameters, where=str(place), says=says
     )
-    for copy, key in copies.items():
-        check_copy(weights, copy, key)
-    return skeleton.build(fill(skeleton.parameters, table, weights, progress))
+    for copy, key in fitted.copies.items():
+        check_copy(named.weights, copy, key)
+    weights = named.weights
+    if adapter is not None:
+        weights = merge_adapter(
+            weights, adapter, architecture, config, layout, fitted.table
+        )
+    tell(place, (*named.notes, *fitted.notes))
+    return skeleton.build(fill(parameters, fitted.table, weights, progress))
+
+
+def _float_dtypes(headers: Mapping[str, StoredTensor]) -> list[str]:
+    """Return the dtypes of weights; there may be none, which is said later."""
+    dtypes = [t.dtype for t in headers.values() if t.dtype in FLOATS]
+    return [FLOATS[dtype].name for dtype in dtypes] or ["float32"]
 
 
 def _read_config(
@@ -156,7 +175,17 @@ def _read_config(
     file = place / "config.json"
     if architecture.bare is not None and not file.is_file():
         return None
-    return architecture.read(read_settings(file) | dict(changes or {}), str(file))
+    raw = read_settings(file) | dict(changes or {})
+    config, layout = architecture.read(raw, str(file))
+    return _with_generation(config, place), layout
+
+
+def _with_generation(config: Any, folder: Path) -> Any:
+    """Return a configuration that knows the generation_config.json beside it."""
+    generation = read_generation(folder)
+    if generation is None or not hasattr(config, "generation_config"):
+        return config
+    return dataclasses.replace(config, generation_config=generation)
 
 
 def _find(
@@ -180,9 +209,10 @@ def _find(
     content = {} if file.suffix == ".safetensors" else read_training_checkpoint(file)
     if not any(isinstance(content.get(name), dict) for name in PARTS):
         _check_plain(file, part)
-        return weights, None
+        return unwrap(weights), None
     args = content.get("args")
-    return weights._replace(part=part), args if isinstance(args, Namespace) else None
+    weights = weights._replace(part=part, is_wrapped=False)
+    return weights, args if isinstance(args, Namespace) else None
 
 
 def _check_plain(place: Path, part: str) -> None:

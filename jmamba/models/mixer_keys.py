@@ -21,6 +21,23 @@ MIXER_KEYS = {
 """Tensor of a mixer -> its parameter, and how it changes."""
 
 
+def explain_adapted(found: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Say what to do with weights that hold an adapter beside the model's own.
+
+    Args:
+      found: name -> shape that is there.
+
+    Returns:
+      A sentence, or None if they hold none.
+    """
+    if not any(".lora_" in key or ".base_layer." in key for key in found):
+        return None
+    return (
+        "The weights hold a LoRA adapter that is not merged: in PEFT type "
+        "model.merge_and_unload().save_pretrained(...), and load what that writes."
+    )
+
+
 def explain_gates(found: Mapping[str, tuple[int, ...]], definite: str) -> str | None:
     """Say what to do if gates are definite in a model or its weights, but not in both.
 

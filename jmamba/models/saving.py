@@ -3,16 +3,25 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from jmamba.files.dtypes import main_dtype
+from jmamba.files.errors import CheckpointError, compress
 from jmamba.files.filling import ByteProgress
-from jmamba.files.folders import new_folder, write_json
+from jmamba.files.folders import GENERATION_CONFIG, new_folder, write_json
 from jmamba.files.orbax_files import write_parameters
 from jmamba.files.saving import SHARD_BYTES, write_tensors
 from jmamba.files.tokenizer import copy_tokenizer
+from jmamba.files.upload import check_repository_name, upload
 from jmamba.models.architecture import architecture_of
-from jmamba.models.skeleton import parameters_of, slots_of
+from jmamba.models.skeleton import (
+    make_skeleton,
+    parameters_of,
+    shapes_of,
+    slots_of,
+    variables_of,
+)
 
 
 def save_safetensors(
@@ -25,9 +34,28 @@ def save_safetensors(
 ) -> None:
     """Write config.json and safetensors; see `StackedModel.save_pretrained`."""
     check_tokenizer(model, tokenizer)
+    check_parameters(model)
     with new_folder(directory, overwrite=overwrite) as folder:
-        extra = copy_tokenizer(tokenizer, folder)
+        extra = _write_tokenizer(tokenizer, directory, folder)
         write_safetensors(model, folder, extra=extra, shard_bytes=shard_bytes)
+
+
+def push_safetensors(
+    model: Any,
+    repo_id: str,
+    *,
+    tokenizer: str | os.PathLike | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    message: str | None = None,
+    **options: Any,
+) -> str:
+    """Upload config.json and safetensors; see `StackedModel.push_to_hub`."""
+    check_repository_name(repo_id)
+    with TemporaryDirectory() as parent:
+        folder = Path(parent) / "model"
+        save_safetensors(model, folder, tokenizer=tokenizer, shard_bytes=shard_bytes)
+        message = message or f"Upload {type(model).__name__}"
+        return upload(folder, repo_id, message=message, **options)
 
 
 def save_orbax(
@@ -43,16 +71,32 @@ def save_orbax(
       model: what to write; weights keep their dtype.
       directory: the folder to make.
       tokenizer: folder or Hub id to copy the tokenizer's files from; "bytes" if tokens
-        are the bytes of a text.
-      overwrite: whether a checkpoint that is there already is replaced.
+        are the bytes of a text; None for that of a checkpoint that is replaced.
+      overwrite: whether a checkpoint that is there already is replaced; other files of
+        its folder stay.
 
     Raises:
-      CheckpointError: the directory exists, or the tokenizer's files are not found.
+      CheckpointError: the directory exists, the tokenizer's files are not found, or
+        the model's parameters are not those that its configuration says.
       ValueError: a tokenizer is given for images.
     """
     check_tokenizer(model, tokenizer)
+    check_parameters(model)
     with new_folder(directory, overwrite=overwrite) as folder:
-        write_orbax(model, folder, extra=copy_tokenizer(tokenizer, folder))
+        extra = _write_tokenizer(tokenizer, directory, folder)
+        write_orbax(model, folder, extra=extra)
+
+
+def _write_tokenizer(
+    tokenizer: str | os.PathLike | None, old: str | os.PathLike, new: Path
+) -> dict[str, Any]:
+    """Copy a tokenizer, without one that of the folder that is replaced."""
+    if tokenizer is not None:
+        return copy_tokenizer(tokenizer, new)
+    old = Path(old).expanduser()
+    if not (old / "config.json").is_file():
+        return {}
+    return copy_tokenizer(old, new, required=False)
 
 
 def check_tokenizer(model: Any, tokenizer: str | os.PathLike | None) -> None:
@@ -68,6 +112,40 @@ def check_tokenizer(model: Any, tokenizer: str | os.PathLike | None) -> None:
         )
 
 
+def check_parameters(model: Any) -> None:
+    """Raise unless a model holds the parameters of its configuration, and no others.
+
+    What else it holds, such as an adapter around a projection, would be missing from
+    the files, and they would not load.
+
+    Raises:
+      CheckpointError: they are others; the message lists them.
+    """
+    found = shapes_of(variables_of(model))
+    skeleton = make_skeleton(model.config, dtype="float32", param_dtype="float32")
+    needed = skeleton.shapes
+    shapes = [
+        f"{'.'.join(path)} is {found[path]}, needs {shape}"
+        for path, shape in needed.items()
+        if path in found and found[path] != shape
+    ]
+    lists = {
+        "unknown": compress(".".join(path) for path in found if path not in needed),
+        "missing": compress(".".join(path) for path in needed if path not in found),
+        "of another shape": compress(shapes, separator="; "),
+    }
+    wrong = "; ".join(f"{name}: {paths}" for name, paths in lists.items() if paths)
+    if wrong:
+        kind = type(model).__name__
+        raise CheckpointError(
+            f"The parameters are not those of a {kind} of its configuration, so that "
+            f"the files would not hold the model. Parameters {wrong}. Nothing was "
+            "written. Merge what was added into the parameters it changes (of an "
+            "nnx.LoRA: kernel + lora_a @ lora_b, and the layer itself back in its "
+            "place), or set model.config to what the model is now."
+        )
+
+
 def write_safetensors(
     model: Any,
     folder: Path,
@@ -77,6 +155,8 @@ def write_safetensors(
     progress: ByteProgress | None = None,
 ) -> None:
     """Write config.json and weights into a folder that is there.
+
+    The parameters are the model's own: see `check_parameters`.
 
     Args:
       model: what to write.
@@ -103,9 +183,12 @@ def write_orbax(model: Any, folder: Path, *, extra: Mapping[str, Any]) -> None:
 
 
 def write_config_file(model: Any, folder: Path, extra: Mapping[str, Any]) -> None:
-    """Write config.json of a model."""
+    """Write config.json of a model, and its generation_config.json if it has one."""
     dtype = main_dtype(array.dtype.name for array in parameters_of(model).values())
     write_config = architecture_of(model.config).write_config
     assert write_config is not None
     content = write_config(model.config, dtype=dtype)
     write_json(folder / "config.json", content | dict(extra))
+    generation = getattr(model.config, "generation_config", None)
+    if generation is not None:
+        write_json(folder / GENERATION_CONFIG, generation)

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from jmamba.files.keys import ParameterPath, Slot, slots
-from jmamba.files.parameters import flatten, nest
+from jmamba.files.keys import ParameterPath, Slot, flatten, nest, slots
 from jmamba.layers.stack import Remat
 from jmamba.models.architecture import architecture_of
 
@@ -57,6 +56,14 @@ def parameters_of(model: nnx.Module) -> dict[ParameterPath, jax.Array]:
     return flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
 
 
+def variables_of(model: nnx.Module) -> dict[ParameterPath, jax.Array]:
+    """Return path -> array of all that a model holds but the state of random numbers.
+
+    Of an ordinary model these are its parameters.
+    """
+    return flatten(nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState))))
+
+
 def shapes_of(parameters: Mapping) -> dict[ParameterPath, tuple[int, ...]]:
     """Return path -> shape of parameters."""
     return {path: tuple(leaf.shape) for path, leaf in parameters.items()}
@@ -71,10 +78,16 @@ def slots_of(
       config: the model's.
       parameters: its parameters, or their shapes and dtypes.
       layout: None for the one that it is saved in.
-      keys: those at hand, which may be aliases.
+      keys: those at hand, which may be aliases, or a second copy stored alone.
     """
     architecture = architecture_of(config)
     if layout is None:
         layout = architecture.layout_to_write(config)
-    table = architecture.table(layout, parameters)
+    seconds: dict[ParameterPath, tuple[str, ...]] = {}
+    for key, path in architecture.copies(config).items():
+        seconds[path] = (*seconds.get(path, ()), key)
+    table = [
+        row._replace(aliases=(*row.aliases, *seconds.get(row.path, ())))
+        for row in architecture.table(layout, parameters)
+    ]
     return slots(table, shapes_of(parameters), keys)

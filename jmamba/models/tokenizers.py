@@ -3,11 +3,17 @@
 import os
 from pathlib import Path
 
+from jmamba.files.adapters import explain_adapter
 from jmamba.files.errors import CheckpointError
-from jmamba.files.folders import read_json
-from jmamba.files.hub import TOKENIZER_FILES, locate_files
+from jmamba.files.folders import (
+    ADAPTER_CONFIG,
+    GENERATION_CONFIG,
+    TOKENIZER_FILES,
+    read_json,
+)
+from jmamba.files.hub import locate_files
 from jmamba.files.tokenizer import BYTES, ByteTokenizer, FileTokenizer, Tokenizer
-from jmamba.files.vocabulary import GENERATION_CONFIG, end_tokens, read_settings
+from jmamba.files.vocabulary import end_tokens
 from jmamba.models.architecture import registered
 
 
@@ -30,11 +36,13 @@ def load_tokenizer(
       ...     load_tokenizer(folder).encode("hi")
       [104, 105]
     """
-    names = ("config.json", GENERATION_CONFIG, *TOKENIZER_FILES)
+    names = ("config.json", ADAPTER_CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES)
     files = locate_files(path_or_id, names, revision=revision)
-    raw = read_settings(files["config.json"]) if "config.json" in files else {}
+    raw = read_json(files["config.json"]) if "config.json" in files else {}
+    generation = files.get(GENERATION_CONFIG)
+    ends = end_tokens(raw, None if generation is None else read_json(generation))
     if raw.get("tokenizer") == BYTES:
-        return ByteTokenizer(end_tokens(raw))
+        return ByteTokenizer(ends)
     for architecture in (one for one in registered() if one.owns and one.owns(raw)):
         model = architecture.model_class
         if model.reads != "tokens":
@@ -46,19 +54,21 @@ def load_tokenizer(
         elsewhere = architecture.tokenizer_of(raw)
         if elsewhere is not None and "tokenizer.json" not in files:
             files |= locate_files(elsewhere, TOKENIZER_FILES)
+    if "tokenizer.json" not in files and ADAPTER_CONFIG in files:
+        raise explain_adapter(files[ADAPTER_CONFIG].parent)
     if "tokenizer.json" not in files:
         raise CheckpointError(
             f"{path_or_id} holds no tokenizer.json. Copy the one of the model into the "
             'folder, or, if its tokens are bytes, write "tokenizer": "bytes" into '
             "config.json."
         )
-    return FileTokenizer(files["tokenizer.json"], _eos_ids(raw, files))
+    return FileTokenizer(files["tokenizer.json"], ends or _own_ends(files))
 
 
-def _eos_ids(raw: dict, files: dict[str, Path]) -> tuple[int, ...]:
-    """Return the ids that end a text: the model's, else the tokenizer's own."""
-    if end_tokens(raw) or "tokenizer_config.json" not in files:
-        return end_tokens(raw)
+def _own_ends(files: dict[str, Path]) -> tuple[int, ...]:
+    """Return the ids that end a text to the tokenizer; () if it does not say."""
+    if "tokenizer_config.json" not in files:
+        return ()
     token = read_json(files["tokenizer_config.json"]).get("eos_token")
     token = token.get("content") if isinstance(token, dict) else token
     vocabulary = read_json(files["tokenizer.json"]).get("added_tokens", [])

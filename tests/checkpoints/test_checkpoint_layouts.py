@@ -36,7 +36,9 @@ WRITERS = {
     "safetensors shards": lambda folder: write_hf(folder, max_shard_size="1KB"),
     "bin": write_bin,
     "bin shards": lambda folder: write_bin(folder, shards=3),
-    "original": lambda folder: write_original(folder, eos_token_id=0),
+    "original": lambda folder: write_original(
+        folder, bos_token_id=0, eos_token_id=0, pad_token_id=0
+    ),
 }
 
 

@@ -309,8 +309,13 @@ def test_pickle_that_would_run_code_is_refused(zipped, tmp_path):
     "state, match",
     [
         (
-            {"model": {"a": torch.zeros(1)}},
-            "not a plain state dict, it also holds model",
+            {"a": torch.zeros(1), "other": {"b": torch.zeros(1)}},
+            "not a plain state dict, it also holds other",
+        ),
+        ({"model": {"a": torch.zeros(1)}}, "Is this a Mamba language model"),
+        (
+            {"model": {"a": torch.zeros(1), "other": [torch.zeros(1)]}},
+            "not a plain state dict, it also holds other",
         ),
         (torch.zeros(3), "holds no tensors by name"),
         ({}, "holds no tensors by name"),

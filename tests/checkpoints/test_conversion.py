@@ -111,6 +111,7 @@ def test_conversion_back_is_what_it_was(tmp_path):
     convert(tmp_path / "orbax", tmp_path / "back", format="hf")
     assert contents(tmp_path / "back") == [
         "config.json",
+        "generation_config.json",
         "model.safetensors",
         "tokenizer.json",
     ]
@@ -147,7 +148,7 @@ def test_command_prints_a_summary(tmp_path):
     text = " ".join(result.stdout.split())
     assert "Converted" in text and "hf, float32" in text.replace("│", "")
     assert "1,656" in text and "same prediction at 100%" in text.replace(" │ │ │ ", " ")
-    assert contents(tmp_path / "out") == ["config.json", "model.safetensors"]
+    assert contents(tmp_path / "out") == contents(source)
 
 
 def test_command_shows_progress(tmp_path):

@@ -11,9 +11,18 @@ from huggingface_hub import constants
 from loopback_hub import commit_of, loopback_hub
 from test_tokenizer import write_tokenizer
 
-from jmamba import MambaLM
-from jmamba.checkpoints import CheckpointError, load_tokenizer
+from jmamba import MambaLM, Vim
+from jmamba.checkpoints import CheckpointError, convert, load_tokenizer
 from jmamba.files.hub import locate, locate_files
+
+ASKERS = {
+    "locate": lambda out: locate("org/model"),
+    "load": lambda out: MambaLM.from_pretrained("org/model"),
+    "load images": lambda out: Vim.from_pretrained("org/model"),
+    "tokenizer": lambda out: load_tokenizer("org/model"),
+    "convert": lambda out: convert("org/model", out),
+}
+"""What asks the Hub for a model."""
 
 
 @pytest.fixture
@@ -65,7 +74,6 @@ def test_all_shards_are_downloaded(kind, hub, tmp_path):
         folder = write_bin(tmp_path / "model", shards=3)
     else:
         folder = write_hf(tmp_path / "model", max_shard_size="2KB")
-        (folder / "generation_config.json").unlink()
     hub.publish("org/model", folder)
     found = locate("org/model")
     assert contents(found) == contents(folder)
@@ -96,16 +104,24 @@ def test_cached_model_loads_offline(hub, offline, tmp_path):
 def test_model_that_is_not_cached_is_said_offline(hub, offline, tmp_path):
     hub.publish("org/model", write_hf(tmp_path / "model"))
     offline()
-    with pytest.raises(CheckpointError, match="not in the cache.*HF_HUB_OFFLINE"):
-        locate("org/model")
-    assert hub.requests == []
+    for ask in ASKERS.values():
+        with pytest.raises(
+            CheckpointError,
+            match="org/model is no folder here, not all of it is in the cache .no "
+            "config.json., and the Hub was not asked, since HF_HUB_OFFLINE is set. "
+            "To go online type",
+        ):
+            ask(tmp_path / "out")
+    assert hub.requests == [] and not (tmp_path / "out").exists()
 
 
 def test_half_cached_model_is_said_offline(hub, offline, tmp_path):
     hub.publish("org/model", write_hf(tmp_path / "model"))
     locate_files("org/model", ["config.json"])
     offline()
-    with pytest.raises(CheckpointError, match="may only be missing from the cache"):
+    with pytest.raises(
+        CheckpointError, match="cache .no weights., .*HF_HUB_OFFLINE is set"
+    ):
         locate("org/model")
 
 
@@ -115,8 +131,21 @@ def test_unreachable_hub_is_said(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", nowhere)
     template = nowhere + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    with pytest.raises(CheckpointError, match="cannot be reached"):
-        locate("org/model")
+    for ask in ASKERS.values():
+        with pytest.raises(
+            CheckpointError,
+            match=r"org/model is no folder here.*the Hub at http://127.0.0.1:9 cannot "
+            r"be reached \(.*\). Check the connection.* give its path",
+        ):
+            ask(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_hub_that_is_down_is_said(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    hub.status = 503
+    with pytest.raises(CheckpointError, match=r"cannot be reached \(.*503.*\). Check"):
+        convert("org/model", tmp_path / "out")
 
 
 def test_unknown_repository_is_said(hub):
@@ -147,7 +176,9 @@ def test_repository_without_weights_is_said(hub, tmp_path):
     folder = write_hf(tmp_path / "model")
     (folder / "model.safetensors").unlink()
     hub.publish("org/model", folder)
-    with pytest.raises(CheckpointError, match="on the Hub holds no weights"):
+    with pytest.raises(
+        CheckpointError, match="on the Hub has no weights: none of model.s"
+    ):
         locate("org/model")
 
 

@@ -16,7 +16,7 @@ from flax import nnx
 from helpers import relative_error
 
 from jmamba import MambaConfig, MambaLM
-from jmamba.files.parameters import nest
+from jmamba.files.keys import nest
 from jmamba.models.skeleton import parameters_of, slots_of
 
 LOGITS = 1e-5

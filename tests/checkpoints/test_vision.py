@@ -177,7 +177,9 @@ def test_vim_comes_from_the_hub(hub, tmp_path):  # noqa: F811
     assert Vim.from_pretrained("org/saved").config.num_classes == 7
     (folder / "vim_t_midclstok_76p1acc.pth").unlink()
     hub.publish("org/none", tmp_path)
-    with pytest.raises(CheckpointError, match="neither config.json nor a file"):
+    with pytest.raises(
+        CheckpointError, match="has no config.json, and no file that was rel"
+    ):
         Vim.from_pretrained("org/none")
 
 

@@ -3,6 +3,7 @@
 from jmamba.models.architecture import Architecture, register
 from jmamba.models.mamba.config import MambaConfig
 from jmamba.models.mamba.keys import (
+    BASE_PREFIX,
     EMBEDDING_PATH,
     HEAD_KEY,
     TABLES,
@@ -29,6 +30,7 @@ MAMBA = register(
         write_config=write_config,
         tables=TABLES,
         layout_to_write=layout_to_write,
+        base_prefix=BASE_PREFIX,
         copies=lambda config: (
             {HEAD_KEY: EMBEDDING_PATH} if config.tie_embeddings else {}
         ),

@@ -63,7 +63,9 @@ def _released(d_model: int, num_layers: int) -> dict:
         "unpadded_vocab_size": 50277,
         "d_model": d_model,
         "num_layers": num_layers,
+        "bos_token_id": 0,
         "eos_token_id": 0,
+        "pad_token_id": 0,
     }
 
 
@@ -79,6 +81,8 @@ _NAMED = {
         "num_layers": 64,
         "mixer_rms_eps": 1e-6,
         "tie_embeddings": False,
+        "bos_token_id": 0,
         "eos_token_id": 11,
+        "pad_token_id": 11,
     },
 }

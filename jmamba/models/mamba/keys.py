@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from jmamba.files.keys import TRANSPOSE, Row
-from jmamba.models.mixer_keys import MIXER_KEYS, explain_gates
+from jmamba.models.mixer_keys import MIXER_KEYS, explain_adapted, explain_gates
 
+BASE_PREFIX = "backbone."
 HEAD_KEY = "lm_head.weight"
 EMBEDDING_PATH = ("embedding",)
 
@@ -38,7 +39,23 @@ TABLES = {
 
 def explain_text_mismatch(found: Mapping[str, tuple[int, ...]], config: Any) -> str:
     """Say what to do if tensors are not those of a model of a configuration."""
-    return explain_gates(found, config.definite) or describe_sizes(found)
+    return (
+        explain_adapted(found)
+        or explain_gates(found, config.definite)
+        or _explain_headless(found, config)
+        or describe_sizes(found)
+    )
+
+
+def _explain_headless(found: Mapping[str, tuple[int, ...]], config: Any) -> str | None:
+    if config.tie_embeddings or HEAD_KEY in found:
+        return None
+    return (
+        "Its config.json says that the head is not the embedding, and the weights have "
+        "no head, as those of a MambaModel or FalconMambaModel: save the model with it "
+        '(...ForCausalLM), or, if the head is the embedding, write "tie_word_embeddings'
+        '": true into config.json ("tie_embeddings" in an original state-spaces one).'
+    )
 
 
 def describe_sizes(found: Mapping[str, tuple[int, ...]]) -> str:

@@ -11,17 +11,25 @@ MODEL_TYPES = {"mamba": "hf", "falcon_mamba": "falcon"}
 """Model type -> layout."""
 
 
-_HARMLESS = frozenset(
-    # who wrote it and how it is run
-    "_name_or_path architectures transformers_version dtype torch_dtype use_cache"
-    " return_dict output_hidden_states output_attentions torchscript tokenizer"
-    " tokenizer_class prefix problem_type finetuning_task task_specific_params"
+_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_NOTES = frozenset(
+    # who wrote it, and what for
+    "architectures auto_map dtype torch_dtype transformers_version tokenizer"
+    " tokenizer_class author authors citation comment comments date datasets"
+    " description homepage language languages license model_name name note notes"
+    " pipeline_tag readme tags url version".split()
+)
+_HARMLESS = _NOTES | frozenset(
+    # how it is run
+    "use_cache"
+    " return_dict output_hidden_states output_attentions torchscript"
+    " prefix problem_type finetuning_task task_specific_params"
     " id2label label2id num_labels chunk_size_feed_forward use_bfloat16 tf_legacy_loss"
-    " attn_implementation _attn_implementation _attn_implementation_autoset layer_types"
+    " attn_implementation layer_types"
     " is_decoder is_encoder_decoder use_mambapy use_falcon_mambapy fused_add_norm"
     " use_associative_scan tie_encoder_decoder pruned_heads"
     # ids and sampling, which act outside of the model
-    " bos_token_id pad_token_id sep_token_id decoder_start_token_id max_length"
+    " sep_token_id decoder_start_token_id max_length"
     " min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty"
     " temperature top_k top_p typical_p repetition_penalty length_penalty bad_words_ids"
     " no_repeat_ngram_size encoder_no_repeat_ngram_size num_return_sequences"
@@ -36,13 +44,13 @@ _HARMLESS = frozenset(
 _READ = frozenset(
     "model_type vocab_size hidden_size num_hidden_layers state_size conv_kernel"
     " intermediate_size time_step_rank use_bias use_conv_bias layer_norm_epsilon"
-    " residual_in_fp32 tie_word_embeddings eos_token_id time_step_min time_step_max"
+    " residual_in_fp32 tie_word_embeddings time_step_min time_step_max"
     " time_step_floor mixer_rms_eps definite definite_threshold"
     " equal_magnitudes unpadded_vocab_size".split()
-)
-_ORIGINAL = frozenset(
+) | set(_IDS)
+_ORIGINAL = _NOTES | frozenset(
     "d_model n_layer vocab_size ssm_cfg residual_in_fp32 fused_add_norm"
-    " pad_vocab_size_multiple tie_embeddings eos_token_id tokenizer"
+    " pad_vocab_size_multiple tie_embeddings use_cache initializer_cfg"
     " unpadded_vocab_size".split()
 )
 _ORIGINAL_SSM = frozenset(
@@ -120,7 +128,7 @@ def _from_hf(raw: Mapping) -> MambaConfig:
         mixer_rms_eps=_number(raw, "mixer_rms_eps", 1e-6) if falcon else None,
         residual_in_fp32=bool(raw.get("residual_in_fp32", True)),
         tie_embeddings=bool(raw.get("tie_word_embeddings", True)),
-        eos_token_id=raw.get("eos_token_id"),
+        **_ids(raw, 0),  # transformers' own where there is none
         unpadded_vocab_size=_tokens_used(raw, _size(raw, "vocab_size")),
         dt_min=_number(raw, "time_step_min", 1e-3),
         dt_max=_number(raw, "time_step_max", 1e-1),
@@ -132,7 +140,7 @@ def _from_hf(raw: Mapping) -> MambaConfig:
 
 
 def _from_original(raw: Mapping) -> MambaConfig:
-    _check_keys(raw, _ORIGINAL)
+    _check_keys(raw, _ORIGINAL | set(_IDS))
     ssm = raw.get("ssm_cfg") or {}
     _check_keys(ssm, _ORIGINAL_SSM, "ssm_cfg")
     if ssm.get("layer", "Mamba1") != "Mamba1":
@@ -161,7 +169,7 @@ def _from_original(raw: Mapping) -> MambaConfig:
         use_conv_bias=bool(ssm.get("conv_bias", True)),
         residual_in_fp32=bool(raw.get("residual_in_fp32", True)),
         tie_embeddings=bool(raw.get("tie_embeddings", True)),
-        eos_token_id=raw.get("eos_token_id", neox),
+        **_ids(raw, neox),
         dt_min=_number(ssm, "dt_min", 1e-3),
         dt_max=_number(ssm, "dt_max", 1e-1),
         dt_init_floor=_number(ssm, "dt_init_floor", 1e-4),
@@ -176,8 +184,7 @@ def write_config(config: MambaConfig, *, dtype: str) -> dict[str, Any]:
       dtype: dtype of the stored weights.
     """
     kind = "FalconMamba" if config.is_falcon else "Mamba"
-    d_inner, ends = config.d_inner or 0, config.eos_token_id
-    first = next(iter(config.end_tokens), None)
+    d_inner = config.d_inner or 0
     raw = {
         "architectures": [f"{kind}ForCausalLM"],
         "model_type": "falcon_mamba" if config.is_falcon else "mamba",
@@ -195,9 +202,7 @@ def write_config(config: MambaConfig, *, dtype: str) -> dict[str, Any]:
         "layer_norm_epsilon": config.norm_eps,
         "residual_in_fp32": config.residual_in_fp32,
         "tie_word_embeddings": config.tie_embeddings,
-        "bos_token_id": first,
-        "eos_token_id": ends if ends is None or isinstance(ends, int) else list(ends),
-        "pad_token_id": first,
+        **{name: _listed_id(getattr(config, name)) for name in _IDS},
         "time_step_min": config.dt_min,
         "time_step_max": config.dt_max,
         "time_step_floor": config.dt_init_floor,
@@ -216,7 +221,9 @@ def write_config(config: MambaConfig, *, dtype: str) -> dict[str, Any]:
 
 def _check_keys(raw: Mapping, known: frozenset[str], place: str = "") -> None:
     where = f"{place} " if place else ""
-    unknown = sorted(set(raw) - known - set(_ONLY_VALUES))
+    unknown = sorted(
+        key for key in set(raw) - known - set(_ONLY_VALUES) if not key.startswith("_")
+    )
     if unknown:
         raise CheckpointError(
             f"{where}holds keys that jmamba does not know: {', '.join(unknown)}. They "
@@ -266,3 +273,23 @@ def _tokens_used(raw: Mapping, rows: int, known: int | None = None) -> int | Non
     if used is None:
         used = _NEOX_VOCAB[0] if rows == _NEOX_VOCAB[1] else known
     return used if used is not None and used < rows else None
+
+
+def _ids(raw: Mapping, default: int | None) -> dict[str, Any]:
+    """Return the ids that begin, end and fill up texts; of those that end, all."""
+    found = {}
+    for name in _IDS:
+        value = raw.get(name, default)
+        ids = value if isinstance(value, list | tuple) else [value]
+        several = name == "eos_token_id" and len(ids) > 1
+        wrong = [i for i in ids if isinstance(i, bool) or not isinstance(i, int | None)]
+        if wrong or (isinstance(value, list) and name != "eos_token_id"):
+            raise CheckpointError(
+                f"{name} must be the id of a token or null, but is {value!r}."
+            )
+        found[name] = tuple(ids) if several else ids[0] if ids else None
+    return found
+
+
+def _listed_id(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from jmamba.files.keys import BATCHED, PATCHES, TRANSPOSE, TWICE_BATCHED, Row
-from jmamba.models.mixer_keys import MIXER_KEYS, explain_gates
+from jmamba.models.mixer_keys import MIXER_KEYS, explain_adapted, explain_gates
 from jmamba.models.vim.config import VimConfig
 
 LAYOUT = "vim"
@@ -61,7 +61,8 @@ def explain_image_mismatch(
 ) -> str:
     """Say what to do if tensors are not those of a model of a configuration."""
     return (
-        explain_gates(found, config.definite)
+        explain_adapted(found)
+        or explain_gates(found, config.definite)
         or _explain_sorting(found, config)
         or "Only bidirectional models of version 2 are read."
     )
@@ -75,8 +76,13 @@ def _explain_sorting(
     if there == wanted:
         return None
     if there:
-        return "The weights are of a model that sorts its tokens: give its reorder=..."
+        return (
+            'The weights are of a model that sorts its tokens: write "reorder" into '
+            'config.json, or in Python give Vim.from_pretrained(..., changes={"reorder"'
+            ": ...})."
+        )
     return (
         "These weights were trained without importance, which is learned with all the "
-        "rest: train Vim(config, rngs=...), or load with reorder_by='random'."
+        "rest: in Python train Vim(config, rngs=...), or load with "
+        "Vim.from_pretrained(..., changes={'reorder_by': 'random'})."
     )

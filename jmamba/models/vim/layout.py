@@ -158,8 +158,8 @@ def _class_token(name: object, where: str, *, has_class: bool) -> str:
             return place
     raise CheckpointError(
         f"{where} is of a model called {name!r}, which does not say where its class "
-        'token stands: give changes={"class_token": "middle"}, "first", "last" or a '
-        "number."
+        'token stands: in Python give changes={"class_token": "middle"}, "first", '
+        '"last" or a number, to Vim.from_pretrained.'
     )
 
 
