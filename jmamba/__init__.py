@@ -6,6 +6,7 @@ from jmamba import ops as ops
 from jmamba.generation.decoding import Generated as Generated
 from jmamba.generation.decoding import generate as generate
 from jmamba.generation.sampling import Sampling as Sampling
+from jmamba.models.language_model import LanguageModel as LanguageModel
 from jmamba.models.mamba.config import MambaConfig as MambaConfig
 from jmamba.models.mamba.model import MambaLM as MambaLM
 from jmamba.models.vim.config import VimConfig as VimConfig

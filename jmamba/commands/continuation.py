@@ -13,7 +13,7 @@ from jmamba.files.tokenizer import Tokenizer
 from jmamba.generation.decoding import generate
 from jmamba.generation.sampling import Sampling
 from jmamba.generation.text_stream import StoppedText, TextStream
-from jmamba.models.mamba.model import MambaLM
+from jmamba.models.language_model import LanguageModel
 
 
 class Speed(NamedTuple):
@@ -38,7 +38,7 @@ class Speed(NamedTuple):
 
 
 def print_continuation(
-    model: MambaLM,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     prompt: str,
     write: Callable[[str], None],

@@ -33,11 +33,11 @@ def load_text_model(
         from jmamba.embedded.text import load_embedded
 
         return *load_embedded(dtype=dtype), "embedded byte-level model"
-    from jmamba.models.mamba.model import MambaLM
+    from jmamba import LanguageModel
     from jmamba.models.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(model, revision=revision)
-    loaded = MambaLM.from_pretrained(model, dtype=dtype, revision=revision)
+    loaded = LanguageModel.from_pretrained(model, dtype=dtype, revision=revision)
     return loaded, tokenizer, model
 
 

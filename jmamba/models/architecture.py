@@ -205,6 +205,21 @@ def architecture_of(known_by: Any) -> Architecture:
     )
 
 
+def architectures_below(model_class: type) -> tuple[Architecture, ...]:
+    """Return the architectures whose models a class includes, itself if registered.
+
+    Raises:
+      TypeError: it includes none.
+
+    Examples:
+      >>> from jmamba.models.language_model import LanguageModel
+      >>> "mamba" in [one.name for one in architectures_below(LanguageModel)]
+      True
+    """
+    below = [one for one in registered() if issubclass(one.model_class, model_class)]
+    return tuple(below) if below else (architecture_of(model_class),)
+
+
 def find_architecture(raw: Raw, where: str = "config.json") -> Architecture:
     """Return the architecture whose config.json this is.
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from jmamba.files.saving import SHARD_BYTES
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.stack import Remat
-from jmamba.models.architecture import architecture_of
+from jmamba.models.architecture import architectures_below
 from jmamba.models.loading import Choices, load_model
 from jmamba.models.saving import push_safetensors, save_safetensors
 
@@ -35,6 +35,8 @@ class StackedModel(LayeredModel):
         **options: Any,
     ) -> Loaded:
         """Load a model from a file, a folder or the Hub.
+
+        A class of several architectures, such as `LanguageModel`, loads each of them.
 
         Reads all layouts of the class's architecture, in safetensors or PyTorch files,
         sharded or not, and what `save_pretrained` and `save_orbax` wrote: of a
@@ -68,14 +70,15 @@ class StackedModel(LayeredModel):
           TypeError: an option is not one of the class.
           ValueError: a dtype is not a floating one, or the part is unknown.
         """
-        architecture = architecture_of(cls)
-        known = {"part", "filename", "changes"} if architecture.bare else set()
+        kinds = architectures_below(cls)
+        has_bare = any(one.bare is not None for one in kinds)
+        known = {"part", "filename", "changes"} if has_bare else set()
         if set(options) - known:
             unknown = ", ".join(sorted(set(options) - known))
             raise TypeError(f"{cls.__name__}.from_pretrained takes no {unknown}.")
         choices = Choices(dtype, param_dtype, remat)
         return load_model(
-            architecture, path_or_id, choices, revision=revision, base=base, **options
+            kinds, path_or_id, choices, revision=revision, base=base, **options
         )
 
     def save_pretrained(

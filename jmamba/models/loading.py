@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from jmamba.files.validation import check_keys
 from jmamba.files.vocabulary import read_generation, read_settings
 from jmamba.files.weight_files import Weights, find_weights, read_headers, unwrap
 from jmamba.layers.stack import Remat
-from jmamba.models.architecture import Architecture, find_architecture
+from jmamba.models.architecture import Architecture, architecture_at, find_architecture
 from jmamba.models.skeleton import Skeleton, make_skeleton
 from jmamba.models.weights import fit_weights, merge_adapter, name_weights, tell
 
@@ -50,7 +50,7 @@ class Choices(NamedTuple):
 
 
 def load_model(
-    architecture: Architecture,
+    kinds: Sequence[Architecture],
     path_or_id: str | os.PathLike,
     choices: Choices,
     *,
@@ -60,13 +60,21 @@ def load_model(
     part: str = PARTS[0],
     changes: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Load a model of one architecture; see `StackedModel.from_pretrained`."""
+    """Load a model of one of some architectures; see `StackedModel.from_pretrained`."""
     check_part(part)
-    bare = architecture.bare
-    released = None if bare is None else bare.released
+    bare = [one.bare for one in kinds if one.bare is not None]
+    released = [name for files in bare for name in files.released] if bare else None
     found = find_place(
         path_or_id, released, revision=revision, base=base, filename=filename
     )
+    architecture = kinds[0] if len(kinds) == 1 else architecture_at(found.place)
+    if architecture not in kinds:
+        names = " or ".join(one.model_class.__name__ for one in kinds)
+        name = architecture.model_class.__name__
+        raise CheckpointError(
+            f"{path_or_id} is a {name}, not a {names}: such models load with "
+            f"{name}.from_pretrained."
+        )
     return read_model(
         architecture,
         found.place,

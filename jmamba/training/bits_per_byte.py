@@ -10,11 +10,11 @@ import numpy as np
 import optax
 from flax import nnx
 
-from jmamba.models.mamba.model import MambaLM
+from jmamba.models.language_model import LanguageModel
 
 
 def bits_per_byte(
-    model: MambaLM,
+    model: LanguageModel,
     data: np.ndarray,
     *,
     streams: int = 16,

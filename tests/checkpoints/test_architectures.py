@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from jmamba import MambaConfig, MambaLM, VimConfig
+from jmamba import LanguageModel, MambaConfig, MambaLM, Vim, VimConfig
 from jmamba.checkpoints import CheckpointError, convert, load_orbax, save_orbax
 from jmamba.layers.stack import stack_layers
 from jmamba.models import Architecture, architecture_of, find_architecture, register
@@ -217,3 +217,22 @@ def test_skeletons_hold_no_values():
     leaf = skeleton.parameters["layers", "kernel"]
     assert isinstance(leaf, jax.ShapeDtypeStruct)
     assert leaf.shape == (2, 4, 4) and leaf.dtype == jnp.bfloat16
+
+
+def test_a_class_of_several_architectures_loads_each(tmp_path):
+    sizes = {"d_model": 8, "num_layers": 1}
+    text = MambaLM(MambaConfig(vocab_size=9, **sizes), rngs=nnx.Rngs(0))
+    text.save_pretrained(tmp_path / "text")
+    config = VimConfig(**sizes, num_classes=2, image_size=32, patch_size=8)
+    Vim(config, rngs=nnx.Rngs(0)).save_pretrained(tmp_path / "image")
+    for kind, name, expected in (
+        (LanguageModel, "text", MambaLM),
+        (StackedModel, "text", MambaLM),
+        (StackedModel, "image", Vim),
+    ):
+        loaded = kind.from_pretrained(tmp_path / name)
+        assert type(loaded) is expected
+    same = LanguageModel.from_pretrained(tmp_path / "text")(TOKENS).logits
+    np.testing.assert_array_equal(same, text(TOKENS).logits)
+    with pytest.raises(CheckpointError, match=r"not a .*Vim.from_pretrained"):
+        LanguageModel.from_pretrained(tmp_path / "image")
