@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+from jax.core import Tracer
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
@@ -39,7 +40,8 @@ def register_lowerings(primitive: Primitive, computed: Map) -> None:
 
     def evaluate(*values, **params):
         params = tuple(sorted(params.items()))
-        return _evaluate(*values, primitive=primitive, params=params)
+        with jax.disable_jit(False):  # a primitive is one step, as all of JAX's are
+            return _evaluate(*values, primitive=primitive, params=params)
 
     primitive.def_impl(evaluate)
     _show_devices_to(primitive)
@@ -50,6 +52,12 @@ def register_lowerings(primitive: Primitive, computed: Map) -> None:
 
 @partial(jax.jit, static_argnames=("primitive", "params"))
 def _evaluate(*values, primitive, params):
+    if not any(isinstance(x, Tracer) for x in values):
+        # under jax_debug_nans JAX calls what it had compiled once more as it stands, to
+        # find the operation whose result it is not content with
+        raise FloatingPointError(
+            f"invalid value (NaN, or infinity) encountered in {primitive.name}"
+        )
     return primitive.bind(*values, **dict(params))
 
 
