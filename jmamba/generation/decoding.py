@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,14 @@ from jaxtyping import Array, Bool, Int
 
 from jmamba.generation.sampling import Sampling, draw
 from jmamba.generation.streaming import Callback, deliver, listening
-from jmamba.models.language_model import LanguageModel, check_tokens, compact
+from jmamba.models.language_model import (
+    CACHE_AXES,
+    LanguageModel,
+    check_tokens,
+    compact,
+    parameter_axes,
+)
+from jmamba.ops.sharding import keep_places
 from jmamba.types import LayerCache, Tokens
 
 
@@ -141,6 +148,18 @@ class _Loop(NamedTuple):
 
 @partial(jax.jit, static_argnames=("graphdef", "max_new_tokens"))
 def _generate(graphdef, state, request: _Request, *, max_new_tokens):
+    cache_axes: Any = "" if request.cache is None else CACHE_AXES
+    request_axes: Any = _Request("bl", "bl", cache_axes, *[""] * 5)  # type: ignore
+    out_axes: Any = Generated("bt", "b", CACHE_AXES)  # type: ignore
+    return keep_places(
+        partial(_continue, graphdef, max_new_tokens),
+        (request, state),
+        (request_axes, parameter_axes(state)),
+        out_axes,
+    )
+
+
+def _continue(graphdef, max_new_tokens, request: _Request, state) -> Generated:
     model = nnx.merge(graphdef, state)
     loop = jax.lax.while_loop(
         lambda loop: (loop.step < max_new_tokens) & jnp.any(loop.running) & loop.wanted,

@@ -19,6 +19,7 @@ from jmamba.layers.selection import torch_uniform
 from jmamba.layers.sizes import check_sizes
 from jmamba.layers.stack import stack_layers
 from jmamba.models.base import StackedModel
+from jmamba.ops.sharding import keep_places
 from jmamba.requests import take_token
 from jmamba.types import LayerCache, Tokens
 from jmamba_kernels import accumulation_dtype
@@ -207,8 +208,34 @@ class LanguageModel(StackedModel):
         return jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), one)
 
 
+CACHE_AXES: Any = LayerCache("sbd_", "sbdn")  # pyright: ignore[reportArgumentType]
+"""Letters of a model's cache, for `keep_places`."""
+
+
+def parameter_axes(state: Any) -> Any:
+    """Return the letters of the parameters that results share axes with."""
+    axes = {"embedding": "vm", "lm_head": "mv", "D": "sd"}
+
+    def named(path, _):
+        keys = [getattr(key, "key", None) for key in path]
+        return next((axes[key] for key in keys if key in axes), "")
+
+    return jax.tree.map_with_path(named, state)
+
+
 @partial(jax.jit, static_argnames="graphdef")
 def _forward(graphdef, state, tokens, attention_mask, segment_ids, cache):
+    cache_axes = "" if cache is None else CACHE_AXES
+    out_axes: Any = LMOutput("blv", CACHE_AXES)  # pyright: ignore[reportArgumentType]
+    return keep_places(
+        partial(_run, graphdef),
+        (tokens, attention_mask, segment_ids, cache, state),
+        ("bl", "bl", "bl", cache_axes, parameter_axes(state)),
+        out_axes,
+    )
+
+
+def _run(graphdef, tokens, attention_mask, segment_ids, cache, state):
     model = nnx.merge(graphdef, state)
     if attention_mask is None:
         passed = model.run_layers(

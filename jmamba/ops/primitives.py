@@ -20,7 +20,7 @@ from jax.interpreters import ad, batching
 
 from jmamba.ops.folding import fold_batch
 from jmamba.ops.lowering import Map, register_lowerings
-from jmamba.ops.sharding import vary_together
+from jmamba.ops.sharding import keep_places, vary_together
 from jmamba_kernels import (
     ScanInputs,
     ScanResult,
@@ -50,14 +50,17 @@ def bind_scan(
 ) -> ScanResult:
     """Bind the primal map."""
     parts = vary_together(present(inputs))
-    out = scan_p.bind(
-        *parts.values(),
+    bind = partial(
+        scan_p.bind,
         names=tuple(parts),
         delta_softplus=delta_softplus,
         implementation=implementation,
         save_states=False,
     )
-    y, last_state = out
+    in_axes, out_axes = _scan_axes(names=parts, save_states=False)
+    y, last_state = keep_places(
+        bind, tuple(parts.values()), tuple(in_axes), list(out_axes)
+    )
     return ScanResult(y, last_state, None)
 
 

@@ -8,6 +8,7 @@ the batch, those of B and C over channels) is summed over the devices.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from jax.experimental.custom_partitioning import custom_partitioning
@@ -29,6 +30,61 @@ def vary_together(parts: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return vary_over(x, missing) if missing else x
 
     return {name: vary(x) for name, x in parts.items()}
+
+
+def keep_places(run: Callable, operands: tuple, in_axes: tuple, out_axes: Any) -> Any:
+    """Run a program on operands whose types may say how they are spread over a mesh.
+
+    That is so of the `Explicit` axes of a mesh. There each result is spread as its
+    letters are: y (b, l, d) over whatever splits b, l and d of the operands. What the
+    program does inside is for XLA to place, as it is everywhere on `Auto` axes.
+
+    Args:
+      run: the program, a function of the operands.
+      operands: pytrees of arrays; the first decide where letters disagree.
+      in_axes: the letters of the operands' axes, one string for all arrays of a pytree
+        or a pytree of them; "" where they split no result, `_` for a single such axis.
+      out_axes: the letters of the results' axes, likewise.
+    """
+    mesh = _explicit_mesh(operands)
+    if mesh is None:
+        return run(*operands)
+    over = _spread_letters(operands, in_axes)
+
+    def place(axes):
+        return NamedSharding(mesh, PartitionSpec(*map(over.get, axes)))
+
+    axes, places = mesh.abstract_mesh.explicit_axes, jax.tree.map(place, out_axes)
+    return jax.sharding.auto_axes(run, axes=axes, out_sharding=places)(*operands)
+
+
+def _explicit_mesh(operands) -> Any:
+    """Return the mesh of which the types of arrays speak, None if they do not."""
+    for x in jax.tree.leaves(operands):
+        mesh = jax.typeof(x).sharding.mesh
+        if mesh.explicit_axes:
+            place = None if isinstance(x, jax.core.Tracer) else x.sharding
+            return getattr(place, "mesh", mesh)
+    return None
+
+
+def _spread_letters(operands, in_axes) -> dict[str, Any]:
+    """Return letter -> mesh axes; each axis of the mesh splits one letter at most."""
+    over, taken = {}, set()
+
+    def read(axes, x):
+        for letter, names in zip(axes, jax.typeof(x).sharding.spec, strict=False):
+            parts = names if isinstance(names, tuple) else (names,)
+            if letter == "_" or names is None or letter in over or taken & {*parts}:
+                continue
+            over[letter] = names
+            taken.update(parts)
+
+    def read_all(axes, tree):
+        jax.tree.map(lambda x: read(axes, x), tree)
+
+    jax.tree.map(read_all, in_axes, operands)
+    return over
 
 
 def partition_over_devices(

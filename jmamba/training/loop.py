@@ -16,6 +16,7 @@ from flax import nnx
 
 from jmamba.models.mamba.config import MambaConfig
 from jmamba.models.mamba.model import MambaLM
+from jmamba.training.classification import mean_cross_entropy
 from jmamba.training.data import sample_windows
 from jmamba.training.optimizer import make_optimizer, make_schedule
 
@@ -80,9 +81,7 @@ class StepReport(NamedTuple):
 
 def next_token_loss(model: MambaLM, tokens) -> jax.Array:
     """Return the mean cross-entropy, in nats, of each token given those before it."""
-    logits = model(tokens[:, :-1]).logits
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
-    return jnp.mean(losses)
+    return mean_cross_entropy(model(tokens[:, :-1]).logits, tokens[:, 1:])
 
 
 @partial(
