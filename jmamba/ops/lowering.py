@@ -4,6 +4,7 @@ The same for every recurrence. Which implementation runs is chosen when a progra
 lowered for a platform, not when it is traced.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from jax.core import Tracer
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from jmamba.ops.sharding import partition_over_devices
+from jmamba.ops.sharding import partition_over_devices, sum_after
 from jmamba_kernels.targets import PLATFORMS, Target
 from jmamba_kernels.versions import without_varying
 
@@ -66,10 +67,10 @@ def _lower_for(primitive, computed: Map, platform: str):
         name, maps = computed.choose(implementation, target, dtype=values[0].dtype)
         with jax.named_scope(f"{primitive.name}.{name}"):
             run_map = partial(computed.run, maps, **params)
+            axes = computed.axes(**params)
             if _is_split_by_us(name, target):
-                axes = computed.axes(**params)
                 return partition_over_devices(run_map, values, *axes)
-            return run_map(*values)
+            return sum_after(run_map, values, *axes, parts=target.parts)
 
     lower = mlir.lower_fun(run, multiple_results=True)
 
@@ -101,17 +102,18 @@ def _target(ctx, platform: str) -> Target:
     return Target(
         platform,
         capability=None if capability is None else float(capability),
-        is_partitioned=_is_partitioned(ctx),
+        parts=_count_parts(ctx),
     )
 
 
-def _is_partitioned(ctx) -> bool:
-    """Return whether XLA will split the program over several devices by itself."""
+def _count_parts(ctx) -> int:
+    """Return how many devices XLA will split the program over by itself."""
     context = ctx.module_context.axis_context
     if hasattr(context, "manual_axes"):  # inside shard_map, or a mesh's jit
         manual = context.manual_axes | set(context.mesh.manual_axes)
-        return manual != frozenset(context.mesh.axis_names)
-    return getattr(context, "num_devices", 1) != 1
+        sizes = context.mesh.shape.items()
+        return math.prod(size for name, size in sizes if name not in manual)
+    return getattr(context, "num_devices", None) or 1
 
 
 def _is_split_by_us(name: str, target: Target) -> bool:

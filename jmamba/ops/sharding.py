@@ -7,10 +7,12 @@ kernel on its part, and what all parts share (the cotangents of A, D and the bia
 the batch, those of B and C over channels) is summed over the devices.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -133,6 +135,52 @@ def partition_over_devices(
         **sizes,  # pyright: ignore[reportArgumentType]
     )
     return call(*values)
+
+
+def sum_after(
+    run: Callable, values: Sequence, in_axes: Sequence[str], out_axes: Sequence[str],
+    *, parts: int
+) -> list:  # fmt: skip
+    """Run a map of the scan so that devices sum over channels after its loop only.
+
+    The cotangents of B and C are sums over channels. Where devices hold channels each,
+    XLA would sum over the devices within the loop, once for every token or chunk. So
+    the channels of each device become groups with cotangents of their own, whose sum
+    is taken behind the loop.
+
+    Args:
+      run: the map.
+      values: its operands.
+      in_axes: the letters of the operands' axes.
+      out_axes: the letters of the results' axes.
+      parts: devices that XLA spreads the program over; how, is not known here.
+    """
+    size = {
+        letter: n
+        for x, axes in zip(values, in_axes, strict=True)
+        for letter, n in zip(axes, x.shape, strict=True)
+    }
+    if not any("g" in axes for axes in out_axes):
+        return run(*values)
+    # cotangents of all parts take no more memory than those of u
+    most = size["d"] // (size["g"] * size["n"])
+    parts = math.gcd(parts, size["d"] // size["g"])
+    parts = max(p for p in range(1, parts + 1) if parts % p == 0 and p <= max(most, 1))
+
+    def split(x, axes):
+        return jnp.repeat(x, parts, axis=axes.index("g")) if "g" in axes else x
+
+    def join(x, axes):
+        if "g" not in axes:
+            return x
+        at = axes.index("g")
+        shape = (*x.shape[:at], size["g"], parts, *x.shape[at + 1 :])
+        return jnp.sum(x.reshape(shape), axis=at + 1)
+
+    if parts == 1:
+        return run(*values)
+    out = run(*map(split, values, in_axes))
+    return list(map(join, out, out_axes))
 
 
 def _rule(in_axes, out_axes, groups: int, channels: int):

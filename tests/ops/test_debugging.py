@@ -1,4 +1,4 @@
-"""JAX's own means of looking for mistakes: running without jit, and looking for NaNs."""
+"""JAX's own means of looking for mistakes: running without jit, and for NaNs."""
 
 import jax
 import jax.numpy as jnp
