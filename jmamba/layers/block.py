@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.mixer import Mixer, Projection
 from jmamba.layers.norm import RMSNorm
+from jmamba.ops.sharding import hold
 from jmamba.types import AnyRecurrence, LayerCache
 
 
@@ -55,7 +56,7 @@ class Block(nnx.Module):
         if segment_ids is not None:
             context["segment_ids"] = segment_ids
         kept, state = (None, None) if cache is None else cache
-        x = edit("residual_in", x)
+        x = edit("residual_in", hold(x, "blm"))
         projection = self.project(x, kept=kept, frozen=frozen, **context)
         recurrence = edit("recurrence", projection.recurrence)
         y, last_state = self.mixer.run(

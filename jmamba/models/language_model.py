@@ -214,7 +214,7 @@ CACHE_AXES: Any = LayerCache("sbd_", "sbdn")  # pyright: ignore[reportArgumentTy
 
 def parameter_axes(state: Any) -> Any:
     """Return the letters of the parameters that results share axes with."""
-    axes = {"embedding": "vm", "lm_head": "mv", "D": "sd"}
+    axes = {"embedding": "v_", "lm_head": "_v", "D": "sd"}
 
     def named(path, _):
         keys = [getattr(key, "key", None) for key in path]

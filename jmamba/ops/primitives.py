@@ -20,7 +20,7 @@ from jax.interpreters import ad, batching
 
 from jmamba.ops.folding import fold_batch
 from jmamba.ops.lowering import Map, register_lowerings
-from jmamba.ops.sharding import keep_places, vary_together
+from jmamba.ops.sharding import hold, keep_places, vary_together
 from jmamba_kernels import (
     ScanInputs,
     ScanResult,
@@ -58,8 +58,15 @@ def bind_scan(
         save_states=False,
     )
     in_axes, out_axes = _scan_axes(names=parts, save_states=False)
+
+    def run(*values):
+        # a loop over tokens goes through whole sequences: devices that hold parts of
+        # them exchange these for parts of the channels
+        lent = partial(hold, lend="ld")
+        return list(map(lent, bind(*map(lent, values, in_axes)), out_axes))
+
     y, last_state = keep_places(
-        bind, tuple(parts.values()), tuple(in_axes), list(out_axes)
+        run, tuple(parts.values()), tuple(in_axes), list(out_axes)
     )
     return ScanResult(y, last_state, None)
 

@@ -9,6 +9,7 @@ the batch, those of B and C over channels) is summed over the devices.
 
 import math
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -51,13 +52,47 @@ def keep_places(run: Callable, operands: tuple, in_axes: tuple, out_axes: Any) -
     mesh = _explicit_mesh(operands)
     if mesh is None:
         return run(*operands)
-    over = _spread_letters(operands, in_axes)
+    over = _spread_letters(operands, in_axes, out_axes)
 
     def place(axes):
         return NamedSharding(mesh, PartitionSpec(*map(over.get, axes)))
 
+    def run_knowing(*operands):
+        before = _OVER.set(over)
+        try:
+            return run(*operands)
+        finally:
+            _OVER.reset(before)
+
     axes, places = mesh.abstract_mesh.explicit_axes, jax.tree.map(place, out_axes)
-    return jax.sharding.auto_axes(run, axes=axes, out_sharding=places)(*operands)
+    run_auto = jax.sharding.auto_axes(run_knowing, axes=axes, out_sharding=places)
+    return run_auto(*operands)
+
+
+_OVER: ContextVar[dict[str, Any]] = ContextVar("over", default={})  # noqa: B039
+"""Letter -> axes of the mesh, inside a program that `keep_places` runs."""
+
+
+def hold(x: jax.Array, axes: str, *, lend: str = "") -> jax.Array:
+    """Keep an array of a program where its letters are, as far as that is known.
+
+    Weights that lie over the axis that splits the batch would else draw whole batches
+    to themselves. Where nothing is known of places, XLA decides.
+
+    Args:
+      x: an array that is being traced.
+      axes: its letters.
+      lend: a pair such as "ld": what splits the first letter splits the second.
+    """
+    over = dict(_OVER.get())
+    if lend and lend[0] in over:
+        names = [over.get(lend[1], ()), over.pop(lend[0])]
+        pairs = [(n,) if isinstance(n, str) else tuple(n) for n in names]
+        over[lend[1]] = pairs[0] + pairs[1]
+    if not over or not isinstance(x, jax.core.Tracer):
+        return x
+    spec = PartitionSpec(*map(over.get, axes))
+    return jax.lax.with_sharding_constraint(x, spec)
 
 
 def _explicit_mesh(operands) -> Any:
@@ -70,23 +105,29 @@ def _explicit_mesh(operands) -> Any:
     return None
 
 
-def _spread_letters(operands, in_axes) -> dict[str, Any]:
-    """Return letter -> mesh axes; each axis of the mesh splits one letter at most."""
-    over, taken = {}, set()
+def _spread_letters(operands, in_axes, out_axes) -> dict[str, Any]:
+    """Return letter -> mesh axes, of which each splits one letter of an array."""
+    arrays = jax.tree.leaves((in_axes, out_axes))
+    over = {}
 
     def read(axes, x):
         for letter, names in zip(axes, jax.typeof(x).sharding.spec, strict=False):
-            parts = names if isinstance(names, tuple) else (names,)
-            if letter == "_" or names is None or letter in over or taken & {*parts}:
+            if letter == "_" or names is None or letter in over:
                 continue
-            over[letter] = names
-            taken.update(parts)
+            beside = {other for axes in arrays if letter in axes for other in axes}
+            if not any(_mesh_axes(names) & _mesh_axes(over.get(k)) for k in beside):
+                over[letter] = names
 
     def read_all(axes, tree):
         jax.tree.map(lambda x: read(axes, x), tree)
 
     jax.tree.map(read_all, in_axes, operands)
     return over
+
+
+def _mesh_axes(names) -> set[str]:
+    """Return the mesh axes of one entry of a PartitionSpec."""
+    return set() if names is None else {names} if isinstance(names, str) else {*names}
 
 
 def partition_over_devices(
