@@ -91,8 +91,9 @@ def hold(x: jax.Array, axes: str, *, lend: str = "") -> jax.Array:
         over[lend[1]] = pairs[0] + pairs[1]
     if not over or not isinstance(x, jax.core.Tracer):
         return x
-    spec = PartitionSpec(*map(over.get, axes))
-    return jax.lax.with_sharding_constraint(x, spec)
+    mesh = jax.sharding.get_abstract_mesh()
+    place = NamedSharding(mesh, PartitionSpec(*map(over.get, axes)))
+    return jax.lax.with_sharding_constraint(x, place)
 
 
 def _explicit_mesh(operands) -> Any:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import (
+    INTERPRETED,
     OPTIONS,
     XLA_FORMS,
     assert_close,
@@ -32,6 +33,9 @@ PLACES = {
     "channels over two axes": {"d": ("x", "y")},
 }
 """Letter -> axes of the mesh."""
+
+# a Mosaic GPU kernel is interpreted in a host callback, which two devices cannot share
+KERNELS = [name for name in INTERPRETED if name != "pallas_mosaic_gpu"]
 
 RESULTS = {"y": "bld", "last_state": "bdn"}
 
@@ -132,7 +136,26 @@ SURROUNDINGS = {
 }
 
 
-@pytest.mark.parametrize("jit", [jax.jit, lambda f: f], ids=["jit", "eager"])
+@pytest.mark.parametrize("implementation", KERNELS)
+def test_kernels_take_typed_operands(implementation):
+    over = PLACES["batch and channels"]
+    inputs, placed = operands(over)
+    found = quick_jit(lambda x: named(run_scan(x, implementation)))(placed)
+    assert_close(jax.device_get(found), named(run_scan(inputs, "xla_loop")), 2e-6)
+    assert_spread(found, RESULTS, over)
+
+
+EAGER = pytest.param(
+    lambda f: f,
+    id="eager",
+    marks=pytest.mark.skipif(
+        jax.__version_info__ < (0, 8),
+        reason="auto_axes of jax 0.7 takes one result where nothing is traced",
+    ),
+)
+
+
+@pytest.mark.parametrize("jit", [pytest.param(jax.jit, id="jit"), EAGER])
 @pytest.mark.parametrize("surroundings", SURROUNDINGS)
 def test_ops_take_typed_operands_anywhere(surroundings, jit):
     over = PLACES["batch and channels"]

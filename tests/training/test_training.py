@@ -98,7 +98,6 @@ def place_on_a_mesh(model):
     [
         (place_nowhere, SPREAD),
         (place_on_one_device, None),
-        (place_on_a_mesh, None),
         (place_on_a_mesh, SPREAD),
     ],
 )
