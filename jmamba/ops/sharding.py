@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -89,7 +90,7 @@ def hold(x: jax.Array, axes: str, *, lend: str = "") -> jax.Array:
         names = [over.get(lend[1], ()), over.pop(lend[0])]
         pairs = [(n,) if isinstance(n, str) else tuple(n) for n in names]
         over[lend[1]] = pairs[0] + pairs[1]
-    if not over or not isinstance(x, jax.core.Tracer):
+    if not over or not isinstance(x, Tracer):
         return x
     mesh = jax.sharding.get_abstract_mesh()
     place = NamedSharding(mesh, PartitionSpec(*map(over.get, axes)))
@@ -101,7 +102,7 @@ def _explicit_mesh(operands) -> Any:
     for x in jax.tree.leaves(operands):
         mesh = jax.typeof(x).sharding.mesh
         if mesh.explicit_axes:
-            place = None if isinstance(x, jax.core.Tracer) else x.sharding
+            place = None if isinstance(x, Tracer) else x.sharding
             return getattr(place, "mesh", mesh)
     return None
 

@@ -226,7 +226,8 @@ class _Saver:
         restored = self.manager.restore(
             self.manager.latest_step(), args=ocp.args.StandardRestore(abstract)
         )
-        return jax.tree.unflatten(structure, map(_bind_as, restored, leaves))
+        bound = jax.tree.map(_bind_as, restored, leaves)
+        return jax.tree.unflatten(structure, bound)
 
     def save(self, state, step, *, last):
         if self.manager is not None:

@@ -1,6 +1,7 @@
 """Models, generation and training on meshes whose axes are part of types."""
 
 import contextlib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -51,12 +52,13 @@ MODEL, TOKENS = random_text_model(layers=2), random_tokens(4, 8)
 PLACED, PLACED_TOKENS = place(MODEL), put(TOKENS, "x")
 
 
-def specs(tree):
-    def whole(x):
-        spec = tuple(x.sharding.spec)
-        return str(spec + (None,) * (x.ndim - len(spec)))
+def spec_of(x):
+    spec = tuple(x.sharding.spec)
+    return spec + (None,) * (x.ndim - len(spec))
 
-    return jax.tree.map(whole, jax.tree.leaves(tree))
+
+def specs(tree):
+    return list(map(spec_of, jax.tree.leaves(tree)))
 
 
 @pytest.mark.parametrize("surroundings", SURROUNDINGS)
@@ -70,19 +72,20 @@ def test_model_reads_typed_tokens(surroundings):
     again = MODEL(TOKENS, cache=expected.cache, attention_mask=mask)
     assert_close(tuple(then), tuple(again), 1e-5)
     for out in first, then:
-        assert tuple(out.logits.sharding.spec) == ("x", None, "y")
-        assert tuple(out.cache.conv_state.sharding.spec)[:3] == (None, "x", "y")
-        assert tuple(out.cache.ssm_state.sharding.spec)[:3] == (None, "x", "y")
+        assert spec_of(out.logits) == ("x", None, "y")
+        assert spec_of(out.cache.conv_state)[:3] == (None, "x", "y")
+        assert spec_of(out.cache.ssm_state)[:3] == (None, "x", "y")
 
 
 @pytest.mark.parametrize("surroundings", SURROUNDINGS)
 def test_generation_goes_on_from_typed_tokens(surroundings):
-    options = dict(sampling=Sampling(temperature=0.7, top_k=5), key=jax.random.key(0))
+    draw = partial(generate, max_new_tokens=3, key=jax.random.key(0),
+                   sampling=Sampling(temperature=0.7, top_k=5))  # fmt: skip
     with SURROUNDINGS[surroundings]():
-        found = generate(PLACED, PLACED_TOKENS, max_new_tokens=3, **options)
-    expected = generate(MODEL, TOKENS, max_new_tokens=3, **options)
+        found = draw(PLACED, PLACED_TOKENS)
+    expected = draw(MODEL, TOKENS)
     assert np.array_equal(found.tokens, expected.tokens)
-    assert tuple(found.tokens.sharding.spec) == ("x", None)
+    assert spec_of(found.tokens) == ("x", None)
 
 
 def test_training_leaves_parameters_where_they_lie():
@@ -102,4 +105,4 @@ def test_vision_model_reads_typed_images():
     placed = nnx.merge(graphdef, jax.tree.map(put, state))
     logits = placed(put(images, "x"))
     assert_close(logits, model(images), 1e-5)
-    assert tuple(logits.sharding.spec) == ("x", None)
+    assert spec_of(logits) == ("x", None)

@@ -42,7 +42,8 @@ def push(u):
 
 
 def pull(u):
-    return jax.vjp(scan_of, INPUTS.u)[1]((u, jnp.zeros_like(INPUTS.initial_state)))
+    _, last_state = scan_of(INPUTS.u)
+    return jax.vjp(scan_of, INPUTS.u)[1]((u, jnp.zeros_like(last_state)))
 
 
 INFINITE = jnp.full_like(INPUTS.u, jnp.inf)
