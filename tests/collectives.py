@@ -38,7 +38,11 @@ class Exchange(NamedTuple):
 
 def exchanges(function, *args) -> list[Exchange]:
     """Return what the devices exchange in the compiled program of a function."""
-    text = jax.jit(function).lower(*args).compile().as_text() or ""
+    return read_exchanges(jax.jit(function).lower(*args).compile().as_text() or "")
+
+
+def read_exchanges(text: str) -> list[Exchange]:
+    """Return what the devices exchange in the text of a compiled program."""
     bodies, name = {}, ""
     for line in text.splitlines():
         start = None if line.startswith(" ") else START.match(line)
