@@ -25,7 +25,7 @@ REASONS = {
 TARGETS = {
     "CPU": Target("cpu"),
     "TPU": Target("tpu"),
-    "TPUs, split by XLA": Target("tpu", is_partitioned=True),
+    "TPUs, split by XLA": Target("tpu", parts=2),
     "older NVIDIA (T4)": Target("cuda", 7.5),
     "Ampere, Ada (A100, L4)": Target("cuda", 8.0),
     "Hopper and newer (H100)": Target("cuda", 9.0),

@@ -16,9 +16,10 @@ from jmamba.generation.request import Request, is_traced, make_request
 from jmamba.generation.sampling import Sampling, draw, hide_padding
 from jmamba.generation.stopping import make_stop
 from jmamba.generation.streaming import Callback, deliver, listening
-from jmamba.models.cache import GenerationCache
-from jmamba.models.language_model import LanguageModel
-from jmamba.models.texts import compact
+from jmamba.models.cache import CACHE_AXES, GENERATION_AXES, GenerationCache
+from jmamba.models.language_model import LanguageModel, parameter_axes
+from jmamba.models.texts import TEXT_AXES, compact
+from jmamba.ops.sharding import keep_places
 from jmamba.types import ArrayLike, KeyLike, LayerCache, Tokens, exportable
 
 
@@ -156,6 +157,31 @@ class _Loop(NamedTuple):
 @partial(jax.jit, static_argnames=("graphdef", "max_new_tokens"))
 def _generate(graphdef, state, request: Request, *, max_new_tokens):
     """Return what was generated, and which rows had no finite logits to go on with."""
+    out_axes: Any = (Generated("bt", "b", GENERATION_AXES), "b")  # type: ignore
+    return keep_places(
+        partial(_continue, graphdef, max_new_tokens),
+        (request, state),
+        (_request_axes(request), parameter_axes(state)),
+        out_axes,
+    )
+
+
+def _request_axes(request: Request) -> Any:
+    """Return the letters of a request, for `keep_places`."""
+
+    def axes(value, letters):
+        return "" if value is None else letters
+
+    return Request(
+        texts=axes(request.texts, TEXT_AXES),
+        start=axes(request.start, GENERATION_AXES),
+        layers=axes(request.layers, CACHE_AXES),
+        seen="bv",  # type: ignore
+        **dict.fromkeys(Request._fields[4:], ""),  # type: ignore
+    )
+
+
+def _continue(graphdef, max_new_tokens, request: Request, state):
     model = nnx.merge(graphdef, state)
     loop = jax.lax.while_loop(
         lambda loop: (

@@ -13,6 +13,7 @@ from jmamba.layers.mixer import Mixer, Projection
 from jmamba.layers.norm import Precision
 from jmamba.layers.selection import GateMatrices, MakeGates, Selection
 from jmamba.layers.sizes import MixerSizes
+from jmamba.ops.sharding import hold
 from jmamba.types import AnyRecurrence, BidirectionalRecurrence, Orders
 
 
@@ -112,7 +113,7 @@ class BidirectionalMixer(Mixer):
         if self.order is not None:
             self.order.check()
         x = call_linear(self.in_proj, x, "in_proj", frozen)
-        x, z = jnp.split(x, 2, axis=-1)
+        x, z = (hold(half, "bld") for half in jnp.split(x, 2, axis=-1))
         sides = (self.forward, x, z), (self.backward, flip(x), flip(z))
         if self.order is None:
             made = [side.select(x, z, frozen=frozen) for side, x, z in sides]

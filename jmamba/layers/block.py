@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.mixer import Mixer, Projection
 from jmamba.layers.norm import RMSNorm
+from jmamba.ops.sharding import hold
 from jmamba.types import AnyRecurrence, LayerCache
 
 
@@ -65,7 +66,7 @@ class Block(nnx.Module):
             value = edit[place](value) if place in edit else value
             return jax.tree.map(lambda x: checkpoint_name(x, place), value)
 
-        x = at("residual_in", x)
+        x = at("residual_in", hold(x, "blm"))
         projection = self.project(x, kept=kept, frozen=frozen, **context)
         recurrence = at("recurrence", projection.recurrence)
         y, last_state = self.mixer.run(

@@ -12,6 +12,7 @@ from jmamba.layers.mixer import Mixer, Projection
 from jmamba.layers.norm import Precision
 from jmamba.layers.selection import MakeGates, Selection, make_linear
 from jmamba.layers.sizes import MixerSizes
+from jmamba.ops.sharding import hold
 from jmamba.types import LayerCache
 from jmamba_kernels import accumulation_dtype
 
@@ -73,7 +74,7 @@ class MambaMixer(Selection, Mixer):
           convolution.
         """
         x = call_linear(self.in_proj, x, "in_proj", frozen)
-        x, z = jnp.split(x, 2, axis=-1)
+        x, z = (hold(half, "bld") for half in jnp.split(x, 2, axis=-1))
         return self.select(
             x,
             z,

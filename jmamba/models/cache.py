@@ -35,6 +35,13 @@ class GenerationCache(NamedTuple):
     lengths: Int[Array, "b"]
 
 
+_LETTERS: Any = ("sbd_", "sbdn")
+CACHE_AXES = LayerCache(*_LETTERS)
+_LETTERS = (CACHE_AXES, "bv", "b", "bv", "", "bt", "b")
+GENERATION_AXES = GenerationCache(*_LETTERS)
+"""Letters of the caches, for `keep_places`."""
+
+
 def open_cache(model: Any, cache: Any, texts: Texts) -> LayerCache | None:
     """Return what the layers remember, or raise unless it fits a model and its texts.
 

@@ -18,8 +18,9 @@ from jmamba.layers.selection import torch_uniform
 from jmamba.layers.stack import Remat, stack_layers
 from jmamba.layers.tabulation import tabulated
 from jmamba.models.base import Loaded, StackedModel
-from jmamba.models.cache import GenerationCache, open_cache
-from jmamba.models.texts import Texts, as_tokens, compact, read_texts
+from jmamba.models.cache import CACHE_AXES, GenerationCache, open_cache
+from jmamba.models.texts import TEXT_AXES, Texts, as_tokens, compact, read_texts
+from jmamba.ops.sharding import keep_places
 from jmamba.requests import take_token
 from jmamba.types import ArrayLike, LayerCache, Tokens, exportable
 from jmamba_kernels import accumulation_dtype
@@ -253,8 +254,30 @@ class LanguageModel(StackedModel):
         return jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), one)
 
 
+def parameter_axes(state: Any) -> Any:
+    """Return the letters of the parameters that results share axes with."""
+    axes = {"embedding": "v_", "lm_head": "_v", "D": "sd"}
+
+    def named(path, _):
+        keys = [getattr(key, "key", None) for key in path]
+        return next((axes[key] for key in keys if key in axes), "")
+
+    return jax.tree.map_with_path(named, state)
+
+
 @partial(jax.jit, static_argnames="graphdef")
 def _forward(graphdef, state, texts: Texts, cache):
+    cache_axes = "" if cache is None else CACHE_AXES
+    out_axes: Any = LMOutput("blv", CACHE_AXES)  # pyright: ignore[reportArgumentType]
+    return keep_places(
+        partial(_run, graphdef),
+        (texts, cache, state),
+        (TEXT_AXES, cache_axes, parameter_axes(state)),
+        out_axes,
+    )
+
+
+def _run(graphdef, texts: Texts, cache, state):
     model = nnx.merge(graphdef, state)
     x, segment_ids = model.embed_texts(texts), texts.segment_ids
     if texts.attention_mask is None:

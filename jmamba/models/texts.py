@@ -40,6 +40,10 @@ class Texts(NamedTuple):
         return jnp.ones(self.shape, bool)
 
 
+TEXT_AXES: Any = Texts("bl", "blm", "bl", "bl")  # pyright: ignore[reportArgumentType]
+"""Letters of texts, for `keep_places`."""
+
+
 def read_texts(
     config: Any,
     tokens: Any,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jmamba.ops.real_numbers import advise_real
+from jmamba.ops.sharding import keep_places
 from jmamba.ops.window import window_sum
 from jmamba_kernels import accumulation_dtype
 
@@ -61,6 +62,37 @@ def causal_conv1d(
     """
     x, weight = jnp.asarray(x), jnp.asarray(weight)
     window = _check(x, weight, bias, activation, initial_state, segment_ids)
+    operands = {
+        "x": x,
+        "weight": weight,
+        "bias": bias,
+        "initial_state": initial_state,
+        "segment_ids": segment_ids,
+    }
+    operands = {k: jnp.asarray(v) for k, v in operands.items() if v is not None}
+
+    def run(*values):
+        return _convolve(**dict(zip(operands, values, strict=True)), window=window,
+                         activation=activation)  # fmt: skip
+
+    axes = tuple(_AXES[name] for name in operands)
+    out = keep_places(run, tuple(operands.values()), axes, ("bld", "bd_"))
+    return ConvOutput(*out)
+
+
+_AXES = {
+    "x": "bld",
+    "weight": "d_",
+    "bias": "d",
+    "initial_state": "bd_",
+    "segment_ids": "bl",
+}
+"""Axes of each operand; the window's are not split."""
+
+
+def _convolve(
+    x, weight, bias=None, initial_state=None, segment_ids=None, *, window, activation
+):
     length = x.shape[1]
     if initial_state is None:
         past = jnp.zeros((x.shape[0], window - 1, x.shape[2]), x.dtype)
@@ -75,14 +107,14 @@ def causal_conv1d(
         keep = jnp.stack([tap == taps[-1] for tap in taps], axis=-1)
     y = window_sum(padded, weight.astype(dtype), keep)
     if bias is not None:
-        y = y + jnp.asarray(bias).astype(dtype)[None, None]
+        y = y + bias.astype(dtype)[None, None]
     if activation == "silu":
         y = jax.nn.silu(y)
     last = padded[:, length:]
     if runs is not None:
         last = jnp.where((runs[:, length:] == runs[:, -1:])[:, :, None], last, 0)
     last_state = jnp.swapaxes(last, 1, 2)  # b k-1 d -> b d k-1
-    return ConvOutput(y.astype(x.dtype), last_state)
+    return y.astype(x.dtype), last_state
 
 
 def count_segments(segment_ids: Int[Array, "b l"], past: int) -> Int[Array, "b t"]:

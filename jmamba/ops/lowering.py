@@ -4,15 +4,17 @@ The same for every recurrence. Which implementation runs is chosen when a progra
 lowered for a platform, not when it is traced.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+from jax.core import Tracer
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from jmamba.ops.sharding import partition_over_devices
+from jmamba.ops.sharding import partition_over_devices, sum_after
 from jmamba_kernels.targets import PLATFORMS, Target
 from jmamba_kernels.versions import without_varying
 
@@ -39,7 +41,8 @@ def register_lowerings(primitive: Primitive, computed: Map) -> None:
 
     def evaluate(*values, **params):
         params = tuple(sorted(params.items()))
-        return _evaluate(*values, primitive=primitive, params=params)
+        with jax.disable_jit(False):  # a primitive is one step, as all of JAX's are
+            return _evaluate(*values, primitive=primitive, params=params)
 
     primitive.def_impl(evaluate)
     _show_devices_to(primitive)
@@ -50,6 +53,12 @@ def register_lowerings(primitive: Primitive, computed: Map) -> None:
 
 @partial(jax.jit, static_argnames=("primitive", "params"))
 def _evaluate(*values, primitive, params):
+    if not any(isinstance(x, Tracer) for x in values):
+        # under jax_debug_nans JAX calls what it had compiled once more as it stands, to
+        # find the operation whose result it is not content with
+        raise FloatingPointError(
+            f"invalid value (NaN, or infinity) encountered in {primitive.name}"
+        )
     return primitive.bind(*values, **dict(params))
 
 
@@ -58,10 +67,10 @@ def _lower_for(primitive, computed: Map, platform: str):
         name, maps = computed.choose(implementation, target, dtype=values[0].dtype)
         with jax.named_scope(f"{primitive.name}.{name}"):
             run_map = partial(computed.run, maps, **params)
+            axes = computed.axes(**params)
             if _is_split_by_us(name, target):
-                axes = computed.axes(**params)
                 return partition_over_devices(run_map, values, *axes)
-            return run_map(*values)
+            return sum_after(run_map, values, *axes, parts=target.parts)
 
     lower = mlir.lower_fun(run, multiple_results=True)
 
@@ -93,17 +102,18 @@ def _target(ctx, platform: str) -> Target:
     return Target(
         platform,
         capability=None if capability is None else float(capability),
-        is_partitioned=_is_partitioned(ctx),
+        parts=_count_parts(ctx),
     )
 
 
-def _is_partitioned(ctx) -> bool:
-    """Return whether XLA will split the program over several devices by itself."""
+def _count_parts(ctx) -> int:
+    """Return how many devices XLA will split the program over by itself."""
     context = ctx.module_context.axis_context
     if hasattr(context, "manual_axes"):  # inside shard_map, or a mesh's jit
         manual = context.manual_axes | set(context.mesh.manual_axes)
-        return manual != frozenset(context.mesh.axis_names)
-    return getattr(context, "num_devices", 1) != 1
+        sizes = context.mesh.shape.items()
+        return math.prod(size for name, size in sizes if name not in manual)
+    return getattr(context, "num_devices", None) or 1
 
 
 def _is_split_by_us(name: str, target: Target) -> bool:

@@ -21,7 +21,7 @@ from jax.interpreters import ad, batching
 
 from jmamba.ops.folding import fold_batch
 from jmamba.ops.lowering import Map, register_lowerings
-from jmamba.ops.sharding import vary_together
+from jmamba.ops.sharding import hold, keep_places, vary_together
 from jmamba_kernels import (
     ScanInputs,
     ScanResult,
@@ -51,14 +51,24 @@ def bind_scan(
 ) -> ScanResult:
     """Bind the primal map."""
     parts = vary_together(present(inputs))
-    out = scan_p.bind(
-        *parts.values(),
+    bind = partial(
+        scan_p.bind,
         names=tuple(parts),
         delta_softplus=delta_softplus,
         implementation=implementation,
         save_states=False,
     )
-    y, last_state = out
+    in_axes, out_axes = _scan_axes(names=parts, save_states=False)
+
+    def run(*values):
+        # a loop over tokens goes through whole sequences: devices that hold parts of
+        # them exchange these for parts of the channels
+        lent = partial(hold, lend="ld")
+        return list(map(lent, bind(*map(lent, values, in_axes)), out_axes))
+
+    y, last_state = keep_places(
+        run, tuple(parts.values()), tuple(in_axes), list(out_axes)
+    )
     return ScanResult(y, last_state, None)
 
 

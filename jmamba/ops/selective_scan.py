@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jmamba.ops.primitives import OPERAND_AXES, bind_scan
+from jmamba.ops.primitives import NO_INPUTS, OPERAND_AXES, bind_scan, present
 from jmamba.ops.real_numbers import advise_real
+from jmamba.ops.sharding import keep_places
 from jmamba_kernels import IMPLEMENTATIONS, ScanInputs, accumulation_dtype
 from jmamba_kernels.selective_scan.table import ALIASES, TILINGS, Choice
 
@@ -132,7 +133,20 @@ def selective_state_update(
     z = None if z is None else jnp.asarray(z)[:, None]
     inputs = _as_inputs(u, delta, A, B[:, None], C[:, None], D, z, delta_bias, state)
     check_inputs(inputs)
-    dtype = accumulation_dtype(u.dtype)
+    parts = present(inputs)
+    axes = tuple(OPERAND_AXES[name] for name in parts)
+
+    def run(*values):
+        operands = NO_INPUTS._replace(**dict(zip(parts, values, strict=True)))
+        return _advance(operands, delta_softplus=delta_softplus)
+
+    return keep_places(run, tuple(parts.values()), axes, ("bd", "bdn"))
+
+
+def _advance(inputs: ScanInputs, *, delta_softplus: bool) -> tuple[Array, Array]:
+    """Return y and the state of a sequence of one token."""
+    dtype, state = accumulation_dtype(inputs.u.dtype), inputs.initial_state
+    assert state is not None
     u_t, delta_t, B_t, C_t = (
         x[:, 0].astype(dtype) for x in (inputs.u, inputs.delta, inputs.B, inputs.C)
     )
@@ -143,16 +157,16 @@ def selective_state_update(
     A_bar = jnp.exp(delta_t[:, :, None] * inputs.A.astype(dtype)[None])
     groups = (u_t.shape[0], B_t.shape[1], -1)  # b g p, with p channels in each group
     input_term = (delta_t * u_t).reshape(*groups, 1) * B_t[:, :, None]
-    h = A_bar * jnp.asarray(state).astype(dtype) + input_term.reshape(A_bar.shape)
+    h = A_bar * state.astype(dtype) + input_term.reshape(A_bar.shape)
     # a matrix-vector product: XLA:CPU runs a sum over the minor axis ten times slower
     h_groups = h.reshape(*groups, h.shape[-1])
     y = jnp.einsum("bgpn,bgn->bgp", h_groups, C_t, precision="highest")
     y = y.reshape(u_t.shape)
     if inputs.D is not None:
         y = y + inputs.D.astype(dtype)[None] * u_t
-    if z is not None:
-        y = y * jax.nn.silu(z[:, 0].astype(dtype))
-    return y.astype(u.dtype), h
+    if inputs.z is not None:
+        y = y * jax.nn.silu(inputs.z[:, 0].astype(dtype))
+    return y.astype(inputs.u.dtype), h
 
 
 def _as_inputs(*operands) -> ScanInputs:

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
+
+from jmamba.ops.sharding import keep_places
 
 
 class Labelled(NamedTuple):
@@ -25,10 +27,19 @@ def classification_loss(model: Any, batch: Labelled) -> Float[Array, ""]:
       model: a module that maps inputs to logits (b, v), such as a `Vim`.
       batch: what it reads and the classes (b).
     """
-    logits = model(batch.inputs)
-    return jnp.mean(
-        optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-    )
+    return mean_cross_entropy(model(batch.inputs), batch.labels)
+
+
+def mean_cross_entropy(
+    logits: Float[Array, "*b v"], labels: Int[Array, "*b"]
+) -> Float[Array, ""]:
+    """Return the mean cross-entropy, in nats, of the right classes."""
+
+    def run(logits, labels):
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jnp.mean(losses)
+
+    return keep_places(run, (logits, labels), ("", ""), "")
 
 
 def predict_all(

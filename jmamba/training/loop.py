@@ -16,6 +16,7 @@ from flax import nnx
 
 from jmamba.models.mamba.config import MambaConfig
 from jmamba.models.mamba.model import MambaLM
+from jmamba.training.classification import mean_cross_entropy
 from jmamba.training.data import sample_windows
 from jmamba.training.optimizer import make_optimizer, make_schedule
 
@@ -80,16 +81,17 @@ class StepReport(NamedTuple):
 
 def next_token_loss(model: MambaLM, tokens) -> jax.Array:
     """Return the mean cross-entropy, in nats, of each token given those before it."""
-    logits = model(tokens[:, :-1]).logits
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
-    return jnp.mean(losses)
+    return mean_cross_entropy(model(tokens[:, :-1]).logits, tokens[:, 1:])
 
 
 @partial(
     jax.jit, static_argnames=("graphdef", "optimizer", "loss"), donate_argnames="state"
 )
 def train_step(state: TrainState, batch, *, graphdef, optimizer, loss):
-    """Return the state after one optimizer step, and the loss before it."""
+    """Return the state after one optimizer step, and the loss before it.
+
+    The state that is given is used up: its memory becomes the next one's.
+    """
 
     def loss_of(parameters):
         return loss(nnx.merge(graphdef, parameters), batch)
@@ -116,7 +118,7 @@ def fit(
     """Train a model on batches drawn by the number of the step.
 
     Args:
-      model: where to start from.
+      model: where to start from; it stays as it is.
       loss: function of a model and a batch to a scalar. It is compiled once per
         function: give a named one, not a new lambda each time.
       draw: function of a step to its batch, the same one whenever it is asked. It
@@ -137,6 +139,7 @@ def fit(
         config.learning_rate, steps=config.steps, warmup=config.warmup
     )
     optimizer = make_optimizer(schedule, weight_decay=config.weight_decay)
+    parameters = jax.tree.map(jnp.copy, parameters)  # steps use up what they are given
     state = TrainState(parameters, optimizer.init(parameters), jnp.zeros((), jnp.int32))
     saver = _Saver(directory, config.save_every)
     state = saver.restore(state)
@@ -168,7 +171,7 @@ def train(
     """Train a language model on random windows of a byte corpus.
 
     Args:
-      model: where to start from.
+      model: where to start from; it stays as it is.
       data: the bytes to train on.
       config, directory, report: as in `fit`.
 
@@ -223,7 +226,8 @@ class _Saver:
         restored = self.manager.restore(
             self.manager.latest_step(), args=ocp.args.StandardRestore(abstract)
         )
-        return jax.tree.unflatten(structure, restored)
+        bound = jax.tree.map(_bind_as, restored, leaves)
+        return jax.tree.unflatten(structure, bound)
 
     def save(self, state, step, *, last):
         if self.manager is not None:
@@ -237,6 +241,14 @@ class _Saver:
         if self.manager is not None:
             self.manager.wait_until_finished()
             self.manager.close()
+
+
+def _bind_as(restored: jax.Array, before: jax.Array) -> jax.Array:
+    """Return what was restored, bound to its devices only if it was so before.
+
+    Counts, and a model that was placed nowhere, go where the other operands are.
+    """
+    return restored if before.committed else jnp.asarray(np.asarray(restored))
 
 
 def new_model(config: MambaConfig, seed: int) -> MambaLM:

@@ -15,13 +15,18 @@ class Target(NamedTuple):
       platform: one of `PLATFORMS`.
       capability: of an NVIDIA GPU, such as 8.0 (A100); None where it is not known,
         as when a program is exported without its device.
-      is_partitioned: whether XLA spreads the program over several devices by itself
-        (jit with shardings, outside `shard_map`).
+      parts: devices that XLA spreads the program over by itself (jit with shardings,
+        outside `shard_map`).
     """
 
     platform: str
     capability: float | None = None
-    is_partitioned: bool = False
+    parts: int = 1
+
+    @property
+    def is_partitioned(self) -> bool:
+        """Whether XLA spreads the program over several devices by itself."""
+        return self.parts > 1
 
 
 class Service(NamedTuple):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -220,7 +221,7 @@ def test_skeletons_hold_no_values():
 
 
 def test_a_class_of_several_architectures_loads_each(tmp_path):
-    sizes = {"d_model": 8, "num_layers": 1}
+    sizes: Any = {"d_model": 8, "num_layers": 1}
     text = MambaLM(MambaConfig(vocab_size=9, **sizes), rngs=nnx.Rngs(0))
     text.save_pretrained(tmp_path / "text")
     config = VimConfig(**sizes, num_classes=2, image_size=32, patch_size=8)

@@ -64,10 +64,10 @@ def new_jax(monkeypatch):
         (Target("tpu"), "float32", "pallas_tpu"),
         (Target("tpu"), "bfloat16", "pallas_tpu"),
         (Target("tpu"), "float64", "xla_chunked"),
-        (Target("tpu", is_partitioned=True), "float32", "xla_chunked"),
+        (Target("tpu", parts=2), "float32", "xla_chunked"),
         (Target("cuda", 7.5), "float32", "xla_chunked"),
         (Target("cuda", 8.0), "bfloat16", "pallas_triton"),
-        (Target("cuda", 8.9, is_partitioned=True), "float32", "pallas_triton"),
+        (Target("cuda", 8.9, parts=2), "float32", "pallas_triton"),
         (Target("cuda", 9.0), "float32", "pallas_mosaic_gpu"),
         (Target("cuda", 9.0), "float64", "xla_chunked"),
         (Target("cuda"), "float32", "xla_chunked"),
@@ -97,7 +97,7 @@ def test_choose_takes_xla_where_jax_is_older_than_the_kernel(target, monkeypatch
 @pytest.mark.parametrize(
     ("implementation", "target"),
     [
-        ("pallas_tpu", Target("tpu", is_partitioned=True)),
+        ("pallas_tpu", Target("tpu", parts=2)),
         ("pallas_triton", Target("cuda", 8.9)),
         ("pallas_triton", Target("cuda")),
         ("pallas_mosaic_gpu", Target("cuda", 10.0)),

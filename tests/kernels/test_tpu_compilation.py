@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from collectives import read_exchanges
 from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding, PartitionSpec
@@ -206,3 +207,6 @@ def test_gradient_that_xla_splits_over_chips_takes_the_xla_form():
     text = over_chips(lambda *x: jmamba.ops.selective_scan(*x).y, is_mapped=False)
     assert "selective_scan_cotangent.xla_chunked" in text
     assert "selective_scan_tpu" not in text
+    # the sums over chips stand behind the loop over chunks
+    found = read_exchanges(text)
+    assert {(x.kind, x.is_in_loop) for x in found} == {("all-reduce", False)}

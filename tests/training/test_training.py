@@ -7,11 +7,16 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from helpers import assert_close
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jmamba
 from jmamba.training import data, loop, optimizer
 from jmamba.training.bits_per_byte import bits_per_byte
-from jmamba.training.loop import TrainConfig, new_model, train
+from jmamba.training.loop import TrainConfig, fit, new_model, train
+
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 CONFIG = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2, d_state=4)
 TEXT = np.frombuffer(b"the cat sat on the mat. " * 200, np.uint8)
@@ -54,6 +59,78 @@ def test_train_goes_on_from_a_checkpoint(tmp_path):
     assert rest == losses[-len(rest) :] and 0 < len(rest) < 12
     same = jax.tree.map(jnp.array_equal, nnx.state(model), nnx.state(resumed))
     assert all(jax.tree.leaves(same))
+
+
+def test_train_leaves_the_model_as_it_is():
+    """A sweep over learning rates starts from one model each time."""
+    model = new_model(CONFIG, 0)
+    before = jax.tree.map(np.asarray, nnx.state(model))
+    first = []
+    for rate in (1e-3, 1e-2):
+        config = TrainConfig(steps=2, batch=2, length=16, warmup=1, learning_rate=rate)
+        losses = []
+        train(model, TEXT, config, report=lambda r, to=losses: to.append(r.loss))
+        first.append(losses[0])
+    assert first[0] == first[1]
+    same = jax.tree.map(np.array_equal, before, nnx.state(model))
+    assert all(jax.tree.leaves(same))
+
+
+MESH = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,))
+SPREAD, WHOLE = NamedSharding(MESH, P("x")), NamedSharding(MESH, P())
+
+
+def place_nowhere(model):
+    return model
+
+
+def place_on_one_device(model):
+    return jax.device_put(model, jax.devices()[1])
+
+
+def place_on_a_mesh(model):
+    def place(x):
+        return jax.device_put(x, SPREAD if x.shape[0] % 2 == 0 else WHOLE)
+
+    return jax.tree.map(place, model)
+
+
+@pytest.mark.parametrize(
+    ("place", "batch"),
+    [
+        (place_nowhere, SPREAD),
+        (place_on_one_device, None),
+        (place_on_a_mesh, SPREAD),
+    ],
+)
+def test_fit_goes_on_where_the_model_lies(tmp_path, place, batch):
+    config = TrainConfig(steps=6, batch=2, length=16, warmup=2, save_every=2)
+
+    def draw(step):
+        windows = data.sample_windows(TEXT, batch=2, length=16, seed=0, step=step)
+        return jax.device_put(windows, batch)
+
+    def run(**options):
+        model, losses = place(new_model(CONFIG, 0)), []
+        report = options.pop("report", lambda r: losses.append(r.loss))
+        fitted = fit(
+            model, loop.next_token_loss, draw, config, report=report, **options
+        )
+        return fitted, losses
+
+    def interrupt(report):
+        if report.step == 5:
+            raise KeyboardInterrupt
+
+    model, losses = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(directory=tmp_path, report=interrupt)
+    resumed, rest = run(directory=tmp_path)
+    assert rest == losses[-len(rest) :] and 0 < len(rest) < 6
+    ours, theirs = nnx.state(model), nnx.state(resumed)
+    assert_close(jax.device_get(ours), jax.device_get(theirs), 0)
+    places = jax.tree.map(lambda x, y: x.sharding == y.sharding, ours, theirs)
+    assert all(jax.tree.leaves(places))
 
 
 def test_train_says_when_the_loss_breaks(monkeypatch):

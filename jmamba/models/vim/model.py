@@ -19,6 +19,7 @@ from jmamba.layers.tabulation import tabulated
 from jmamba.models.base import StackedModel
 from jmamba.models.vim.config import VimConfig
 from jmamba.models.vim.interpolation import bicubic_matrix
+from jmamba.ops.sharding import keep_places
 from jmamba.refinements.gates import make_gates
 from jmamba.refinements.sorting import Sorting, Tau, UnknownOrder, split_runs
 from jmamba.requests import as_array, take_token
@@ -277,5 +278,8 @@ def count_parameters(model: nnx.Module) -> int:
 
 @partial(jax.jit, static_argnames="graphdef")
 def _forward(graphdef, state, images, tau):
-    model = nnx.merge(graphdef, state)
-    return model.unembed(model.run_layers(model.embed(images), tau=tau).x)
+    def run(images, state, tau):
+        model = nnx.merge(graphdef, state)
+        return model.unembed(model.run_layers(model.embed(images), tau=tau).x)
+
+    return keep_places(run, (images, state, tau), ("b___", "", ""), "bv")

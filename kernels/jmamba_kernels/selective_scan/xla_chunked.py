@@ -159,7 +159,7 @@ def _cotangent(r: BareOperands, chunk_states, d_s, d_last_state):
                          gather_groups(x.delta * x.u, groups))  # fmt: skip
         d_C = jnp.einsum("tbngp,tbgp->tbng", h_groups, gather_groups(d_s, groups))
         d_delta = jnp.sum(r.A[None, None] * w, axis=2) + x.u * B_g
-        d_A = jnp.sum(x.delta[:, :, None] * w, axis=(0, 1))
+        d_A = jnp.sum(x.delta[:, :, None] * w, axis=0)
         return A_bar[0] * g[0], d_A, (x.delta * B_g, d_delta, d_B, d_C)
 
     def chunk(carry, chunk_inputs):
@@ -175,13 +175,15 @@ def _cotangent(r: BareOperands, chunk_states, d_s, d_last_state):
         )
         return (g, d_A + d_A_chunk), (_read(x.C, states), parts)
 
-    d_A = jnp.zeros((d_s.shape[0], *r.A.shape), r.u.dtype)
+    # of each row: a sum over rows in the loop would be one over devices as well
+    d_A = jnp.zeros((d_s.shape[0], *r.initial_state.shape), r.u.dtype)
     over_chunks = (_chunks(r), jnp.moveaxis(chunk_states, 1, 0), _split(d_s, 2))
     (g, d_A), (s, parts) = lax.scan(
         chunk, (d_last_state, d_A), over_chunks, reverse=True
     )
     length = r.u.shape[1]
     d_u, d_delta, d_B, d_C = (_join(x, length, 2) for x in parts)
+    d_A = jnp.sum(d_A, axis=1)
     return _join(s, length, 1), BareOperands(d_u, d_delta, d_A, d_B, d_C, g)
 
 
