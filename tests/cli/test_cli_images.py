@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -83,7 +84,10 @@ def test_checkpoints_explain_what_they_read(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["missing.png"], "There is no picture missing.png; check the name. If it is"),
+        (["missing.png"], "There is no picture 'missing.png'; check the name. If it"),
+        (["my dog.png"], "give it as standard input: echo 'my dog.png' | jmamba expl"),
+        (["holiday 2024/my dog.TIFF "], "There is no picture 'holiday 2024/my dog.TIF"),
+        (["I saved it as cat.png"], "There is no picture 'I saved it as cat.png'"),
         (["--image", "missing"], "There is no picture missing; check the name."),
         (["notes.jpg"], "notes.jpg cannot be read as a picture"),
         (["cut.png"], "cut.png cannot be read as a picture"),
@@ -103,7 +107,6 @@ def test_checkpoints_explain_what_they_read(tmp_path):
          "--jacobian, --max-tokens: only for texts, but this is an image."),
         (["a text", "--target", 1, "--no-compare", "--method", "mamba_lrp"],
          "--method, --target, --compare: only for images, but this is a text."),
-        (["I saved it as cat.png"], "this is a text"),
     ],
 )  # fmt: skip
 def test_mistakes_exit_with_2(args, message, tmp_path):
@@ -113,6 +116,22 @@ def test_mistakes_exit_with_2(args, message, tmp_path):
     before = set(tmp_path.iterdir())
     assert message in mistake("explain", *args)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_dynamics_of_a_picture_are_refused():
+    said = mistake("dynamics", "a picture.PNG")
+    assert "'a picture.PNG' is the name of a picture, but this command reads" in said
+
+
+def test_ranges_of_deep_pictures_are_noted_once(tmp_path):
+    levels = np.linspace(0, 4095, 256).reshape(16, 16).astype(np.uint16)
+    Image.fromarray(levels).save(tmp_path / "deep.tiff")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        result = run("explain", "deep.tiff", *QUICK)
+    assert result.exit_code == 0, result.output
+    said = "Note: deep.tiff holds numbers from 0 to 4095, of which 0 is taken for black"
+    assert " ".join(result.stderr.split()).count(said) == 1
 
 
 def test_help_names_methods_and_settings():

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jmamba.models.vim.config import VimConfig
+from jmamba.models.vim.levels import check_depth, scale_levels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -117,8 +118,9 @@ def resize_and_crop(
 def open_image(image: Any) -> Any:
     """Return a picture as it is seen, in red, green and blue, as a `PIL.Image`.
 
-    What is transparent becomes white, 16 bits become 8, and a photograph is turned as
-    its camera noted.
+    What is transparent becomes white, and a photograph is turned as its camera noted.
+    More than 8 bits become 8; which numbers are black and white is told from the data
+    where the file does not say, and warned of once.
 
     Args:
       image: a file, a `PIL.Image`, or an array (height, width) or (height, width, 3)
@@ -126,12 +128,13 @@ def open_image(image: Any) -> Any:
 
     Raises:
       ValueError: the file is no picture, cannot be read or is too large to be read
-        safely, or the array has another shape or type.
+        safely, has 16 bits per colour of which the upper ones are not used, or numbers
+        that are not finite; or the array has another shape or type.
     """
     from PIL import Image
 
     if isinstance(image, Image.Image):
-        return _flatten(image)
+        return _flatten(image, "The picture")
     if isinstance(image, str | os.PathLike):
         return _open_file(Path(image).expanduser())
     array = np.asarray(image)
@@ -156,8 +159,10 @@ def _open_file(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                return _flatten(opened)
+            opened = Image.open(path)
+            with opened:
+                raw_mode = _raw_mode(opened)
+                opened.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(
             f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, which may be an "
@@ -170,16 +175,28 @@ def _open_file(path: Path) -> Any:
             f"{path} cannot be read as a picture ({error}); give a whole PNG, "
             "JPEG or other file that Pillow knows."
         ) from error
+    check_depth(opened, raw_mode, str(path))
+    return _flatten(opened, str(path), raw_mode)
 
 
-def _flatten(picture: Any) -> Any:
+def _raw_mode(opened: Any) -> str:
+    """Return what Pillow calls the numbers in a file, before it decodes them."""
+    args = opened.tile[0].args if opened.tile else ""
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+def _flatten(picture: Any, what: str, raw_mode: str = "") -> Any:
     """Return a picture of any mode in red, green and blue."""
     from PIL import Image, ImageOps
 
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-        levels = np.asarray(picture).astype(np.int64) // 257
-        picture = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+    if picture.mode.startswith(("I", "F")):  # which Pillow would cut off at 255
+        values = np.asarray(picture)
+        if raw_mode.startswith("I;32") and not raw_mode.endswith("S"):
+            values = values.view(np.uint32)  # unsigned, which Pillow has no mode for
+        picture = Image.fromarray(scale_levels(values, what))
+    if picture.mode == "La":  # which Pillow turns into nothing but LA
+        picture = picture.convert("LA")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
