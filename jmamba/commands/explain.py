@@ -73,7 +73,16 @@ def explain_command(
     ] = None,
     compare: Annotated[
         bool | None,
-        typer.Option(help="All other methods too, or not.", rich_help_panel=IMAGES),
+        typer.Option(
+            help="All other methods too, which takes longer.", rich_help_panel=IMAGES
+        ),
+    ] = None,
+    crop: Annotated[
+        bool | None,
+        typer.Option(
+            help="The picture's middle square only, not the whole resized to fit.",
+            rich_help_panel=IMAGES,
+        ),
     ] = None,
     jacobian: Annotated[
         bool | None,
@@ -103,7 +112,9 @@ def explain_command(
     """
     picture = find_picture(text, image)
     of_texts = _given(jacobian=jacobian, probes=probes, max_tokens=max_tokens)
-    of_images = _given(method=method, target=target, settings=settings, compare=compare)
+    of_images = _given(
+        method=method, target=target, settings=settings, compare=compare, crop=crop
+    )
     common = _given(top=top) | {"layers": parse_layers(layers), "matrices": matrices}
     source, place = (model, revision, dtype), (out, overwrite)
     if picture is not None:

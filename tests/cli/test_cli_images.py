@@ -15,7 +15,7 @@ from jmamba.embedded import EmbeddedVim, images, load_embedded_vim
 from jmamba.models.vim.images import preprocessing_of
 
 VIM = tiny_vim()
-QUICK = ("--no-compare", "--no-matrices")
+QUICK = ("--crop", "--no-matrices")
 ATTENTION = ("--method", "mamba_attribution")
 
 
@@ -37,7 +37,7 @@ def embedded(monkeypatch, tmp_path):
 
 def test_explain_prints_and_writes(tmp_path):
     result = run("explain", "a picture.PNG", "--method", "mamba_lrp", "--target", 3,
-                 "--no-compare")  # fmt: skip
+                 "--crop")  # fmt: skip
     assert result.exit_code == 0, result.output
     out = tmp_path / "jmamba-out"
     assert result.stdout.splitlines()[-1] == str(out / "index.html")
@@ -105,8 +105,8 @@ def test_checkpoints_explain_what_they_read(tmp_path):
         (["a picture.PNG", "--model", "x/missing/y"], "neither a folder here"),
         (["a picture.PNG", "--max-tokens", 9, "--no-jacobian"],
          "--jacobian, --max-tokens: only for texts, but this is an image."),
-        (["a text", "--target", 1, "--no-compare", "--method", "mamba_lrp"],
-         "--method, --target, --compare: only for images, but this is a text."),
+        (["a text", "--target", 1, "--compare", "--crop", "--method", "mamba_lrp"],
+         "--method, --target, --compare, --crop: only for images, but this is a text."),
     ],
 )  # fmt: skip
 def test_mistakes_exit_with_2(args, message, tmp_path):

@@ -79,7 +79,7 @@ def test_summary_is_strict_json():
     back = json.loads(json.dumps(found, allow_nan=False))
     assert back["agreement"]["mamba_lrp"] is None
     assert back["target"] == {"id": 2, "label": "<b>bird</b>", "probability": 0.8}
-    assert back["seen"] == {"top": 0, "left": 5, "side": 20}
+    assert back["seen"] == {"top": 0, "left": 5, "height": 20, "width": 20}
 
 
 def test_reports_of_images_and_texts_replace_each_other(tmp_path):

@@ -19,6 +19,9 @@ RESAMPLINGS = ("bicubic", "bilinear", "nearest")
 MOST_PIXELS = 2**26
 """A picture is not resized to more."""
 
+LONGEST = 4
+"""Sides of a picture that is read whole, at most: what is longer gets narrower."""
+
 
 def preprocess(
     image: Any,
@@ -80,6 +83,34 @@ def preprocessing_of(config: VimConfig) -> dict[str, Any]:
     return {"crop": config.image_size, "resize": config.image_size}
 
 
+def resize_whole(image: Any, config: VimConfig, *, resample: str = "bicubic") -> Any:
+    """Return a whole picture in the size that a model reads best, as a `PIL.Image`.
+
+    The shorter side becomes the model's own, and the longer keeps its ratio up to whole
+    patches and to four times the shorter. Nothing is cut off or filled in; the model
+    interpolates the embedding of places.
+
+    Args:
+      image: as in `open_image`.
+      config: of the model.
+      resample: as in `preprocess`.
+
+    Raises:
+      ValueError: as in `preprocess`.
+
+    Examples:
+      >>> resize_whole(np.zeros((300, 400), np.uint8), VimConfig.named("vim-tiny")).size
+      (304, 224)
+    """
+    picture = open_image(image)
+    short, patch, stride = config.image_size, config.patch_size, config.stride
+    ratio = max(picture.size) / min(picture.size)
+    steps = round((short * min(ratio, LONGEST) - patch) / stride)
+    long = max(short, patch + steps * stride) if ratio > 1 else short
+    size = (long, short) if picture.width > picture.height else (short, long)
+    return picture.resize(size, _resampling(resample))
+
+
 def resize_and_crop(
     image: Any, *, crop: int = 224, resize: int | None = None, resample: str = "bicubic"
 ) -> Any:
@@ -88,12 +119,7 @@ def resize_and_crop(
     Raises:
       ValueError: as in `preprocess`.
     """
-    from PIL import Image
-
-    if resample not in RESAMPLINGS:
-        raise ValueError(
-            f"resample={resample!r}: give one of {', '.join(RESAMPLINGS)}."
-        )
+    filtering = _resampling(resample)
     resize = round(crop / 0.875) if resize is None else resize
     if not 1 <= crop <= resize:
         raise ValueError(
@@ -110,9 +136,19 @@ def resize_and_crop(
             f"{size[1]} before its middle is kept; crop it to a shape that is less "
             "long."
         )
-    picture = picture.resize(size, Image.Resampling[resample.upper()])
+    picture = picture.resize(size, filtering)
     left, top = (round((side - crop) / 2) for side in size)
     return picture.crop((left, top, left + crop, top + crop))
+
+
+def _resampling(resample: str) -> Any:
+    from PIL import Image
+
+    if resample not in RESAMPLINGS:
+        raise ValueError(
+            f"resample={resample!r}: give one of {', '.join(RESAMPLINGS)}."
+        )
+    return Image.Resampling[resample.upper()]
 
 
 def open_image(image: Any) -> Any:

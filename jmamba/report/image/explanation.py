@@ -3,20 +3,30 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from jmamba.attention.relevance.heat_maps import patch_weights
 from jmamba.report.labels import visible
 from jmamba.report.predictions import Predictions
 
 
-class Square(NamedTuple):
-    """The square of a picture that the model saw, in the picture's own pixels."""
+class Region(NamedTuple):
+    """The part of a picture that the model saw, in the picture's own pixels."""
 
     top: int
     left: int
-    side: int
+    height: int
+    width: int
+
+
+class Reading(NamedTuple):
+    """What the model read it as: an image of so many pixels, cut into patches."""
+
+    height: int
+    width: int
+    patch: int
+    stride: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +39,8 @@ class ImageExplanation:
       model: name of the model.
       name: of the picture.
       picture: the whole picture.
-      seen: the square of it that the model saw.
+      seen: the part of it that the model saw.
+      read_as: the size to which that was resized, and the patches it was cut into.
       predictions: the likeliest classes.
       target: number of the class that is explained.
       label: its name.
@@ -53,7 +64,8 @@ class ImageExplanation:
     model: str
     name: str
     picture: UInt8[np.ndarray, "height width 3"]
-    seen: Square
+    seen: Region
+    read_as: Reading
     predictions: Predictions
     target: int
     label: str
@@ -76,10 +88,10 @@ class ImageExplanation:
         return "".join(c if c == " " else visible(c) for c in self.name)
 
     @property
-    def square(self) -> UInt8[np.ndarray, "side side 3"]:
+    def part(self) -> UInt8[np.ndarray, "height width 3"]:
         """The part of the picture that the model saw."""
-        top, left, side = self.seen
-        return self.picture[top : top + side, left : left + side]
+        top, left, height, width = self.seen
+        return self.picture[top : top + height, left : left + width]
 
     @property
     def others(self) -> dict[str, Float[np.ndarray, "rows columns"]] | None:
@@ -89,17 +101,29 @@ class ImageExplanation:
     def heat(self, method: str | None = None) -> Float[np.ndarray, "height width"]:
         """Return relevance as a map of the whole picture, 0 where nothing was seen.
 
-        Between the centres of patches values are interpolated bilinearly.
+        Values stand at the centres of patches and are interpolated bilinearly between.
 
         Args:
           method: one of `relevance`; None for the one asked for.
         """
-        top, left, side = self.seen
-        grid = self.relevance[method or self.method].astype(np.float32)
+        top, left, height, width = self.seen
         found = np.zeros(self.picture.shape[:2], np.float32)
-        part = jax.image.resize(grid, (side, side), method="linear")
-        found[top : top + side, left : left + side] = part
+        part = self.spread(self.relevance[method or self.method], height, width)
+        found[top : top + height, left : left + width] = part
         return found
+
+    def spread(
+        self, grid: Float[np.ndarray, "rows columns"], height: int, width: int
+    ) -> Float[np.ndarray, "height width"]:
+        """Return values of patches as a picture of any size of what the model saw."""
+        _, _, patch, stride = self.read_as
+        down, across = (
+            patch_weights(count, patch=patch, stride=stride, side=side, size=size)
+            for count, side, size in zip(
+                grid.shape, self.read_as[:2], (height, width), strict=True
+            )
+        )
+        return (down @ grid.astype(np.float64) @ across.T).astype(np.float32)
 
     def agreement(self) -> dict[str, float]:
         """Return the rank correlation of each other method's patches with the chosen's.

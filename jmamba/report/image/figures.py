@@ -43,9 +43,9 @@ def draw_heat_map(explanation: ImageExplanation) -> Figure:
     axes = figure.subplots(1, 3)
     grid = explanation.relevance[explanation.method]
     colors, scale = heat_scale(grid)
-    picture = _thin(explanation.square)
+    picture = _thin(explanation.part)
     axes[0].imshow(picture)
-    _overlay(axes[1], picture, grid)
+    _overlay(axes[1], explanation, picture, grid)
     shown = axes[2].imshow(grid, cmap=colors, norm=scale, interpolation="nearest")
     rows, columns = grid.shape
     names = ("what the model saw", "relevance over it", f"{rows} x {columns} patches")
@@ -75,7 +75,7 @@ def methods(explanation: ImageExplanation) -> Figure:
             "explain_image(..., compare=True) to draw all."
         )
     found = explanation.others
-    picture = _thin(explanation.square)
+    picture = _thin(explanation.part)
     columns = 4
     rows = math.ceil((len(found) + 1) / columns)
     figure = new_figure(2.7 * columns, 2.95 * rows)
@@ -83,7 +83,7 @@ def methods(explanation: ImageExplanation) -> Figure:
     axes[0].imshow(picture)
     _bare(axes[0], "picture")
     for ax, (name, grid) in zip(axes[1:], found.items(), strict=False):
-        _overlay(ax, picture, grid)
+        _overlay(ax, explanation, picture, grid)
         _bare(ax, _title(name) + (" •" if name == explanation.method else ""))
     for ax in axes[len(found) + 1 :]:
         ax.remove()
@@ -212,18 +212,16 @@ def heat_scale(grid: np.ndarray) -> tuple:
     return HEAT, Normalize(low, high if high > low else low + 1)
 
 
-def _overlay(ax, picture: np.ndarray, grid: np.ndarray) -> None:
+def _overlay(ax, explanation: ImageExplanation, picture, grid: np.ndarray) -> None:
     """Draw a map over a picture that is paler the less relevant it is."""
     colors, scale = heat_scale(grid)
-    height, width = picture.shape[:2]
     grey = picture.astype(np.float32).mean(axis=-1) / 255
     ax.imshow(grey, cmap="gray", vmin=-0.15, vmax=1.15)
-    strength = np.abs(scale(grid) - 0.5) * 2 if colors is SIGNED else scale(grid)
-    layer = colors(scale(grid))
+    heat = explanation.spread(grid, *grey.shape)
+    strength = np.abs(scale(heat) - 0.5) * 2 if colors is SIGNED else scale(heat)
+    layer = colors(scale(heat))
     layer[..., 3] = 0.25 + 0.6 * np.sqrt(strength)
-    ax.imshow(
-        layer, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="bilinear"
-    )
+    ax.imshow(layer, interpolation="nearest")
 
 
 def _bare(ax, title: str) -> None:
@@ -257,7 +255,8 @@ def _matrices(explanation: ImageExplanation) -> np.ndarray:
 
 
 def _thin(picture: np.ndarray) -> np.ndarray:
-    return picture[:: (step := math.ceil(len(picture) / MOST_PIXELS)), ::step]
+    step = math.ceil(max(picture.shape[:2]) / MOST_PIXELS)
+    return picture[::step, ::step]
 
 
 def _title(method: str) -> str:

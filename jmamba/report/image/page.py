@@ -60,6 +60,7 @@ def image_summary(explanation: ImageExplanation, files: list[str]) -> dict:
         "image": explanation.name,
         "size": {"width": width, "height": height},
         "seen": explanation.seen._asdict(),
+        "read_as": explanation.read_as._asdict(),
         "predictions": [
             {"id": int(i), "label": label, "probability": float(p)}
             for i, label, p in rows
@@ -85,10 +86,13 @@ def image_summary(explanation: ImageExplanation, files: list[str]) -> dict:
 def _subject(explanation: ImageExplanation) -> dict[str, str]:
     height, width = explanation.picture.shape[:2]
     rows, columns = explanation.relevance[explanation.method].shape
-    top, left, side = explanation.seen
+    top, left, tall, wide = explanation.seen
+    read = explanation.read_as
+    whole = (tall, wide) == (height, width)
+    middle = f"its middle, {wide} x {tall} pixels from ({left}, {top}) on"
     return {
         "picture": f"{width} x {height} pixels",
-        "seen": f"{side} x {side} pixels from ({left}, {top}) on",
+        "seen": f"{'the whole' if whole else middle}, as {read.width} x {read.height}",
         "patches": f"{rows} x {columns}",
     }
 

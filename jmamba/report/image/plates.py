@@ -21,8 +21,8 @@ IMAGE_PLATES = (
         "What spoke for the class",
         "Bright patches mattered most to the class, by the method that was asked for. "
         "Where a method tells for from against, orange spoke for the class and blue "
-        "against it. The model read the square on the left, cut into patches; between "
-        "their centres the map in the middle is interpolated.",
+        "against it. The model read what is on the left, cut into the patches on the "
+        "right; between their centres the map in the middle is interpolated.",
         "relevance of each token to the class's logit, the class token left out",
         (),  # those of the method that was asked for
         figures.draw_heat_map,
