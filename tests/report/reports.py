@@ -18,7 +18,7 @@ def made_up(text: str, num_layers: int, *, matrices: bool = True) -> Explanation
     """Return an explanation of random numbers, for pictures of any size."""
     tokenizer, rng = ByteTokenizer(), np.random.default_rng(0)
     ids = tokenizer.encode(text)
-    pieces, length = split_pieces(ids, tokenizer.decode), len(ids)
+    pieces, length = split_pieces(text, tokenizer.offsets(text)), len(ids)
     triangle = np.tri(length, dtype=np.float32)
     attention = triangle * rng.random((num_layers, length, length), np.float32)
     return Explanation(

@@ -44,7 +44,7 @@ def test_report_holds_what_the_layers_do():
     mean = found.exponents_per_layer.mean(axis=0)
     np.testing.assert_allclose(found.exponents, mean, rtol=1e-5)
     # two bytes make one character
-    assert found.starts == ["a", "\u00e9", "", "\u2423", "<", "b", ">"]
+    assert found.piece_labels == ["a", "\u00e9", "\u2423", "<", "b", ">"]
 
 
 @pytest.mark.parametrize("plate", DYNAMICS_PLATES, ids=lambda plate: plate.name)

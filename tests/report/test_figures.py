@@ -1,13 +1,20 @@
 import dataclasses
 import io
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import get_data_path
+from matplotlib.font_manager import get_font
 from matplotlib.image import imread
 from reports import made_up
 
-from jmamba.report.figures.canvas import drawable, label_step, log_scale
+from jmamba.report.figures import fonts
+from jmamba.report.figures.canvas import label_step, log_scale
+from jmamba.report.figures.fonts import drawable
 from jmamba.report.folder import draw_png
+from jmamba.report.labels import BLANKS
 from jmamba.report.text.figures import (
     draw_attention_depth,
     draw_attention_maps,
@@ -92,7 +99,54 @@ def test_plates_need_their_numbers():
 
 def test_letters_without_glyphs_become_code_points():
     assert drawable("a\U0010fffd") == "a‹10FFFD›"
-    assert drawable("e\u0301") == "e‹0301›"
+    assert drawable("e\u0301") == "é"
+    assert drawable("\u0301") == "‹0301›"
+    assert drawable("\U0010fffd\u0301") == "‹10FFFD+›"
+
+
+@pytest.mark.parametrize("mark", [*BLANKS.values(), *"…‹›•→", *"0123456789+\\"])
+def test_every_mark_is_in_the_fonts_of_matplotlib(mark):
+    own = Path(get_data_path(), "fonts", "ttf")
+    for name in ("DejaVuSansMono.ttf", "DejaVuSans.ttf"):
+        font = get_font(str(own / name))
+        assert font.get_char_index(ord(mark)), f"{mark} is not in {name}"
+    assert drawable(mark) == mark
+
+
+def test_fonts_installed_since_matplotlib_looked_are_found(tmp_path, monkeypatch):
+    """Its list of fonts is kept in a file that may be older than a font."""
+    own = Path(get_data_path(), "fonts", "ttf", "DejaVuSerif.ttf")
+    shutil.copy(own, tmp_path / "new.ttf")
+    manager = fonts.font_manager.fontManager
+    stale = [font for font in manager.ttflist if font.name.startswith("DejaVu Sans")]
+    monkeypatch.setattr(manager, "ttflist", stale)
+    monkeypatch.setattr(
+        fonts.font_manager, "findSystemFonts", lambda: [str(tmp_path / "new.ttf")]
+    )
+    fonts.font_files.cache_clear()
+    try:
+        assert fonts.font_files()["DejaVu Serif"] == str(tmp_path / "new.ttf")
+    finally:
+        fonts.font_files.cache_clear()
+
+
+@pytest.mark.skipif(not fonts.SHAPES_TEXT, reason="this matplotlib does not turn text")
+def test_matplotlib_turns_right_to_left_itself():
+    assert drawable("שלום") == "שלום"
+
+
+def test_right_to_left_is_turned_for_matplotlib(monkeypatch):
+    monkeypatch.setattr(fonts, "SHAPES_TEXT", False)
+    assert drawable("a שלום b") == "a םולש b"
+
+
+def test_characters_of_several_bytes_have_one_tick():
+    figure = draw_attention_maps(made_up("é中e\u0301x", 1))
+    draw_png(figure)
+    ax = figure.axes[0]
+    labels = [text.get_text() for text in ax.get_xticklabels()]
+    assert labels == ["é", drawable("中"), "é", "x"]
+    assert ax.get_xticks().tolist() == [0.5, 3, 6, 8]
 
 
 def test_labels_are_thinned_out():

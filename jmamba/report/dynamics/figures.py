@@ -17,6 +17,7 @@ from jmamba.report.figures.canvas import (
     layer_ticks,
     new_figure,
     token_axis,
+    token_width,
 )
 
 
@@ -91,7 +92,7 @@ def exponents(report: DynamicsReport) -> Figure:
 def _layer_maps(report: DynamicsReport, panels: dict) -> Figure:
     """Draw maps of layer by token under each other: name -> values, options, label."""
     layers, length = report.growth.shape
-    width = float(np.clip(0.17 * length + 3, 7, 13))
+    width = token_width(length)
     rows = float(np.clip(0.17 * layers, 1.4, 6))
     figure = new_figure(width, len(panels) * (rows + 1.5))
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]

@@ -1,19 +1,17 @@
 """Drawing surfaces: figures without global state, token axes, colour bars."""
 
-import functools
 import math
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from jmamba.report.labels import TokenReport, shorten
+from jmamba.report.figures.fonts import drawable, plain_text
+from jmamba.report.labels import TokenReport, shorten, word_stretches
 
 DPI = 150
 INK = "#1f2430"
@@ -22,19 +20,9 @@ TOWARD, AGAINST = "#d95f0e", "#2b6cb0"  # orange and blue: apart for every eye
 GRID = {"color": "#e3e7ee", "linewidth": 0.6}
 MAP_COLORS = "viridis"
 MAP_DECADES = 3.0  # as in DeciMamba's maps: weaker links are not told apart
-FALLBACK_FONTS = (
-    "Noto Sans CJK JP",
-    "Noto Sans CJK SC",
-    "Noto Sans",
-    "Hiragino Sans",
-    "PingFang SC",
-    "Microsoft YaHei",
-    "Arial Unicode MS",
-    "Noto Sans Devanagari",
-    "Noto Sans Symbols2",
-    "Noto Emoji",
-)
-"""Fonts that are used, where they are installed, for letters DejaVu lacks."""
+
+PAGE_WIDTH = 8.4
+"""Inches that fill the column of a page; 1280 pixels wide, it has 7 points in 11."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -45,44 +33,9 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-@functools.cache
-def token_fonts() -> dict[str, object]:
-    """Return the families that can draw tokens, best first, with their glyph maps."""
-    found = {}
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    for family in ("DejaVu Sans Mono", "DejaVu Sans", *FALLBACK_FONTS):
-        if family in installed:
-            path = font_manager.findfont(family, fallback_to_default=False)
-            found[family] = font_manager.get_font(path)
-    return found
-
-
-def drawable(label: str) -> str:
-    """Replace characters no font can draw by their code points.
-
-    Examples:
-      >>> drawable("␣né")
-      '␣né'
-      >>> drawable("\\U0010fffd")
-      '‹10FFFD›'
-    """
-    return "".join(_drawable_character(c) for c in label)
-
-
-def _drawable_character(c: str) -> str:
-    # A combining mark without its letter lands on the neighbour.
-    mark = unicodedata.combining(c)
-    has_glyph = any(font.get_char_index(ord(c)) for font in token_fonts().values())  # pyright: ignore[reportAttributeAccessIssue] (FT2Font has no stub)
-    return c if has_glyph and not mark else f"‹{ord(c):04X}›"
-
-
-def plain_text(text, *, mono: bool = True, **style):
-    """Give a text artist the token fonts, and keep `$` from starting a formula."""
-    text.set_parse_math(False)
-    families = list(token_fonts())
-    text.set_fontfamily(families if mono else families[1:] + families[:1])
-    text.set(**style)
-    return text
+def token_width(length: int) -> float:
+    """Return the inches that a figure of so many tokens takes."""
+    return float(np.clip(0.17 * length + 3, 6, PAGE_WIDTH))
 
 
 def label_step(count: int, inches: float, size: float) -> int:
@@ -112,19 +65,18 @@ def token_axis(
       name: what the axis holds.
       start: the first token to label.
     """
-    count = len(report.labels)
-    step = label_step(count - start, inches, size)
-    ticks = np.arange(start, count, step)
-    if step == 1:
-        texts = [shorten(drawable(label)) for label in report.labels[start:]]
+    pieces = [(p, label) for p, label in zip(report.pieces, report.piece_labels,
+              strict=True) if p.start >= start]  # fmt: skip
+    step = label_step(len(report.labels) - start, inches, size)
+    middles = np.array([(p.start + p.stop - 1) / 2 for p, _ in pieces])
+    if (np.diff(middles) >= step).all():
+        ticks = middles
+        texts = [shorten(drawable(label)) for _, label in pieces]
     else:
-        starts = report.starts
-        stretches = ["".join(starts[i : i + step]) for i in ticks]
-        texts = [
-            f"{i} {drawable(text)[:10]}"
-            for i, text in zip(ticks, stretches, strict=True)
-        ]
-        name += f" (position and text from there, every {step} tokens)"
+        stretches = word_stretches(*zip(*pieces, strict=True), step)
+        ticks = np.array(list(stretches))
+        texts = [f"{place} {drawable(text)}" for place, text in stretches.items()]
+        name += " (position and text from there)"
     upright = max(map(len, texts)) > 1 and axis == "x"
     which = ax.xaxis if axis == "x" else ax.yaxis
     which.set_ticks(ticks, texts)

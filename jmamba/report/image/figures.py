@@ -16,13 +16,14 @@ from jmamba.report.figures.canvas import (
     MAP_COLORS,
     MAP_DECADES,
     MUTED,
+    PAGE_WIDTH,
     TOWARD,
     color_bar,
     frame,
     log_scale,
     new_figure,
-    plain_text,
 )
+from jmamba.report.figures.fonts import plain_text
 from jmamba.report.image.explanation import ImageExplanation
 from jmamba.report.labels import shorten
 
@@ -39,7 +40,7 @@ MOST_PIXELS = 640
 
 def draw_heat_map(explanation: ImageExplanation) -> Figure:
     """Draw the picture, relevance over it, and relevance alone."""
-    figure = new_figure(11.2, 4.1)
+    figure = new_figure(PAGE_WIDTH, 2.4 * min(_ratio(explanation), 2) + 0.9)
     axes = figure.subplots(1, 3)
     grid = explanation.relevance[explanation.method]
     colors, scale = heat_scale(grid)
@@ -78,7 +79,8 @@ def methods(explanation: ImageExplanation) -> Figure:
     picture = _thin(explanation.part)
     columns = 4
     rows = math.ceil((len(found) + 1) / columns)
-    figure = new_figure(2.7 * columns, 2.95 * rows)
+    height = PAGE_WIDTH / columns * min(_ratio(explanation), 2) + 0.3
+    figure = new_figure(PAGE_WIDTH, height * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     axes[0].imshow(picture)
     _bare(axes[0], "picture")
@@ -96,7 +98,8 @@ def class_attention(explanation: ImageExplanation) -> Figure:
     count = len(maps)
     columns = min(count, 6)
     rows = math.ceil(count / columns)
-    figure = new_figure(max(1.75 * columns, 3.4) + 0.9, 1.95 * rows + 0.3)
+    height = 1.25 * min(_ratio(explanation), 2) + 0.3
+    figure = new_figure(max(1.25 * columns, 3.4) + 0.9, max(height * rows, 1.6) + 0.3)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[count:]:
         ax.remove()
@@ -122,8 +125,8 @@ def draw_maps_of_layers(explanation: ImageExplanation) -> Figure:
     maps, layers = _matrices(explanation), explanation.layers
     columns = min(2, len(layers))
     rows = math.ceil(len(layers) / columns)
-    side = 4.4
-    figure = new_figure(side * columns + 0.4, (side - 0.4) * rows + 0.3)
+    side = PAGE_WIDTH / 2
+    figure = new_figure(side * columns, (side - 0.4) * rows + 0.3)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[len(layers) :]:
         ax.remove()
@@ -148,9 +151,9 @@ def draw_depth(explanation: ImageExplanation) -> Figure:
     """
     maps = _matrices(explanation)
     count = len(maps)
-    columns = min(count, 8 if count > 18 else 6)
+    columns = min(count, 6)
     rows = math.ceil(count / columns)
-    figure = new_figure(max(1.55 * columns, 3.2) + 0.9, 1.65 * rows + 0.6)
+    figure = new_figure(max(1.25 * columns, 3.2) + 0.9, 1.4 * rows + 0.6)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[count:]:
         ax.remove()
@@ -252,6 +255,11 @@ def _matrices(explanation: ImageExplanation) -> np.ndarray:
             "explain_image(..., matrices=True) to draw them."
         )
     return explanation.attention
+
+
+def _ratio(explanation: ImageExplanation) -> float:
+    """Return the height of what was seen over its width."""
+    return explanation.seen.height / explanation.seen.width
 
 
 def _thin(picture: np.ndarray) -> np.ndarray:

@@ -102,7 +102,7 @@ def explain_text(
     with timed(STAGES[0], timings, progress):
         logits, gradient_input = _differentiate_logit(model, tokens)
         check_logits(logits, name)
-    pieces = split_pieces(ids, tokenizer.decode)
+    pieces = split_pieces(text, tokenizer.offsets(text))
     with timed(STAGES[1], timings, progress):
         left_out = leave_out(model, ids, pieces, logits)
     with timed(STAGES[2], timings, progress):
