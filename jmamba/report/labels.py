@@ -16,6 +16,9 @@ BLANKS = {" ": "␣", "\u00a0": "⍽"} | MARKS
 JOINERS = {"\u200c", "\u200d", *map(chr, range(0xE0020, 0xE0080))}
 """Characters that say how their neighbours are drawn: joined, apart, as a flag."""
 
+LONG_WORD = 16
+"""Tokens of a word that is split where places in it are named."""
+
 JOINED = {"So", "Sk", "Lo", "Mn", "Mc", "Me", "Cf"}
 """Categories of emoji, their colours, letters without case, marks, other joiners."""
 
@@ -229,7 +232,7 @@ def word_stretches(
     places = [0]
     for i, begins_here in enumerate(begins, 1):
         far = pieces[i].start - pieces[places[-1]].start
-        if far >= 2 * step or (far >= step and begins_here):
+        if far >= max(2 * step, LONG_WORD) or (far >= step and begins_here):
             places.append(i)
     stretches = {}
     for first, stop in pairwise([*places, len(pieces)]):

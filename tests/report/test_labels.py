@@ -87,6 +87,7 @@ def test_stretches_of_a_text_are_whole_words():
     found = word_stretches(pieces, labels, 6)
     assert found == {0: "It␣was", 7: "the␣best", 16: "of␣times"}
     assert all(text[place - 1] == " " for place in found if place)
+    assert list(word_stretches(pieces, labels, 2)) == [0, 3, 7, 11, 16, 19]
     long = word_stretches(pieces_of("x" * 40), ["x"] * 40, 8)
     assert list(long) == [0, 16, 32] and long[0] == "x" * 10
     wide = pieces_of("今天天气很好")

@@ -1,8 +1,9 @@
 """The pictures of the dynamics report: what each shows, in plain words."""
 
-from jmamba.report.dynamics import figures
+from jmamba.report.dynamics import figures, words
 from jmamba.report.figures.shared import draw_token_norms
 from jmamba.report.plate import Plate
+from jmamba.report.words import describe_norms
 
 DYNAMICS_PLATES = (
     Plate(
@@ -12,6 +13,7 @@ DYNAMICS_PLATES = (
         "‖x after layer k, token i‖₂",
         ("residual_norms",),
         draw_token_norms,
+        says=lambda report: describe_norms(report.norms),
     ),
     Plate(
         "growth",
@@ -20,6 +22,7 @@ DYNAMICS_PLATES = (
         "ln(‖h out‖ / ‖h in‖)",
         ("growth",),
         figures.growth,
+        says=words.describe_growth,
     ),
     Plate(
         "turning",
@@ -28,6 +31,7 @@ DYNAMICS_PLATES = (
         "arccos(⟨h in, h out⟩ / (‖h in‖ ‖h out‖))",
         ("cosine",),
         figures.turning,
+        says=words.describe_turning,
     ),
     Plate(
         "regimes",
@@ -38,6 +42,7 @@ DYNAMICS_PLATES = (
         "mean of C[i]·B[j] over j ≤ i > 0;   δ > ln 2",
         ("expands", "fast"),
         figures.regimes,
+        says=words.describe_regimes,
     ),
     Plate(
         "contraction",
@@ -48,6 +53,7 @@ DYNAMICS_PLATES = (
         "largest eigenvalue of (J + Jᵀ)/2 − 1, J = ∂ h out[l] / ∂ h in[l]",
         ("log_norms",),
         figures.contraction,
+        says=words.describe_contraction,
     ),
     Plate(
         "exponents",
@@ -57,5 +63,6 @@ DYNAMICS_PLATES = (
         "mean over layers of ln R[i,i], V = J Q = Q' R",
         ("depth_exponents", "depth_exponents_per_layer"),
         figures.exponents,
+        says=words.describe_exponents,
     ),
 )

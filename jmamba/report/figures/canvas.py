@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
@@ -17,6 +17,12 @@ DPI = 150
 INK = "#1f2430"
 MUTED = "#5b6472"
 TOWARD, AGAINST = "#d95f0e", "#2b6cb0"  # orange and blue: apart for every eye
+SERIES = tuple("#0072B2 #D55E00 #009E73 #CC79A7 #56B4E9 #E69F00 #000000".split())
+"""Colours of lines: apart for every eye (Okabe & Ito, "Color universal design")."""
+
+MARKERS = "osD^vPX"
+"""Marks of lines that may run close to each other."""
+
 GRID = {"color": "#e3e7ee", "linewidth": 0.6}
 MAP_COLORS = "viridis"
 MAP_DECADES = 3.0  # as in DeciMamba's maps: weaker links are not told apart
@@ -93,8 +99,20 @@ def color_bar(figure: Figure, mappable, axes, label: str, **options):
     bar.ax.tick_params(which="both", labelsize=7)
     if isinstance(mappable.norm, LogNorm):
         plain_numbers(bar.ax.yaxis)
+    if isinstance(mappable.norm, SymLogNorm):
+        ticks, labels = signed_ticks(mappable.norm)
+        bar.set_ticks(ticks, labels=labels)
+        bar.ax.yaxis.set_ticks([], minor=True)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue] (a Spine, typed as its class)
     return bar
+
+
+def signed_ticks(scale: SymLogNorm) -> tuple[list[float], list[str]]:
+    """Return the ticks of a scale of both signs: its ends, a middle of each, and 0."""
+    most, small = float(scale.vmax or 1), float(scale.linthresh)
+    sizes = [small, most] if most < 5 * small else [small, (small * most) ** 0.5, most]
+    ticks = [-size for size in reversed(sizes)] + [0.0, *sizes]
+    return ticks, [f"{tick:.2g}" for tick in ticks]
 
 
 def plain_numbers(axis) -> None:
@@ -132,6 +150,18 @@ def log_scale(values: np.ndarray, decades: float) -> LogNorm:
     low = max(low, high * 10.0**-decades)
     low = low if low < high * 0.999 else high / 10  # one value is no scale
     return LogNorm(low, high, clip=True)
+
+
+def signed_scale(values: np.ndarray) -> SymLogNorm:
+    """Return a colour scale of both signs that reaches as far as the values do.
+
+    Small values, in size below the median, are told apart linearly and large ones by
+    their logarithm: one layer that does most leaves the others their colours.
+    """
+    sizes = np.abs(values)
+    most = max(float(sizes.max()), 1e-6)
+    small = float(np.clip(np.median(sizes), most / 1000, most / 2))
+    return SymLogNorm(small, vmin=-most, vmax=most)
 
 
 def lower_triangle(matrix: np.ndarray) -> np.ma.MaskedArray:

@@ -42,18 +42,19 @@ def font_files() -> dict[str, str]:
                 manager.addfont(path)
             except (RuntimeError, OSError, ValueError, KeyError):
                 continue  # pictures of letters, or no font at all
-    found: dict[str, str] = {}
-    for font in manager.ttflist:
+    found = {}
+    for font in sorted(manager.ttflist, key=_oddity):
         is_own = str(font.fname).startswith(get_data_path())
         if font.name in PREFERRED_FONTS or not (is_own or "Last Resort" in font.name):
-            found.setdefault(font.name, "")
+            found.setdefault(font.name, str(font.fname))
     preferred = [name for name in PREFERRED_FONTS if name in found]
-    names = preferred + sorted(set(found) - set(preferred))
-    return {name: _file_of(name) for name in names}
+    return {name: found[name] for name in [*preferred, *sorted(found)]}
 
 
-def _file_of(family: str) -> str:
-    return str(font_manager.findfont(family, fallback_to_default=False))
+def _oddity(font) -> tuple:
+    """Order the files of a family: upright ones of usual weight first."""
+    weight = font.weight if isinstance(font.weight, int) else 400
+    return font.style != "normal", abs(weight - 400), str(font.stretch), font.fname
 
 
 @functools.cache

@@ -15,15 +15,17 @@ from jmamba.report.figures.canvas import (
     INK,
     MAP_COLORS,
     MAP_DECADES,
+    MARKERS,
     MUTED,
     PAGE_WIDTH,
+    SERIES,
     TOWARD,
     color_bar,
     frame,
     log_scale,
     new_figure,
 )
-from jmamba.report.figures.fonts import plain_text
+from jmamba.report.figures.fonts import drawable, plain_text
 from jmamba.report.image.explanation import ImageExplanation
 from jmamba.report.labels import shorten
 
@@ -52,14 +54,13 @@ def draw_heat_map(explanation: ImageExplanation) -> Figure:
     names = ("what the model saw", "relevance over it", f"{rows} x {columns} patches")
     for ax, name in zip(axes, names, strict=True):
         _bare(ax, name)
-    label = "relevance"
-    if colors is SIGNED:
-        label += ": orange above zero, blue below"
-    bar = color_bar(figure, shown, axes[2], label, shrink=0.85, pad=0.03)
+    bar = color_bar(figure, shown, axes[2], "relevance", shrink=0.85, pad=0.03)
     bar.ax.yaxis.get_offset_text().set_fontsize(7)
     title = _title(explanation.method)
     if explanation.method not in WITHOUT_CLASS:
-        title += f" for {explanation.label}"
+        title += f" for {drawable(explanation.label)}"
+    if colors is SIGNED:
+        title += ": orange above zero, blue below"
     plain_text(figure.suptitle(title), mono=False, fontsize=10, color=INK)
     return figure
 
@@ -177,10 +178,9 @@ def layer_evolution(explanation: ImageExplanation) -> Figure:
     reading = explanation.reading
     figure = new_figure(7.5, 3.6)
     ax = figure.subplots()
-    colors = colormaps["tab10"]
     for k, label in enumerate(explanation.predictions.labels):
-        name = plain_label(label)
-        ax.plot(reading[:, k], color=colors(k % 10), marker="o", ms=3, label=name)
+        style = {"color": SERIES[k % len(SERIES)], "marker": MARKERS[k % len(MARKERS)]}
+        ax.plot(reading[:, k], ms=4, label=plain_label(label), **style)
     frame(ax, "the classifier after each layer", sides=("left", "bottom"))
     ax.set_xlabel("layers passed (0: embedding)", fontsize=8, color=MUTED)
     ax.set_ylabel("probability", fontsize=8, color=MUTED)
@@ -199,7 +199,7 @@ def layer_evolution(explanation: ImageExplanation) -> Figure:
 
 def plain_label(label: str) -> str:
     """Return a label for a legend, which hides those that begin with an underscore."""
-    return shorten(label, 24).lstrip("_") or "?"
+    return drawable(shorten(label, 24)).lstrip("_") or "?"
 
 
 def heat_scale(grid: np.ndarray) -> tuple:

@@ -6,7 +6,14 @@ from pathlib import Path
 from jmamba.report.folder import Writer, describe_arrays
 from jmamba.report.image.explanation import ImageExplanation
 from jmamba.report.image.plates import image_plates_of
-from jmamba.report.page import colophon, document, figure_section, prediction_rows
+from jmamba.report.labels import isolate
+from jmamba.report.page import (
+    colophon,
+    document,
+    figure_section,
+    prediction_rows,
+    quoted,
+)
 from jmamba.report.plate import ALPHA
 
 INTRO = f"""<p>Hidden attention: <span class="formula">{ALPHA}</span></p>
@@ -24,16 +31,16 @@ def image_page(explanation: ImageExplanation, figures: dict[str, bytes]) -> str:
     """
     best = explanation.predictions
     heat, *rest = [
-        figure_section(plate, figures[plate.name])
+        figure_section(plate, figures[plate.name], explanation)
         for plate in image_plates_of(explanation)
         # The table of the page says the same as the picture of the predictions.
         if plate.name in figures and plate.name != "predictions"
     ]
-    title = f"{Path(explanation.shown_name).name} → {best.labels[0]}"
+    title = f"{isolate(Path(explanation.shown_name).name)} → {isolate(best.labels[0])}"
     body = f"""<header>
 <p class="kicker">jmamba explain · {escape(explanation.model)} ·
 {escape(explanation.shown_name)}</p>
-<h1>In this picture the model sees <q class="best">{escape(best.labels[0])}</q>
+<h1>In this picture the model sees {quoted(best.labels[0])}
 <small>{100 * best.probabilities[0]:.1f} % sure</small></h1>
 {_other_target(explanation)}
 </header>
@@ -101,8 +108,8 @@ def _other_target(explanation: ImageExplanation) -> str:
     """Return a line about the class that is explained, if it is not the best one."""
     if explanation.target == explanation.predictions.ids[0]:
         return ""
-    label, percent = escape(explanation.label), 100 * explanation.probability
-    return f"""<p>Explained is another class, <q class="best">{label}</q>, to which it
+    label, percent = quoted(explanation.label), 100 * explanation.probability
+    return f"""<p>Explained is another class, {label}, to which it
 gives {percent:.2f} %.</p>"""
 
 

@@ -2,9 +2,10 @@
 
 from jmamba.attention import METHODS
 from jmamba.report.figures.shared import draw_predictions
-from jmamba.report.image import figures
+from jmamba.report.image import figures, words
 from jmamba.report.image.explanation import ImageExplanation
 from jmamba.report.plate import ALPHA, Plate
+from jmamba.report.words import describe_predictions
 
 IMAGE_PLATES = (
     Plate(
@@ -15,6 +16,7 @@ IMAGE_PLATES = (
         ("prediction_ids", "prediction_probabilities"),
         lambda found: draw_predictions(found.predictions, "class", "classes"),
         "predictions",
+        says=lambda found: describe_predictions(found.predictions),
     ),
     Plate(
         "heat_map",
@@ -27,6 +29,7 @@ IMAGE_PLATES = (
         (),  # those of the method that was asked for
         figures.draw_heat_map,
         "relevance",
+        says=words.describe_heat,
     ),
     Plate(
         "methods",
@@ -42,6 +45,7 @@ IMAGE_PLATES = (
         tuple(f"patches_{name}" for name in METHODS),
         figures.methods,
         "others",
+        says=words.describe_methods,
     ),
     Plate(
         "class_attention",
@@ -53,6 +57,7 @@ IMAGE_PLATES = (
         ("class_attention",),
         figures.class_attention,
         "class_attention",
+        says=words.describe_class_attention,
     ),
     Plate(
         "layer_evolution",
@@ -63,6 +68,7 @@ IMAGE_PLATES = (
         ("layer_probabilities",),
         figures.layer_evolution,
         "reading",
+        says=words.describe_evolution,
     ),
     Plate(
         "attention_maps",
@@ -74,6 +80,7 @@ IMAGE_PLATES = (
         ("attention", "chosen_layers"),
         figures.draw_maps_of_layers,
         "attention",
+        says=words.describe_maps,
     ),
     Plate(
         "attention_depth",
@@ -84,6 +91,7 @@ IMAGE_PLATES = (
         ("attention",),
         figures.draw_depth,
         "attention",
+        says=words.describe_depth,
     ),
 )
 

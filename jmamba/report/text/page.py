@@ -7,12 +7,14 @@ from html import escape
 import numpy as np
 
 from jmamba.report.folder import Writer, describe_arrays
-from jmamba.report.labels import BROKEN, visible
+from jmamba.report.labels import BLANKS, isolate, visible
 from jmamba.report.page import (
+    code,
     colophon,
     document,
     figure_section,
     prediction_rows,
+    quoted,
     resource,
 )
 from jmamba.report.plate import ALPHA
@@ -36,9 +38,9 @@ def text_page(explanation: Explanation, figures: dict[str, bytes]) -> str:
       figures: PNG files by the name of their plate.
     """
     best = explanation.predictions
-    title = f"{visible(explanation.text[:60])} → {best.labels[0]}"
+    title = f"{isolate(visible(explanation.text[:60]))} → {isolate(best.labels[0])}"
     plates = [
-        figure_section(plate, figures[plate.name])
+        figure_section(plate, figures[plate.name], explanation)
         for plate in TEXT_PLATES
         # The table of the page says the same as the picture of the predictions.
         if plate.name in figures and plate.name != "predictions"
@@ -140,7 +142,7 @@ def _text_section(explanation: Explanation) -> str:
     return f"""<header>
 <p class="kicker">jmamba explain · {escape(explanation.model)}</p>
 <h1>After this text the model expects
-<q class="best">{escape(best.labels[0])}</q>
+{quoted(best.labels[0])}
 <small>{100 * best.probabilities[0]:.1f} % sure</small></h1>
 </header>
 <section aria-label="The text">
@@ -158,9 +160,11 @@ leaving each out</label>
 <button type="button" id="reset">read from the last token</button>
 </div>
 </form>
-<div id="text">{"".join(spans)}<span class="next">{escape(best.labels[0])}</span></div>
+<div id="text" dir="auto">{"".join(spans)}<bdi class="next">{
+        escape(best.labels[0])
+    }</bdi></div>
 <p class="legend" id="legend"><span class="swatch toward"></span> spoke for
-<q>{escape(best.labels[0])}</q> <span class="swatch against"></span> spoke against it
+{quoted(best.labels[0])} <span class="swatch against"></span> spoke against it
 <span id="strongest">(strongest: {largest:.3g} bits)</span>. The dashed box is the
 prediction.</p>
 </section>"""
@@ -168,13 +172,10 @@ prediction.</p>
 
 def _shown(text: str, label: str) -> str:
     """Return the HTML of a piece: as it reads, but nothing invisible."""
-    if not text or BROKEN in text:
+    if not text:
         return f"<i>{escape(label)}</i>"
-    shown = (c if c == " " else visible(c) for c in text)
-    return "".join(
-        "↵<br>" if c == "↵" and raw == "\n" else escape(c)
-        for c, raw in zip(shown, text, strict=True)
-    )
+    lines = (" ".join(map(visible, line.split(" "))) for line in text.split("\n"))
+    return (BLANKS["\n"] + "<br>").join(map(escape, lines))
 
 
 def _tables(explanation: Explanation) -> str:
@@ -183,7 +184,7 @@ def _tables(explanation: Explanation) -> str:
     gradient = explanation.by_piece(explanation.gradient_input)
     share = 100 * explanation.by_piece(explanation.mean_share)
     strongest = "".join(
-        f"<tr><td><code>{escape(labels[i])}</code></td>"
+        f"<tr><td>{code(labels[i])}</td>"
         f"<td class=number>{explanation.pieces[i].start}</td>"
         f"<td class=number>{drivers[i]:+.2f}</td>"
         f"<td class=number>{gradient[i]:+.2g}</td>"

@@ -2,8 +2,9 @@
 
 from jmamba.report.figures.shared import draw_predictions, draw_token_norms
 from jmamba.report.plate import ALPHA, Plate
-from jmamba.report.text import figures
+from jmamba.report.text import figures, words
 from jmamba.report.text.explanation import Explanation
+from jmamba.report.words import describe_norms, describe_predictions
 
 TEXT_PLATES = (
     Plate(
@@ -13,6 +14,7 @@ TEXT_PLATES = (
         "p = softmax(logits of the last token)",
         ("prediction_ids", "prediction_probabilities"),
         lambda found: draw_predictions(found.predictions, "next token", "next tokens"),
+        says=lambda found: describe_predictions(found.predictions),
     ),
     Plate(
         "drivers",
@@ -26,6 +28,7 @@ TEXT_PLATES = (
         "below: ∂ logit / ∂ x₀[j] · x₀[j], x₀ the token embeddings",
         ("left_out", "gradient_input"),
         figures.draw_drivers,
+        says=words.describe_drivers,
     ),
     Plate(
         "last_token_attention",
@@ -36,6 +39,7 @@ TEXT_PLATES = (
         f"{ALPHA}, i the last token; |α| averaged over channels",
         ("last_attention",),
         figures.draw_last_token,
+        says=words.describe_last_token,
     ),
     Plate(
         "attention_maps",
@@ -48,6 +52,7 @@ TEXT_PLATES = (
         ("attention", "chosen_layers"),
         figures.draw_attention_maps,
         "attention",
+        says=words.describe_maps,
     ),
     Plate(
         "attention_depth",
@@ -58,6 +63,7 @@ TEXT_PLATES = (
         ("attention",),
         figures.draw_attention_depth,
         "attention",
+        says=words.describe_depth,
     ),
     Plate(
         "token_norms",
@@ -68,6 +74,7 @@ TEXT_PLATES = (
         "‖x after layer k, token i‖₂",
         ("residual_norms",),
         draw_token_norms,
+        says=lambda found: describe_norms(found.norms),
     ),
     Plate(
         "jacobian_norms",
@@ -81,6 +88,7 @@ TEXT_PLATES = (
         ("jacobian_norms",),
         figures.draw_jacobian_norms,
         "jacobian",
+        says=words.describe_jacobian,
     ),
 )
 
