@@ -2,7 +2,7 @@
 
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -118,10 +118,14 @@ def _grapheme_starts(text: str) -> Sequence[int]:
     return [0, *(stop for _, (_, stop) in split.pre_tokenize_str(text))]
 
 
-def visible(text: str) -> str:
+def visible(text: str, keep: str = "") -> str:
     """Return a text whose blanks and control characters can be seen.
 
     Joiners within emoji and between letters of a script that has them are no such.
+
+    Args:
+      text: the text.
+      keep: characters that stay what they are.
 
     Examples:
       >>> visible(" a\\n")
@@ -132,7 +136,7 @@ def visible(text: str) -> str:
     shown, before = [], ""
     for c in text:
         is_joined = c in JOINERS and unicodedata.category(before or " ") in JOINED
-        shown.append(c if is_joined else _visible_character(c))
+        shown.append(c if is_joined or c in keep else _visible_character(c))
         before = c if is_joined or c.isprintable() else ""
     return "".join(shown)
 
@@ -167,6 +171,20 @@ def token_label(text: str, spelled: str) -> str:
       ('\\xc3', '␣a')
     """
     return spelled if not text or BROKEN in text else visible(text)
+
+
+def text_after(before: int, token: int, decode: Callable[[list[int]], str]) -> str:
+    """Return what a token adds to the one before it: alone, some lose their blank.
+
+    Examples:
+      >>> words = ["▁The", "▁end"]
+      >>> def decode(ids):
+      ...     return "".join(words[i] for i in ids).replace("▁", " ").strip()
+      >>> decode([1]), text_after(0, 1, decode)
+      ('end', ' end')
+    """
+    known, text = decode([before]), decode([before, token])
+    return text.removeprefix(known) if text.startswith(known) else decode([token])
 
 
 def token_labels(pieces: Sequence[Piece], spelled: Sequence[str]) -> list[str]:

@@ -29,7 +29,7 @@ def list_largest(
     """
     known = np.flatnonzero(~np.isnan(values))
     order = known[np.argsort(-np.abs(values[known]), kind="stable")][:count]
-    return ", ".join(f"{quote(labels[i])} {values[i]:.3g}{unit}" for i in order)
+    return ", ".join(f"{quote(labels[int(i)])} {values[i]:.3g}{unit}" for i in order)
 
 
 def describe_predictions(best: Predictions) -> str:
@@ -69,7 +69,7 @@ def describe_pairs(
     lines = []
     for layer in layers:
         apart = matrices[layer] * (1 - np.eye(matrices.shape[-1]))
-        i, j = np.unravel_index(np.argmax(apart), apart.shape)
+        i, j = map(int, np.unravel_index(np.argmax(apart), apart.shape))
         link = f"{quote(names[i])} reads {quote(names[j])} most, {apart[i, j]:.3g}"
         lines.append(f"in layer {layer} {link}")
     return "; ".join(lines)

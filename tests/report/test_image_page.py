@@ -56,7 +56,8 @@ def test_maps_lie_over_the_picture_where_the_patches_are():
         seen=Region(0, 0, 20, 30), read_as=Reading(20, 30, 8, 6),
         class_attention=np.ones((3, 3, 4), np.float32),
     )  # fmt: skip
-    opacity = draw_heat_map(found).axes[1].get_images()[-1].get_array()[..., 3]
+    opacity = np.asarray(draw_heat_map(found).axes[1].get_images()[-1].get_array())
+    opacity = opacity[..., 3]
     peak = np.argwhere(opacity > opacity.max() - 1e-6)
     assert peak.tolist() == [[9, 15], [9, 16], [10, 15], [10, 16]]
 

@@ -7,6 +7,7 @@ from jmamba.report.labels import (
     piece_labels,
     shorten,
     split_pieces,
+    text_after,
     token_labels,
     visible,
     word_stretches,
@@ -98,6 +99,17 @@ def test_visible_leaves_nothing_unseen():
     assert visible("\u200b\x1b[0m") == "\\u200b\\x1b[0m"
     assert visible("a\u200d\u202eb") == "a\\u200d\\u202eb"
     assert visible("\u200d") == "\\u200d"
+
+
+def test_labels_of_what_comes_next_keep_their_blank():
+    words = ["▁The", "▁capital", "s"]
+
+    def decode(ids):
+        return "".join(words[i] for i in ids).replace("▁", " ").removeprefix(" ")
+
+    assert [text_after(0, i, decode) for i in (1, 2)] == [" capital", "s"]
+    assert text_after(0xC3, 0x41, BYTES.decode) == "A"
+    assert text_after(0xC3, 0xA9, BYTES.decode) == "\ufffd"  # half of it is before
 
 
 def test_visible_keeps_joiners_where_they_join():

@@ -113,9 +113,9 @@ def test_convergence_shows_where_tokens_start():
         for line in ax.get_lines():
             if line.get_transform() == ax.transData:
                 (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
-                x, y = line.get_data()
-                assert left <= min(x) and max(x) <= right
-                assert low <= min(y) and max(y) <= high
+                x, y = map(np.asarray, line.get_data())
+                assert left <= x.min() and x.max() <= right
+                assert low <= y.min() and y.max() <= high
     heights = sorted(text.get_window_extent().y0 for text in figure.axes[1].texts)
     size = figure.axes[1].texts[0].get_window_extent().height
     assert len(heights) == 4 and (np.diff(heights) >= 0.8 * size).all()

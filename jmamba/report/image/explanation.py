@@ -85,7 +85,7 @@ class ImageExplanation:
     @property
     def shown_name(self) -> str:
         """The picture's name, with nothing invisible but its blanks."""
-        return "".join(c if c == " " else visible(c) for c in self.name)
+        return visible(self.name, keep=" ")
 
     @property
     def part(self) -> UInt8[np.ndarray, "height width 3"]:

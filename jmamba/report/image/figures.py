@@ -179,8 +179,8 @@ def layer_evolution(explanation: ImageExplanation) -> Figure:
     figure = new_figure(7.5, 3.6)
     ax = figure.subplots()
     for k, label in enumerate(explanation.predictions.labels):
-        style = {"color": SERIES[k % len(SERIES)], "marker": MARKERS[k % len(MARKERS)]}
-        ax.plot(reading[:, k], ms=4, label=plain_label(label), **style)
+        (line,) = ax.plot(reading[:, k], ms=4, label=plain_label(label))
+        line.set(color=SERIES[k % len(SERIES)], marker=MARKERS[k % len(MARKERS)])
     frame(ax, "the classifier after each layer", sides=("left", "bottom"))
     ax.set_xlabel("layers passed (0: embedding)", fontsize=8, color=MUTED)
     ax.set_ylabel("probability", fontsize=8, color=MUTED)
@@ -223,7 +223,7 @@ def _overlay(ax, explanation: ImageExplanation, picture, grid: np.ndarray) -> No
     heat = explanation.spread(grid, *grey.shape)
     strength = np.abs(scale(heat) - 0.5) * 2 if colors is SIGNED else scale(heat)
     layer = colors(scale(heat))
-    layer[..., 3] = 0.25 + 0.6 * np.sqrt(strength)
+    layer[..., 3] = 0.3 + 0.55 * strength
     ax.imshow(layer, interpolation="nearest")
 
 

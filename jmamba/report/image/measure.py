@@ -141,7 +141,7 @@ def explain_image(
         name=_name(image),
         picture=np.asarray(picture),
         seen=seen_region(*picture.size, crop=crop),
-        read_as=Reading(*inputs.shape[1:3], config.patch_size, config.stride),
+        read_as=Reading(pixels.height, pixels.width, config.patch_size, config.stride),
         predictions=best,
         target=explained,
         label=label_of(config, explained),

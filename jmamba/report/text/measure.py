@@ -15,7 +15,12 @@ from jmamba.progress import Progress, ignore, timed
 from jmamba.report.choices import check_logits, choose_large_layers, encode
 from jmamba.report.depth import measure_depth
 from jmamba.report.environment import environment
-from jmamba.report.labels import split_pieces, token_label, token_labels
+from jmamba.report.labels import (
+    split_pieces,
+    text_after,
+    token_label,
+    token_labels,
+)
 from jmamba.report.predictions import Predictions, best_predictions
 from jmamba.report.size import size_of
 from jmamba.report.text.cost import all_complaints, check_length, choose_probes
@@ -123,7 +128,7 @@ def explain_text(
         pieces=tuple(pieces),
         labels=tuple(token_labels(pieces, tokenizer.pieces(ids))),
         layers=chosen,
-        predictions=_best(logits, top, tokenizer),
+        predictions=_best(logits, top, tokenizer, ids[-1]),
         left_out=left_out,
         gradient_input=gradient_input,
         last_attention=depth.attention[:, -1],
@@ -172,9 +177,9 @@ def _differentiate(model, tokens, probes):
     return np.asarray(norms, np.float32)
 
 
-def _best(logits, top, tokenizer) -> Predictions:
+def _best(logits, top, tokenizer, last) -> Predictions:
     def label(ids):
-        texts = [tokenizer.decode([i]) for i in ids]
+        texts = [text_after(last, i, tokenizer.decode) for i in ids]
         return tuple(map(token_label, texts, tokenizer.pieces(ids)))
 
     return best_predictions(logits, top, label)

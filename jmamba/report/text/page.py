@@ -174,8 +174,8 @@ def _shown(text: str, label: str) -> str:
     """Return the HTML of a piece: as it reads, but nothing invisible."""
     if not text:
         return f"<i>{escape(label)}</i>"
-    lines = (" ".join(map(visible, line.split(" "))) for line in text.split("\n"))
-    return (BLANKS["\n"] + "<br>").join(map(escape, lines))
+    lines = (escape(visible(line, keep=" ")) for line in text.split("\n"))
+    return (BLANKS["\n"] + "<br>").join(lines)
 
 
 def _tables(explanation: Explanation) -> str:

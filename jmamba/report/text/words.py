@@ -35,9 +35,9 @@ def describe_depth(explanation: Explanation) -> str:
 def describe_jacobian(explanation: Explanation) -> str:
     """Name the pair of tokens of the largest block."""
     assert explanation.jacobian is not None
-    i, j = np.unravel_index(np.argmax(explanation.jacobian), explanation.jacobian.shape)
-    labels = explanation.labels
+    norms, labels = explanation.jacobian, explanation.labels
+    i, j = map(int, np.unravel_index(np.argmax(norms), norms.shape))
     return (
-        f"largest, {explanation.jacobian[i, j]:.3g}, is what the end of token {i}, "
+        f"largest, {norms[i, j]:.3g}, is what the end of token {i}, "
         f"{quote(labels[i])}, takes from the start of token {j}, {quote(labels[j])}"
     )
