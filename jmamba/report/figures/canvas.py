@@ -71,15 +71,15 @@ def token_axis(
       name: what the axis holds.
       start: the first token to label.
     """
-    pieces = [(p, label) for p, label in zip(report.pieces, report.piece_labels,
-              strict=True) if p.start >= start]  # fmt: skip
+    first = sum(piece.start < start for piece in report.pieces)
+    pieces, labels = report.pieces[first:], report.piece_labels[first:]
     step = label_step(len(report.labels) - start, inches, size)
-    middles = np.array([(p.start + p.stop - 1) / 2 for p, _ in pieces])
+    middles = np.array([(piece.start + piece.stop - 1) / 2 for piece in pieces])
     if (np.diff(middles) >= step).all():
         ticks = middles
-        texts = [shorten(drawable(label)) for _, label in pieces]
+        texts = [shorten(drawable(label)) for label in labels]
     else:
-        stretches = word_stretches(*zip(*pieces, strict=True), step)
+        stretches = word_stretches(pieces, labels, step)
         ticks = np.array(list(stretches))
         texts = [f"{place} {drawable(text)}" for place, text in stretches.items()]
         name += " (position and text from there)"

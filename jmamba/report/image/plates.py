@@ -1,11 +1,70 @@
 """The pictures of an image's report: what each shows, in plain words."""
 
+import numpy as np
+
 from jmamba.attention import METHODS
 from jmamba.report.figures.shared import draw_predictions
-from jmamba.report.image import figures, words
+from jmamba.report.image import figures
 from jmamba.report.image.explanation import ImageExplanation
 from jmamba.report.plate import ALPHA, Plate
-from jmamba.report.words import describe_predictions
+from jmamba.report.words import (
+    describe_layers,
+    describe_pairs,
+    describe_predictions,
+    quote,
+)
+
+
+def _describe_heat(explanation: ImageExplanation) -> str:
+    """Say where the strongest patch is."""
+    grid = explanation.relevance[explanation.method]
+    rows, columns = grid.shape
+    return (
+        f"{_strongest(grid)}; values of {rows} x {columns} patches, from "
+        f"{grid.min():.3g} to {grid.max():.3g}"
+    )
+
+
+def _describe_methods(explanation: ImageExplanation) -> str:
+    """Say where the strongest patch is by each method."""
+    found = explanation.relevance.items()
+    parts = [f"{name.replace('_', ' ')}: {_strongest(grid)}" for name, grid in found]
+    return "; ".join(parts)
+
+
+def _describe_class_attention(explanation: ImageExplanation) -> str:
+    """Say which patch is read most in the chosen layers."""
+    maps = explanation.class_attention
+    parts = [f"layer {k}: {_strongest(maps[k])}" for k in explanation.layers]
+    return "; ".join(parts)
+
+
+def _describe_evolution(explanation: ImageExplanation) -> str:
+    """Say how sure the classifier is at first and at last."""
+    first, last = 100 * explanation.reading[0, 0], 100 * explanation.reading[-1, 0]
+    best = quote(explanation.predictions.labels[0])
+    return f"{best} goes from {first:.3g} % at the embedding to {last:.3g} % at the end"
+
+
+def _describe_maps(explanation: ImageExplanation) -> str:
+    """Name the strongest links of the chosen layers."""
+    assert explanation.attention is not None
+    names = [f"token {i}" for i in range(explanation.attention.shape[-1])]
+    return describe_pairs(explanation.attention, explanation.layers, names)
+
+
+def _describe_depth(explanation: ImageExplanation) -> str:
+    """Say how strong the strongest link of each layer is."""
+    assert explanation.attention is not None
+    return "the largest " + describe_layers(explanation.attention.max(axis=(1, 2)))
+
+
+def _strongest(grid: np.ndarray) -> str:
+    row, column = np.unravel_index(np.argmax(np.abs(grid)), grid.shape)
+    return (
+        f"strongest in row {row + 1}, column {column + 1}, with {grid[row, column]:.3g}"
+    )
+
 
 IMAGE_PLATES = (
     Plate(
@@ -29,7 +88,7 @@ IMAGE_PLATES = (
         (),  # those of the method that was asked for
         figures.draw_heat_map,
         "relevance",
-        says=words.describe_heat,
+        says=_describe_heat,
     ),
     Plate(
         "methods",
@@ -45,7 +104,7 @@ IMAGE_PLATES = (
         tuple(f"patches_{name}" for name in METHODS),
         figures.methods,
         "others",
-        says=words.describe_methods,
+        says=_describe_methods,
     ),
     Plate(
         "class_attention",
@@ -57,7 +116,7 @@ IMAGE_PLATES = (
         ("class_attention",),
         figures.class_attention,
         "class_attention",
-        says=words.describe_class_attention,
+        says=_describe_class_attention,
     ),
     Plate(
         "layer_evolution",
@@ -68,7 +127,7 @@ IMAGE_PLATES = (
         ("layer_probabilities",),
         figures.layer_evolution,
         "reading",
-        says=words.describe_evolution,
+        says=_describe_evolution,
     ),
     Plate(
         "attention_maps",
@@ -80,7 +139,7 @@ IMAGE_PLATES = (
         ("attention", "chosen_layers"),
         figures.draw_maps_of_layers,
         "attention",
-        says=words.describe_maps,
+        says=_describe_maps,
     ),
     Plate(
         "attention_depth",
@@ -91,7 +150,7 @@ IMAGE_PLATES = (
         ("attention",),
         figures.draw_depth,
         "attention",
-        says=words.describe_depth,
+        says=_describe_depth,
     ),
 )
 

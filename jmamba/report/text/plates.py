@@ -1,10 +1,57 @@
 """The pictures of a report: how each is drawn, and what it shows in plain words."""
 
+import numpy as np
+
 from jmamba.report.figures.shared import draw_predictions, draw_token_norms
 from jmamba.report.plate import ALPHA, Plate
-from jmamba.report.text import figures, words
+from jmamba.report.text import figures
 from jmamba.report.text.explanation import Explanation
-from jmamba.report.words import describe_norms, describe_predictions
+from jmamba.report.words import (
+    describe_layers,
+    describe_norms,
+    describe_pairs,
+    describe_predictions,
+    list_largest,
+    quote,
+)
+
+
+def _describe_drivers(explanation: Explanation) -> str:
+    """Name the pieces that drove the prediction most."""
+    best = quote(explanation.predictions.labels[0])
+    found = list_largest(explanation.piece_labels, explanation.drivers, " bits")
+    return f"strongest for or against {best}: {found}"
+
+
+def _describe_last_token(explanation: Explanation) -> str:
+    """Name the pieces that the last token reads most."""
+    share = 100 * explanation.by_piece(explanation.mean_share)
+    found = list_largest(explanation.piece_labels, share, " %")
+    return f"the last token, {quote(explanation.labels[-1])}, reads most: {found}"
+
+
+def _describe_maps(explanation: Explanation) -> str:
+    """Name the strongest links of the chosen layers."""
+    assert explanation.attention is not None
+    return describe_pairs(explanation.attention, explanation.layers, explanation.labels)
+
+
+def _describe_depth(explanation: Explanation) -> str:
+    """Say how strong the strongest link of each layer is."""
+    assert explanation.attention is not None
+    return "the largest " + describe_layers(explanation.attention.max(axis=(1, 2)))
+
+
+def _describe_jacobian(explanation: Explanation) -> str:
+    """Name the pair of tokens of the largest block."""
+    assert explanation.jacobian is not None
+    norms, labels = explanation.jacobian, explanation.labels
+    i, j = map(int, np.unravel_index(np.argmax(norms), norms.shape))
+    return (
+        f"largest, {norms[i, j]:.3g}, is what the end of token {i}, "
+        f"{quote(labels[i])}, takes from the start of token {j}, {quote(labels[j])}"
+    )
+
 
 TEXT_PLATES = (
     Plate(
@@ -28,7 +75,7 @@ TEXT_PLATES = (
         "below: ∂ logit / ∂ x₀[j] · x₀[j], x₀ the token embeddings",
         ("left_out", "gradient_input"),
         figures.draw_drivers,
-        says=words.describe_drivers,
+        says=_describe_drivers,
     ),
     Plate(
         "last_token_attention",
@@ -39,7 +86,7 @@ TEXT_PLATES = (
         f"{ALPHA}, i the last token; |α| averaged over channels",
         ("last_attention",),
         figures.draw_last_token,
-        says=words.describe_last_token,
+        says=_describe_last_token,
     ),
     Plate(
         "attention_maps",
@@ -52,7 +99,7 @@ TEXT_PLATES = (
         ("attention", "chosen_layers"),
         figures.draw_attention_maps,
         "attention",
-        says=words.describe_maps,
+        says=_describe_maps,
     ),
     Plate(
         "attention_depth",
@@ -63,7 +110,7 @@ TEXT_PLATES = (
         ("attention",),
         figures.draw_attention_depth,
         "attention",
-        says=words.describe_depth,
+        says=_describe_depth,
     ),
     Plate(
         "token_norms",
@@ -88,7 +135,7 @@ TEXT_PLATES = (
         ("jacobian_norms",),
         figures.draw_jacobian_norms,
         "jacobian",
-        says=words.describe_jacobian,
+        says=_describe_jacobian,
     ),
 )
 
