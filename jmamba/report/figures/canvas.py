@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LogNorm, SymLogNorm
+from matplotlib.colors import FuncNorm, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
@@ -26,6 +27,9 @@ MARKERS = "osD^vPX"
 GRID = {"color": "#e3e7ee", "linewidth": 0.6}
 MAP_COLORS = "viridis"
 MAP_DECADES = 3.0  # as in DeciMamba's maps: weaker links are not told apart
+
+MIDDLE_SHARE = 0.3
+"""Part of the colours of one sign that go to what is smaller than the median."""
 
 PAGE_WIDTH = 8.4
 """Inches that fill the column of a page; 1280 pixels wide, it has 7 points in 11."""
@@ -99,20 +103,11 @@ def color_bar(figure: Figure, mappable, axes, label: str, **options):
     bar.ax.tick_params(which="both", labelsize=7)
     if isinstance(mappable.norm, LogNorm):
         plain_numbers(bar.ax.yaxis)
-    if isinstance(mappable.norm, SymLogNorm):
-        ticks, labels = signed_ticks(mappable.norm)
-        bar.set_ticks(ticks, labels=labels)
-        bar.ax.yaxis.set_ticks([], minor=True)
+    if isinstance(mappable.norm, FuncNorm):
+        ticks = np.asarray(mappable.norm.inverse(np.linspace(0, 1, 9)))
+        bar.set_ticks(ticks.tolist(), labels=[f"{tick:.2g}" for tick in ticks])
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue] (a Spine, typed as its class)
     return bar
-
-
-def signed_ticks(scale: SymLogNorm) -> tuple[list[float], list[str]]:
-    """Return the ticks of a scale of both signs: its ends, a middle of each, and 0."""
-    most, small = float(scale.vmax or 1), float(scale.linthresh)
-    sizes = [small, most] if most < 5 * small else [small, (small * most) ** 0.5, most]
-    ticks = [-size for size in reversed(sizes)] + [0.0, *sizes]
-    return ticks, [f"{tick:.2g}" for tick in ticks]
 
 
 def plain_numbers(axis) -> None:
@@ -152,16 +147,26 @@ def log_scale(values: np.ndarray, decades: float) -> LogNorm:
     return LogNorm(low, high, clip=True)
 
 
-def signed_scale(values: np.ndarray) -> SymLogNorm:
+def signed_scale(values: np.ndarray) -> FuncNorm:
     """Return a colour scale of both signs that reaches as far as the values do.
 
-    Small values, in size below the median, are told apart linearly and large ones by
-    their logarithm: one layer that does most leaves the others their colours.
+        share = sign(x) |x / most|^p,   p such that the median size has share 0.3
+
+    Where one layer does most, the others keep colours, and so do its own differences.
     """
     sizes = np.abs(values)
     most = max(float(sizes.max()), 1e-6)
-    small = float(np.clip(np.median(sizes), most / 1000, most / 2))
-    return SymLogNorm(small, vmin=-most, vmax=most)
+    middle = float(np.clip(np.median(sizes) / most, 1e-3, 0.3))
+    power = float(np.log(MIDDLE_SHARE) / np.log(middle))
+    both = (
+        partial(_signed_power, power=power),
+        partial(_signed_power, power=1 / power),
+    )
+    return FuncNorm(both, vmin=-most, vmax=most)
+
+
+def _signed_power(x, power: float):
+    return np.sign(x) * np.abs(x) ** power
 
 
 def lower_triangle(matrix: np.ndarray) -> np.ma.MaskedArray:
