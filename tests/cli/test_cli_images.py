@@ -42,7 +42,9 @@ def test_explain_prints_and_writes(tmp_path):
     out = tmp_path / "jmamba-out"
     assert result.stdout.splitlines()[-1] == str(out / "index.html")
     assert "Likeliest classes" in result.stdout
-    assert "a picture.PNG, 16 x 12 pixels" in result.stdout
+    read = "read its middle, 12 x 12 pixels from (2, 0) on, as 12 x 12 pixels"
+    said = " ".join(result.stdout.split())
+    assert f"a picture.PNG, 16 x 12 pixels, {read}" in said
     assert "Explained by mamba lrp: class 3" in result.stdout
     assert "hidden attention" in result.stderr  # the stages
     summary = json.loads((out / "summary.json").read_text())
@@ -116,6 +118,17 @@ def test_mistakes_exit_with_2(args, message, tmp_path):
     before = set(tmp_path.iterdir())
     assert message in mistake("explain", *args)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_pictures_are_read_whole(tmp_path):
+    result = run("explain", "a picture.PNG", "--method", "raw_attention",
+                 "--no-matrices")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stdout.split())
+    assert "16 x 12 pixels, read whole, as 16 x 12 pixels" in said
+    made = json.loads((tmp_path / "jmamba-out" / "summary.json").read_text())
+    assert made["read_as"] == {"height": 12, "width": 16, "patch": 4, "stride": 4}
+    assert made["seen"] == {"top": 0, "left": 0, "height": 12, "width": 16}
 
 
 def test_dynamics_of_a_picture_are_refused():

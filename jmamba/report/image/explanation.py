@@ -88,6 +88,15 @@ class ImageExplanation:
         return visible(self.name, keep=" ")
 
     @property
+    def how_read(self) -> str:
+        """What of the picture the model read, and in which size."""
+        top, left, height, width = self.seen
+        read = f"as {self.read_as.width} x {self.read_as.height} pixels"
+        if (height, width) == self.picture.shape[:2]:
+            return f"whole, {read}"
+        return f"its middle, {width} x {height} pixels from ({left}, {top}) on, {read}"
+
+    @property
     def part(self) -> UInt8[np.ndarray, "height width 3"]:
         """The part of the picture that the model saw."""
         top, left, height, width = self.seen

@@ -93,13 +93,9 @@ def image_summary(explanation: ImageExplanation, files: list[str]) -> dict:
 def _subject(explanation: ImageExplanation) -> dict[str, str]:
     height, width = explanation.picture.shape[:2]
     rows, columns = explanation.relevance[explanation.method].shape
-    top, left, tall, wide = explanation.seen
-    read = explanation.read_as
-    whole = (tall, wide) == (height, width)
-    middle = f"its middle, {wide} x {tall} pixels from ({left}, {top}) on"
     return {
         "picture": f"{width} x {height} pixels",
-        "seen": f"{'the whole' if whole else middle}, as {read.width} x {read.height}",
+        "read": explanation.how_read,
         "patches": f"{rows} x {columns}",
     }
 
