@@ -112,7 +112,7 @@ def class_attention(explanation: ImageExplanation) -> Figure:
         _bare(ax, f"layer {layer}{chosen}")
     bar = ScalarMappable(scale, colormaps[MAP_COLORS])
     label = "mean |α| / largest of the layer"
-    shrink = min(0.9, 3.2 / rows)
+    shrink = min(0.9, 4 / (height * rows))
     color_bar(figure, bar, axes[:count].tolist(), label, shrink=shrink, pad=0.02)
     return figure
 

@@ -39,7 +39,7 @@ def image_page(explanation: ImageExplanation, figures: dict[str, bytes]) -> str:
     title = f"{isolate(Path(explanation.shown_name).name)} → {isolate(best.labels[0])}"
     body = f"""<header>
 <p class="kicker">jmamba explain · {escape(explanation.model)} ·
-{escape(explanation.shown_name)}</p>
+<bdi>{escape(explanation.shown_name)}</bdi></p>
 <h1>In this picture the model sees {quoted(best.labels[0])}
 <small>{100 * best.probabilities[0]:.1f} % sure</small></h1>
 {_other_target(explanation)}
