@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -39,9 +38,6 @@ USUAL = {
 """Settings of the methods that have some, where papers and released code differ."""
 
 STAGES = ("prediction", "relevance", "hidden attention")
-
-COMPILERS = 2
-"""Methods that are compiled side by side, which takes most of their time."""
 
 
 def explain_image(
@@ -210,20 +206,12 @@ def _compare(
     """Return the relevance by all other methods, and why some refused."""
     found, refused = {}, {}
     others = [name for name in METHODS if name != method]
-    pool = ThreadPoolExecutor(COMPILERS)
-    try:
-        asked = [
-            pool.submit(_relevance, model, inputs, name, target, USUAL.get(name))
-            for name in others
-        ]
-        for done, (name, answer) in enumerate(zip(others, asked, strict=True)):
-            try:
-                found[name] = answer.result()
-            except ValueError as error:
-                refused[name] = str(error)
-            progress(done + 1, len(others))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for done, name in enumerate(others):
+        try:
+            found[name] = _relevance(model, inputs, name, target, USUAL.get(name))
+        except ValueError as error:
+            refused[name] = str(error)
+        progress(done + 1, len(others))
     return found, refused
 
 
