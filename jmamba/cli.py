@@ -3,7 +3,9 @@
 import importlib
 import os
 import sys
-from typing import Annotated
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 import typer.core
@@ -77,7 +79,9 @@ class Commands(typer.core.TyperGroup):
         """Run a command; a user's mistake exits with 2, Ctrl-C with 130."""
         debug = ctx.params.get("debug")
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _notes()
+                return super().invoke(ctx)
         except KeyboardInterrupt as error:
             _complain("Interrupted; nothing half-written is left.")
             raise typer.Exit(INTERRUPTED) from error
@@ -126,6 +130,18 @@ def options(
 
 def _complain(message: str) -> None:
     sys.stderr.write(f"{message}\n")
+
+
+def _notes() -> Callable[..., None]:
+    """Return what shows a warning as a note, each once and without its line of code."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, *place: Any) -> None:
+        if str(message) not in said:
+            said.add(str(message))
+            _complain(f"Note: {message}")
+
+    return show
 
 
 def main() -> None:

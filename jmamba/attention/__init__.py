@@ -43,13 +43,13 @@ from jmamba.attention.relevance.gradients import (
     integrated_gradients as integrated_gradients,
 )
 from jmamba.attention.relevance.gradients import smooth_grad as smooth_grad
+from jmamba.attention.relevance.heat_maps import heat_map as heat_map
+from jmamba.attention.relevance.heat_maps import patch_grid as patch_grid
 from jmamba.attention.relevance.lrp import COMPOSITES as COMPOSITES
 from jmamba.attention.relevance.lrp import mamba_lrp as mamba_lrp
 from jmamba.attention.relevance.lrp import pixel_lrp as pixel_lrp
 from jmamba.attention.relevance.methods import METHODS as METHODS
 from jmamba.attention.relevance.methods import explain as explain
-from jmamba.attention.relevance.methods import heat_map as heat_map
-from jmamba.attention.relevance.methods import patch_grid as patch_grid
 from jmamba.attention.relevance.rollout import attention_rollout as attention_rollout
 from jmamba.attention.relevance.rollout import mamba_attribution as mamba_attribution
 from jmamba.attention.relevance.rollout import raw_attention as raw_attention

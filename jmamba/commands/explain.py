@@ -15,8 +15,8 @@ from jmamba.commands.options import (
 from jmamba.commands.reading import find_picture, parse_layers, read_text
 from jmamba.report.choices import DEFAULT_METHOD
 
-TEXTS = "Options for texts"
-"""Panel of the help for what makes no sense with an image."""
+TEXTS, IMAGES = "Options for texts", "Options for images"
+"""Panels of the help; options of the one make no sense with the other."""
 
 
 def explain_command(
@@ -65,7 +65,7 @@ def explain_command(
         typer.Option(help=f"Of methods by attention: {' or '.join(PRESETS)}."),
     ] = None,
     compare: Annotated[
-        bool | None, typer.Option(help="All other methods too, or not.")
+        bool | None, typer.Option(help="All other methods too, which takes longer.")
     ] = None,
     target: Annotated[
         str | None,
@@ -79,6 +79,13 @@ def explain_command(
         typer.Option(
             help="Why the target comes rather than this next token.",
             rich_help_panel=TEXTS,
+        ),
+    ] = None,
+    crop: Annotated[
+        bool | None,
+        typer.Option(
+            help="The picture's middle square only, not the whole resized to fit.",
+            rich_help_panel=IMAGES,
         ),
     ] = None,
     jacobian: Annotated[
@@ -113,6 +120,7 @@ def explain_command(
     of_texts = _given(
         against=against, jacobian=jacobian, probes=probes, max_tokens=max_tokens
     )
+    of_images = _given(crop=crop)
     common = {"layers": parse_layers(layers)} | _given(
         matrices=matrices,
         top=top,
@@ -123,11 +131,12 @@ def explain_command(
     )
     source, place = (model, revision, dtype), (out, overwrite)
     if picture is not None:
-        _check_foreign(of_texts | _given(file=file))
+        _check_foreign(of_texts | _given(file=file), "an image", "texts")
         from jmamba.commands.explain_image import explain_picture
 
-        page = explain_picture(picture, source, common, *place)
+        page = explain_picture(picture, source, common | of_images, *place)
     else:
+        _check_foreign(of_images, "a text", "images")
         text = read_text(text, file)
         from jmamba.commands.explain_text import explain_words
 
@@ -143,11 +152,11 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _check_foreign(typed: dict[str, Any]) -> None:
-    """Raise if options of texts were typed with a picture."""
+def _check_foreign(typed: dict[str, Any], this: str, other: str) -> None:
+    """Raise if options of images were typed with a text, or the other way round."""
     if typed:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in typed)
         raise ValueError(
-            f"{names}: only for texts, but this is an image. Leave out what does not "
+            f"{names}: only for {other}, but this is {this}. Leave out what does not "
             "fit."
         )

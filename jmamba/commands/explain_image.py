@@ -41,7 +41,8 @@ def render_image(explanation: Any) -> Any:
     from jmamba.commands.terminal import predictions_table
 
     height, width = explanation.picture.shape[:2]
-    about = Text(f"{explanation.shown_name}, {width} x {height} pixels")
+    size = f"{width} x {height} pixels, read {explanation.how_read}"
+    about = Text(f"{explanation.shown_name}, {size}")
     method = explanation.method.replace("_", " ")
     explained = Text(f"Explained by {method}: {explanation.label}")
     return Group(

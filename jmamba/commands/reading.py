@@ -1,9 +1,13 @@
 """Reading what a user types: texts, files, lists of layers."""
 
+import shlex
 import sys
 from pathlib import Path
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+PICTURES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jfif", ".jp2", ".webp", ".avif", ".heic"),
+    *(".bmp", ".gif", ".ico", ".tif", ".tiff", ".tga", ".pgm", ".ppm", ".pnm"),
+)
 """Endings of files that are pictures."""
 
 
@@ -13,7 +17,8 @@ def read_text(text: str | None, file: Path | None) -> str:
     One line end at the end of a file is not part of the text: editors and echo add it.
 
     Raises:
-      ValueError: there is no text, more than one, or the bytes are not UTF-8.
+      ValueError: there is no text, more than one, it names a picture, or the bytes are
+        not UTF-8.
     """
     if (text is None) == (file is None):
         raise ValueError(
@@ -21,6 +26,11 @@ def read_text(text: str | None, file: Path | None) -> str:
             "input, or a file with --file; one of them."
         )
     if text != "-" and text is not None:
+        if names_picture(text):
+            raise ValueError(
+                f"{text!r} is the name of a picture, but this command reads texts. "
+                + _as_text(text, "dynamics")
+            )
         return text
     source = "Standard input" if file is None else str(file)
     data = sys.stdin.buffer.read() if file is None else file.read_bytes()
@@ -38,9 +48,8 @@ def read_text(text: str | None, file: Path | None) -> str:
 def find_picture(argument: str | None, image: Path | None) -> Path | None:
     """Return the picture that a command is about, None if it is about a text.
 
-    An argument is a picture if there is a file of that name with a picture's ending. A
-    single word with such an ending that names no file is a mistake, and any other
-    argument a text.
+    An argument with a picture's ending is a picture, which has to be there: a mistyped
+    name must not be explained as a sentence.
 
     Args:
       argument: what was typed.
@@ -55,15 +64,30 @@ def find_picture(argument: str | None, image: Path | None) -> Path | None:
                 f"Give a text or a picture, not both {argument!r} and --image {image}."
             )
         return image
-    if argument is None or not argument.lower().endswith(PICTURES):
+    if argument is None or not names_picture(argument):
         return None
-    if _is_file(argument):
-        return Path(argument)
-    if len(argument.split()) > 1:
-        return None
-    raise ValueError(
-        f"There is no picture {argument}; check the name. If it is a text to explain, "
-        f"give it as standard input: echo {argument} | jmamba explain -"
+    if not _is_file(argument):
+        raise ValueError(
+            f"There is no picture {argument!r}; check the name. {_as_text(argument)}"
+        )
+    return Path(argument)
+
+
+def names_picture(argument: str) -> bool:
+    """Say whether an argument ends as the name of a picture does.
+
+    Examples:
+      >>> [names_picture(typed) for typed in ("my dog.PNG ", "a dog")]
+      [True, False]
+    """
+    return argument.rstrip().lower().endswith(PICTURES)
+
+
+def _as_text(argument: str, command: str = "explain") -> str:
+    """Say how to give an argument as a text."""
+    return (
+        "If it is a text, give it as standard input: "
+        f"echo {shlex.quote(argument)} | jmamba {command} -"
     )
 
 

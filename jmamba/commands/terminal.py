@@ -6,7 +6,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from jmamba.report.labels import BLANKS, BROKEN, visible
+from jmamba.report.labels import BLANKS, visible
 from jmamba.report.predictions import Predictions
 from jmamba.report.text.explanation import Explanation
 
@@ -42,7 +42,7 @@ def shaded_text(explanation: Explanation) -> Text:
     largest = float(np.abs(drivers).max()) or 1.0
     text = Text()
     for (piece, start, _), value in zip(explanation.pieces, drivers, strict=True):
-        shown = explanation.labels[start] if BROKEN in piece else _shown(piece)
+        shown = _shown(piece) or explanation.labels[start]
         text.append(shown, _style(float(value) / largest))
     text.append(" ")
     text.append(f"[{explanation.predictions.labels[0]}]", "bold")
@@ -103,9 +103,8 @@ def _table(title: str) -> Table:
 
 def _shown(piece: str) -> str:
     """Return a piece as it reads, its line ends and control characters visible."""
-    kept = {" ", "\u00a0"}
-    shown = "".join(c if c in kept else visible(c) for c in piece)
-    return shown.replace(BLANKS["\n"], BLANKS["\n"] + "\n")
+    lines = (visible(line, keep=" \u00a0") for line in piece.split("\n"))
+    return (BLANKS["\n"] + "\n").join(lines)
 
 
 def _style(weight: float) -> str:

@@ -4,6 +4,7 @@ A checkpoint says which one it has: a `tokenizer.json`, or `"tokenizer": "bytes"
 `config.json` for models whose tokens are the bytes of the UTF-8 text.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -21,6 +22,12 @@ BYTES = "bytes"
 BROKEN = "\ufffd"
 """What decoding makes of bytes that are no character."""
 
+MARKS = {"\n": "↵", "\t": "⇥", "\r": "⇤"}
+"""What line ends and tabs are shown as; DejaVu, which comes with matplotlib, has it."""
+
+Offsets = list[tuple[int, int]]
+"""First character of each token, and the one after its last."""
+
 
 @runtime_checkable
 class Tokenizer(Protocol):
@@ -30,6 +37,10 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text."""
+        ...
+
+    def offsets(self, text: str) -> Offsets:
+        """Return the characters that each token of `encode(text)` stands for."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -69,6 +80,19 @@ class ByteTokenizer:
         """
         return list(_check_text(text).encode("utf-8"))
 
+    def offsets(self, text: str) -> Offsets:
+        """Return the character that each byte of a text is a part of.
+
+        Raises:
+          TypeError, ValueError: as in `encode`.
+
+        Examples:
+          >>> ByteTokenizer().offsets("né")
+          [(0, 1), (1, 2), (1, 2)]
+        """
+        sizes = (len(c.encode("utf-8")) for c in _check_text(text))
+        return [(i, i + 1) for i, size in enumerate(sizes) for _ in range(size)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of bytes; what is not UTF-8 becomes a replacement mark.
 
@@ -102,13 +126,21 @@ class FileTokenizer:
 
         self.eos_ids = tuple(eos_ids)
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+            described = json.loads(file.read_text(encoding="utf-8"))
+            _keep_blanks(described.get("post_processor"))
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(described))
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError(
                 f"{file} is no tokenizer that this version of tokenizers reads "
                 f"({error}); copy or download it again."
             ) from error
         self._bytes = {char: byte for byte, char in enumerate(_byte_alphabet())}
+        splitter = self._tokenizer.pre_tokenizer
+        # Words were separated by the blanks that are dropped, anything else by nothing.
+        self._drops_blanks = splitter is not None and not any(
+            " " in part or "▁" in part or "Ġ" in part
+            for part, _ in splitter.pre_tokenize_str("a a")
+        )
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text.
@@ -119,13 +151,31 @@ class FileTokenizer:
         """
         return self._tokenizer.encode(_check_text(text)).ids
 
+    def offsets(self, text: str) -> Offsets:
+        """Return the characters that each token of a text stands for.
+
+        Raises:
+          TypeError, ValueError: as in `encode`.
+        """
+        return self._tokenizer.encode(_check_text(text)).offsets
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids; ids of padded rows are left out.
+
+        Where the file says nothing of decoding, tokens follow each other without
+        blanks, if they are read so: `tokenizers` would put a blank between any two.
 
         Raises:
           ValueError: an id is negative.
         """
-        return self._tokenizer.decode(_check_ids(ids, None), skip_special_tokens=False)
+        ids = _check_ids(ids, None)
+        if self._tokenizer.decoder is None:
+            tokens = [self._tokenizer.id_to_token(i) for i in ids]
+            joined = "".join(token for token in tokens if token is not None)
+            read = self._tokenizer.encode(joined, add_special_tokens=False).ids
+            if not self._drops_blanks or read == ids:
+                return joined
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Return one readable string per token, with its spaces.
@@ -212,7 +262,17 @@ def _check_ids(ids: Sequence[int], size: int | None) -> list[int]:
 def _readable(piece: bytes) -> str:
     """Return bytes as text, with a mark for line ends and tabs and \\x for the rest."""
     text = piece.decode("utf-8", errors="backslashreplace")
-    return text.replace("\n", "↵").replace("\t", "⇥").replace("\r", "␍")
+    return "".join(MARKS.get(c, c) for c in text)
+
+
+def _keep_blanks(processor: dict[str, Any] | None) -> None:
+    """Let the offsets of tokens hold their blanks, which some files ask to trim."""
+    if processor is None:
+        return
+    if "trim_offsets" in processor:
+        processor["trim_offsets"] = False
+    for inner in processor.get("processors", ()):
+        _keep_blanks(inner)
 
 
 def _byte_alphabet() -> str:

@@ -169,7 +169,7 @@ def _generate(graphdef, state, request: Request, *, max_new_tokens):
 def _request_axes(request: Request) -> Any:
     """Return the letters of a request, for `keep_places`."""
 
-    def axes(value, letters):
+    def axes(value, letters) -> Any:
         return "" if value is None else letters
 
     return Request(

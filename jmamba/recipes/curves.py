@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from jmamba.report.figures.canvas import new_figure
+from jmamba.report.figures.canvas import SERIES, new_figure, plain_numbers
 
 
 class Curve(NamedTuple):
@@ -37,14 +37,16 @@ def draw_curves(curves: Sequence[Curve], *, x: str, y: str) -> Figure:
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     first = curves[0]
     for number, curve in enumerate(curves):
-        colour = f"C{number}"
+        colour = SERIES[number % len(SERIES)]
         _draw_band(above, np.stack(curve.runs), colour, label=curve.name)
         runs = [a - b for a, b in zip(curve.runs, first.runs, strict=True)]
         _draw_band(below, np.stack(runs), colour)
     every = np.concatenate([np.ravel(curve.runs) for curve in curves])
-    above.set_ylim(every.min() * 0.98, np.quantile(every, 0.97))
+    if every.min() > 0:  # a start far above the rest is in the picture all the same
+        above.set_yscale("log")
+        plain_numbers(above.yaxis)
     above.set_ylabel(y)
-    above.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", frameon=False, fontsize=8, ncols=3)
     below.set_ylabel(f"minus {first.name}", fontsize=8)
     below.set_xlabel(x)
     for ax in (above, below):

@@ -1,21 +1,34 @@
 """Tokens as text that can be read: characters, visible blanks, bytes."""
 
+import unicodedata
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from jmamba.files.tokenizer import BROKEN
+from jmamba.files.tokenizer import BROKEN, MARKS, Offsets
 
-BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽"}
+BLANKS = {" ": "␣", "\u00a0": "⍽"} | MARKS
 """Visible forms of the blanks."""
+
+JOINERS = {"\u200c", "\u200d", *map(chr, range(0xE0020, 0xE0080))}
+"""Characters that say how their neighbours are drawn: joined, apart, as a flag."""
+
+LONG_WORD = 16
+"""Tokens of a word that is split where places in it are named."""
+
+JOINED = {"So", "Sk", "Lo", "Mn", "Mc", "Me", "Cf"}
+"""Categories of emoji, their colours, letters without case, marks, other joiners."""
 
 
 class Piece(NamedTuple):
     """Tokens `start` to `stop` that stand for one stretch of text, mostly one token.
 
     A character may be spread over several tokens (a byte-level model has one per byte
-    of UTF-8); they make one piece, because half a character cannot be shown.
+    of UTF-8), and what is read as one over several characters (an emoji and its colour,
+    a letter and its accent); they make one piece, because half of it cannot be shown.
     """
 
     text: str
@@ -33,8 +46,13 @@ class TokenReport(Protocol):
         ...
 
     @property
-    def starts(self) -> list[str]:
-        """The visible text of each piece at its first token, nothing at the others."""
+    def pieces(self) -> tuple[Piece, ...]:
+        """The tokens as stretches of text."""
+        ...
+
+    @property
+    def piece_labels(self) -> list[str]:
+        """One readable label per piece."""
         ...
 
     @property
@@ -43,51 +61,68 @@ class TokenReport(Protocol):
         ...
 
 
-def split_pieces(
-    ids: Sequence[int], decode: Callable[[Sequence[int]], str]
-) -> list[Piece]:
-    """Cut token ids into the shortest runs that decode to whole characters.
+def split_pieces(text: str, offsets: Offsets) -> list[Piece]:
+    """Cut a text into the shortest runs of tokens that hold whole graphemes.
 
     Args:
-      ids: token ids.
-      decode: the tokenizer's map from ids to text.
+      text: the text.
+      offsets: the characters that each token stands for, as a tokenizer's `offsets`
+        returns them. Blanks that no token stands for go to the token behind them.
 
     Returns:
-      Pieces that cover every token once, in order. Bytes that never become a
-      character are pieces of one token whose text is U+FFFD.
+      Pieces that cover text and tokens once, in order. What a tokenizer adds to the
+      text is a piece of its own, without text.
 
     Examples:
-      >>> ids = list("né".encode())
-      >>> split_pieces(ids, lambda ids: bytes(ids).decode(errors="replace"))
+      >>> split_pieces("né", [(0, 1), (1, 2), (1, 2)])
       [Piece(text='n', start=0, stop=1), Piece(text='é', start=1, stop=3)]
     """
-    pieces, start = [], 0
-    while start < len(ids):
-        stop, text = _shortest(ids, start, pieces, decode)
-        pieces.append(Piece(text, start, stop))
-        start = stop
-    return pieces
+    whole = _grapheme_starts(text)
+    last_own = max((k for k, (i, j) in enumerate(offsets) if j > i), default=-1)
+    tokens, places, reached = [], [], 0
+    for token, (first, last) in enumerate(offsets):
+        place = whole[bisect_left(whole, reached)]
+        if not tokens or first == last or place <= first:  # or added, or behind all
+            tokens.append(token)
+            places.append(place)
+        reached = len(text) if token == last_own else max(reached, last)
+    stops, ends = [*tokens[1:], len(offsets)], [*places[1:], len(text)]
+    spans = zip(tokens, stops, places, ends, strict=True)
+    return [Piece(text[i:k], start, stop) for start, stop, i, k in spans]
 
 
-def _shortest(ids, start, pieces, decode):
-    """Return the end and the text of the piece that starts at a token.
+def split_graphemes(text: str) -> list[str]:
+    """Cut a text into what is read as one character each.
 
-    Text is what the tokens add to the piece before them: alone, some decoders drop a
-    leading blank. No character has more than four bytes.
+    Examples:
+      >>> [len(grapheme) for grapheme in split_graphemes("a👩\\u200d🚀e\\u0301")]
+      [1, 3, 2]
+
+    References:
+      Unicode Standard Annex 29, extended grapheme clusters.
     """
-    before = ids[pieces[-1].start : start] if pieces else ids[:0]
-    if pieces and BROKEN in pieces[-1].text:
-        before = ids[:0]
-    known = decode(before) if len(before) else ""
-    for stop in range(start + 1, min(start + 4, len(ids)) + 1):
-        text = decode([*before, *ids[start:stop]])
-        if text.startswith(known) and BROKEN not in text[len(known) :]:
-            return stop, text[len(known) :]
-    return start + 1, BROKEN
+    starts = _grapheme_starts(text)
+    return [text[i:k] for i, k in zip(starts, starts[1:], strict=False)]
 
 
-def visible(text: str) -> str:
+def _grapheme_starts(text: str) -> Sequence[int]:
+    """Return where what is read as one character begins, and the end of the text."""
+    if text.isascii() and "\r" not in text:
+        return range(len(text) + 1)
+    from tokenizers import Regex, pre_tokenizers
+
+    split = pre_tokenizers.Split(Regex(r"\X"), "isolated")
+    return [0, *(stop for _, (_, stop) in split.pre_tokenize_str(text))]
+
+
+def visible(text: str, keep: str = "") -> str:
     """Return a text whose blanks and control characters can be seen.
+
+    Joiners within emoji and between letters of a script that has them are no such.
+
+    Args:
+      text: the text.
+      keep: characters that stay what they are.
 
     Examples:
       >>> visible(" a\\n")
@@ -95,7 +130,22 @@ def visible(text: str) -> str:
       >>> visible("\\x00")
       '\\\\x00'
     """
-    return "".join(_visible_character(c) for c in text)
+    shown, before = [], ""
+    for c in text:
+        is_joined = c in JOINERS and unicodedata.category(before or " ") in JOINED
+        shown.append(c if is_joined or c in keep else _visible_character(c))
+        before = c if is_joined or c.isprintable() else ""
+    return "".join(shown)
+
+
+def isolate(label: str) -> str:
+    """Return a label that keeps its own direction within any line of plain text.
+
+    Examples:
+      >>> isolate("שלום") == "\\u2068שלום\\u2069"
+      True
+    """
+    return f"\u2068{label}\u2069"
 
 
 def _visible_character(c: str) -> str:
@@ -107,17 +157,31 @@ def _visible_character(c: str) -> str:
 
 
 def token_label(text: str, spelled: str) -> str:
-    """Return the label of a stretch of text.
+    """Return the label of a token alone.
 
     Args:
       text: what it decodes to.
-      spelled: how the tokenizer spells the token, for what is no whole character.
+      spelled: how the tokenizer spells it, for what is no whole character.
 
     Examples:
       >>> token_label("\ufffd", "\\xc3"), token_label(" a", "?")
       ('\\xc3', '␣a')
     """
     return spelled if not text or BROKEN in text else visible(text)
+
+
+def text_after(before: int, token: int, decode: Callable[[list[int]], str]) -> str:
+    """Return what a token adds to the one before it: alone, some lose their blank.
+
+    Examples:
+      >>> words = ["▁The", "▁end"]
+      >>> def decode(ids):
+      ...     return "".join(words[i] for i in ids).replace("▁", " ").strip()
+      >>> decode([1]), text_after(0, 1, decode)
+      ('end', ' end')
+    """
+    known, text = decode([before]), decode([before, token])
+    return text.removeprefix(known) if text.startswith(known) else decode([token])
 
 
 def token_labels(pieces: Sequence[Piece], spelled: Sequence[str]) -> list[str]:
@@ -133,11 +197,21 @@ def token_labels(pieces: Sequence[Piece], spelled: Sequence[str]) -> list[str]:
     """
     labels = []
     for text, start, stop in pieces:
-        label = token_label(text, spelled[start])
+        label = visible(text) or spelled[start]
         count = stop - start
         parts = [f"{label} {k + 1}/{count}" for k in range(count)]
         labels += [label] if count == 1 else parts
     return labels
+
+
+def piece_labels(pieces: Sequence[Piece], labels: Sequence[str]) -> list[str]:
+    """Return one label per piece.
+
+    Args:
+      pieces: the tokens as stretches of text.
+      labels: of all tokens, for pieces without text.
+    """
+    return [visible(text) or labels[start] for text, start, _ in pieces]
 
 
 def shorten(label: str, width: int = 14) -> str:
@@ -148,3 +222,51 @@ def shorten(label: str, width: int = 14) -> str:
       'interna…'
     """
     return label if len(label) <= width else label[: width - 1] + "…"
+
+
+def word_stretches(
+    pieces: Sequence[Piece], labels: Sequence[str], step: int, width: int = 10
+) -> dict[int, str]:
+    """Return places in a text that are so far apart, and what is read from each.
+
+    Places begin words, and words end in them, unless a word is too long.
+
+    Args:
+      pieces: the tokens as stretches of text.
+      labels: of the pieces.
+      step: fewest tokens from one place to the next.
+      width: most characters of a stretch.
+
+    Examples:
+      >>> text = "we were there"
+      >>> pieces = [Piece(c, i, i + 1) for i, c in enumerate(text)]
+      >>> word_stretches(pieces, list(text), 4)
+      {0: 'we were', 8: 'there'}
+    """
+    begins = [_begins_word(before, piece) for before, piece in pairwise(pieces)]
+    places = [0]
+    for i, begins_here in enumerate(begins, 1):
+        far = pieces[i].start - pieces[places[-1]].start
+        if far >= max(2 * step, LONG_WORD) or (far >= step and begins_here):
+            places.append(i)
+    stretches = {}
+    for first, stop in pairwise([*places, len(pieces)]):
+        text, end = "", first
+        while end < stop and len(text) + len(labels[end]) <= width:
+            text, end = text + labels[end], end + 1
+        words = [
+            i for i in range(first + 1, end + 1) if i > len(begins) or begins[i - 1]
+        ]
+        end = words[-1] if words and end < len(pieces) else end
+        text = "".join(labels[first:end]).strip() or shorten(labels[first], width)
+        stretches[pieces[first].start] = text.removesuffix(BLANKS[" "])
+    return stretches
+
+
+def _begins_word(before: Piece, piece: Piece) -> bool:
+    """Say whether a word begins with a piece: behind a blank, or in wide letters."""
+    letter = piece.text.lstrip()[:1]
+    if not letter:
+        return False
+    is_wide = unicodedata.east_asian_width(letter) in "WF"
+    return is_wide or piece.text[0].isspace() or before.text[-1:].isspace()

@@ -22,6 +22,8 @@
       for (let k = 0; k < data.layers; k++) sum += share(k, i, j);
       return sum / data.layers;
     });
+  // Labels keep their own direction within a line: Unicode's isolates.
+  const isolate = (label) => `\u2068${label}\u2069`;
   const percent = (x) => (100 * x).toFixed(x < 0.1 ? 2 : 1) + "\u00a0%";
   const layerName = () =>
     state.layer === 0 ? "mean of all" : `layer ${state.layer - 1}`;
@@ -72,7 +74,7 @@
     const hint = data.full ? " Click a token to read from it." : "";
     element.replaceChildren(
       swatch,
-      ` how much the outlined token “${name}” reads from each token ` +
+      ` how much the outlined token “${isolate(name)}” reads from each token ` +
         `(${layerName()}); the darkest is ${percent(largest)}.${hint}`,
     );
   }
@@ -80,7 +82,7 @@
   function describe(j) {
     const [start, stop] = data.spans[j];
     const where = stop - start > 1 ? `tokens ${start}–${stop - 1}` : `token ${start}`;
-    const lines = [`“${data.pieces[j]}” · ${where}`];
+    const lines = [`“${isolate(data.pieces[j])}” · ${where}`];
     const lost = data.left_out[j];
     lines.push(
       lost === null
@@ -107,8 +109,11 @@
     const box = token.getClientRects()[0] || token.getBoundingClientRect();
     const width = document.documentElement.clientWidth;
     const left = Math.min(box.left, width - tip.offsetWidth - 8);
-    const below = box.bottom + 6 + tip.offsetHeight < window.innerHeight;
-    const top = below ? box.bottom + 6 : box.top - tip.offsetHeight - 6;
+    const legend = byId("legend").getBoundingClientRect();
+    const below = box.bottom + 6;
+    const room = Math.min(window.innerHeight, legend.top); // clear of the legend
+    const top =
+      below + tip.offsetHeight < room ? below : box.top - tip.offsetHeight - 6;
     tip.style.left = `${Math.max(8, left) + window.scrollX}px`;
     tip.style.top = `${top + window.scrollY}px`;
   }
@@ -151,6 +156,9 @@
       showTip(token);
     } else return;
     event.preventDefault();
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") hideTip();
   });
   tokens.forEach((token, j) => {
     token.tabIndex = j === 0 ? 0 : -1; // one stop for Tab, arrows inside

@@ -36,25 +36,41 @@ def document(title: str, body: str, scripts: str = "") -> str:
 """
 
 
+def code(label: str) -> str:
+    """Return a label as code, in its own direction within any line."""
+    return f"<code><bdi>{escape(label)}</bdi></code>"
+
+
+def quoted(label: str) -> str:
+    """Return a label in a box, in its own direction within any line."""
+    return f'<q class="best"><bdi>{escape(label)}</bdi></q>'
+
+
 def prediction_rows(best: Predictions) -> str:
     """Return the rows of a table of predictions."""
     return "".join(
-        f"<tr><td><code>{escape(label)}</code></td><td class=number>{i}</td>"
+        f"<tr><td>{code(label)}</td><td class=number>{i}</td>"
         f"<td class=number>{100 * p:.2f} %</td>"
         f'<td class=bar><i style="width:{100 * p:.1f}%"></i></td></tr>'
         for i, p, label in zip(best.ids, best.probabilities, best.labels, strict=True)
     )
 
 
-def figure_section(plate: Plate, png: bytes) -> str:
-    """Return a picture with its caption, formula and the names of its arrays."""
+def figure_section(plate: Plate, png: bytes, report: Any) -> str:
+    """Return a picture with its caption, formula and the names of its arrays.
+
+    Args:
+      plate: the picture.
+      png: its file.
+      report: what it was drawn from.
+    """
     source = base64.b64encode(png).decode()
     arrays = ", ".join(f"<code>{escape(name)}</code>" for name in plate.arrays)
     return f"""<figure id="{plate.name}">
 <h3>{escape(plate.title)}</h3>
 <figcaption>{escape(plate.caption)}
 <span class="formula">{escape(plate.formula)}</span></figcaption>
-<div class="picture"><img alt="{escape(plate.title)}"
+<div class="picture"><img alt="{escape(plate.describe(report))}"
 src="data:image/png;base64,{source}"></div>
 <p class="source">Numbers: {arrays} in <a href="arrays.npz">arrays.npz</a> ·
 <a href="{plate.name}.png">picture alone</a></p>

@@ -20,6 +20,8 @@ class Plate(NamedTuple):
       arrays: names of the arrays behind it in arrays.npz.
       draw: makes the picture.
       needs: attribute of the report without which there is no such picture.
+      says: tells what a report's picture shows, in words and numbers; None for what the
+        caption says.
     """
 
     name: str
@@ -29,3 +31,9 @@ class Plate(NamedTuple):
     arrays: tuple[str, ...]
     draw: Callable[[Any], Figure]
     needs: str = "left_out"
+    says: Callable[[Any], str] | None = None
+
+    def describe(self, report: Any) -> str:
+        """Return what stands in for the picture where it cannot be seen."""
+        shown = self.caption if self.says is None else self.says(report)
+        return f"{self.title}: {shown}"

@@ -12,6 +12,7 @@ from helpers import assert_close, quick_jit
 from random_models import random_text_model, random_tokens
 from vision_definition import draw_images, tiny_vim
 
+from jmamba import VimConfig
 from jmamba.attention import (
     METHODS,
     Contrast,
@@ -287,6 +288,28 @@ def test_heat_maps_have_patches_in_place_and_no_class_token():
         torch.from_numpy(np.array(grid))[None], size=(12, 12), mode="bilinear"
     )
     assert_close(picture, expected[0, 0].numpy(), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("patch", "stride", "height", "width", "last", "centre"),
+    [(8, 8, 60, 64, 6, 51.5), (16, 8, 224, 224, 1, 15.5), (4, 6, 21, 23, 2, 13.5)],
+)
+def test_heat_maps_stand_at_the_centres_of_patches(
+    patch, stride, height, width, last, centre
+):
+    """Patches that overlap, leave gaps, or do not fill the side are where they were."""
+    config = VimConfig(d_model=8, patch_size=patch, stride=stride, class_token="none")
+    model = tiny_vim(class_token="none")
+    model.config = config
+    rows, columns = config.grid_of(height, width)
+    down, across = np.arange(rows) * 10.0, np.arange(columns)
+    relevance = jnp.asarray((down[:, None] + across).reshape(1, -1), jnp.float32)
+    picture = np.asarray(heat_map(model, relevance, height, width)[0], np.float64)
+    at = [np.clip((np.arange(side) - (patch - 1) / 2) / stride, 0, count - 1)
+          for side, count in ((height, rows), (width, columns))]  # fmt: skip
+    assert_close(picture, 10 * at[0][:, None] + at[1], 1e-6)
+    before = 10 * (last - 0.5 / stride)  # half a pixel before the patch's centre
+    assert picture[int(centre), 0] == pytest.approx(before, rel=1e-6)
 
 
 def test_mistakes_are_said():

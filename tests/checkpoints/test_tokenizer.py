@@ -1,5 +1,7 @@
 """Tokenizers of checkpoints: from their files, or bytes."""
 
+import json
+
 import pytest
 import tokenizers
 from checkpoint_samples import edit_config, write_hf, write_json, write_original
@@ -14,6 +16,7 @@ from jmamba.checkpoints import (
     load_tokenizer,
     save_orbax,
 )
+from jmamba.report.labels import split_pieces
 
 TEXTS = ["hello world, hello tokens", "naïve café, naïve", "line\nline\ttab 日本語"]
 
@@ -54,6 +57,57 @@ def test_file_tokenizer_pieces_are_readable(tmp_path):
     assert pieces[-3:] == ["\\xe2", "\\x98", "\\x83"]  # one character of three tokens
     assert pieces[1].startswith(" ")
     assert tokenizer.pieces([0, 5000]) == ["<|endoftext|>", "<5000>"]
+
+
+def write_plain(folder, **parts):
+    """Write a vocabulary of letters and words, and no decoder."""
+    words = ["[UNK]", *"ACGT", "hello", "world"]
+    model = tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, "[UNK]")
+    tokenizer = tokenizers.Tokenizer(model)
+    for name, part in parts.items():
+        setattr(tokenizer, name, part)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return load_tokenizer(folder)
+
+
+def test_tokens_without_a_decoder_invent_no_blanks(tmp_path):
+    letters = tokenizers.pre_tokenizers.Split("", "isolated")
+    upper = tokenizers.normalizers.Replace("a", "A")
+    tokenizer = write_plain(
+        write_hf(tmp_path / "model"), pre_tokenizer=letters, normalizer=upper
+    )
+    ids = tokenizer.encode("aCGTA")
+    assert ids == [1, 2, 3, 4, 1]
+    assert tokenizer.decode(ids) == "ACGTA" and tokenizer.decode([2]) == "C"
+    assert tokenizer.decode([0, 2]) == "[UNK]C"
+    pieces = split_pieces("aCGTA", tokenizer.offsets("aCGTA"))
+    assert [piece.text for piece in pieces] == list("aCGTA")  # the case is kept
+
+
+def test_words_without_a_decoder_are_separate(tmp_path):
+    words = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer = write_plain(write_hf(tmp_path / "model"), pre_tokenizer=words)
+    assert tokenizer.decode([5, 6]) == "hello world"
+    pieces = split_pieces("hello  world", tokenizer.offsets("hello  world"))
+    assert [piece.text for piece in pieces] == ["hello", "  world"]
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "a  b ", "e\u0301中 x"])
+@pytest.mark.parametrize("nested", [True, False])
+def test_offsets_hold_the_blanks_of_tokens(text, nested, tmp_path):
+    folder = write_tokenizer(write_hf(tmp_path / "model"))
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    byte_level["use_regex"] = True
+    sequence = {"type": "Sequence", "processors": [byte_level]}
+    described = json.loads((folder / "tokenizer.json").read_text())
+    described["post_processor"] = sequence if nested else byte_level
+    write_json(folder / "tokenizer.json", described)
+    tokenizer = load_tokenizer(folder)
+    ids, offsets = tokenizer.encode(text), tokenizer.offsets(text)
+    assert len(ids) == len(offsets)
+    for piece in split_pieces(text, offsets):
+        decoded = tokenizer.decode(ids[piece.start : piece.stop])
+        assert piece.text == decoded
 
 
 def test_end_of_text_is_known(tmp_path):

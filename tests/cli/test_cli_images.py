@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from jmamba.embedded import EmbeddedVim, images, load_embedded_vim
 from jmamba.models.vim.images import preprocessing_of
 
 VIM = tiny_vim()
-QUICK = ("--no-compare", "--no-matrices")
+QUICK = ("--crop", "--no-matrices")
 ATTENTION = ("--method", "mamba_attribution")
 
 
@@ -36,12 +37,14 @@ def embedded(monkeypatch, tmp_path):
 
 def test_explain_prints_and_writes(tmp_path):
     result = run("explain", "a picture.PNG", "--method", "mamba_lrp", "--target", 3,
-                 "--no-compare")  # fmt: skip
+                 "--crop")  # fmt: skip
     assert result.exit_code == 0, result.output
     out = tmp_path / "jmamba-out"
     assert result.stdout.splitlines()[-1] == str(out / "index.html")
     assert "Likeliest classes" in result.stdout
-    assert "a picture.PNG, 16 x 12 pixels" in result.stdout
+    read = "read its middle, 12 x 12 pixels from (2, 0) on, as 12 x 12 pixels"
+    said = " ".join(result.stdout.split())
+    assert f"a picture.PNG, 16 x 12 pixels, {read}" in said
     assert "Explained by mamba lrp: class 3" in result.stdout
     assert "hidden attention" in result.stderr  # the stages
     summary = json.loads((out / "summary.json").read_text())
@@ -83,7 +86,10 @@ def test_checkpoints_explain_what_they_read(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["missing.png"], "There is no picture missing.png; check the name. If it is"),
+        (["missing.png"], "There is no picture 'missing.png'; check the name. If it"),
+        (["my dog.png"], "give it as standard input: echo 'my dog.png' | jmamba expl"),
+        (["holiday 2024/my dog.TIFF "], "There is no picture 'holiday 2024/my dog.TIF"),
+        (["I saved it as cat.png"], "There is no picture 'I saved it as cat.png'"),
         (["--image", "missing"], "There is no picture missing; check the name."),
         (["notes.jpg"], "notes.jpg cannot be read as a picture"),
         (["cut.png"], "cut.png cannot be read as a picture"),
@@ -102,7 +108,8 @@ def test_checkpoints_explain_what_they_read(tmp_path):
         (["a picture.PNG", "--max-tokens", 9, "--no-jacobian"],
          "--jacobian, --max-tokens: only for texts, but this is an image."),
         (["a picture.PNG", "--against", 1], "--against: only for texts"),
-        (["I saved it as cat.png"], "this is a text"),
+        (["a text", "--target", 1, "--compare", "--crop", "--method", "mamba_lrp"],
+         "--crop: only for images, but this is a text."),
     ],
 )  # fmt: skip
 def test_mistakes_exit_with_2(args, message, tmp_path):
@@ -112,6 +119,33 @@ def test_mistakes_exit_with_2(args, message, tmp_path):
     before = set(tmp_path.iterdir())
     assert message in mistake("explain", *args)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_pictures_are_read_whole(tmp_path):
+    result = run("explain", "a picture.PNG", "--method", "raw_attention",
+                 "--no-matrices")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stdout.split())
+    assert "16 x 12 pixels, read whole, as 16 x 12 pixels" in said
+    made = json.loads((tmp_path / "jmamba-out" / "summary.json").read_text())
+    assert made["read_as"] == {"height": 12, "width": 16, "patch": 4, "stride": 4}
+    assert made["seen"] == {"top": 0, "left": 0, "height": 12, "width": 16}
+
+
+def test_dynamics_of_a_picture_are_refused():
+    said = mistake("dynamics", "a picture.PNG")
+    assert "'a picture.PNG' is the name of a picture, but this command reads" in said
+
+
+def test_ranges_of_deep_pictures_are_noted_once(tmp_path):
+    levels = np.linspace(0, 4095, 256).reshape(16, 16).astype(np.uint16)
+    Image.fromarray(levels).save(tmp_path / "deep.tiff")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        result = run("explain", "deep.tiff", *QUICK)
+    assert result.exit_code == 0, result.output
+    said = "Note: deep.tiff holds numbers from 0 to 4095, of which 0 is taken for black"
+    assert " ".join(result.stderr.split()).count(said) == 1
 
 
 def test_help_names_methods_and_settings():

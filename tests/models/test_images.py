@@ -1,3 +1,7 @@
+import struct
+import warnings
+import zlib
+
 import numpy as np
 import pytest
 from helpers import assert_close
@@ -124,6 +128,102 @@ def test_modes_are_seen_as_they_look(make, tmp_path):
     picture.save(tmp_path / f"file.{kind}", **options)
     found = np.asarray(open_image(tmp_path / f"file.{kind}"))
     np.testing.assert_array_equal(found, expected)
+
+
+def ramp_to(most, dtype):
+    """Return levels from 0 to the largest, row by row."""
+    return np.linspace(0, most, 64).reshape(8, 8).astype(dtype)
+
+
+def sixteen_bit_png(levels) -> bytes:
+    """Return a PNG of 16 bits, which Pillow writes of grey pictures only."""
+    height, width, colours = levels.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[colours]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+    head = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data
+        + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in parts
+    )  # fmt: skip
+
+
+DEEP = [
+    # values, what is black and what white
+    (ramp_to(4095, np.uint16), 0, 4095),  # 12 bits of a camera, in 16
+    (ramp_to(1000, np.uint16), 0, 1023),
+    (ramp_to(255, np.uint16), 0, 255),
+    (ramp_to(1, np.int32), 0, 1),
+    (ramp_to(70_000, np.int32), 0, 70_000),
+    (ramp_to(4095, np.int32) - 100, -100, 3995),
+    (ramp_to(1, np.float32), 0, 1),
+    (ramp_to(0.25, np.float32), 0, 1),
+    (ramp_to(3.5, np.float32), 0, 3.5),
+    (ramp_to(2, np.float32) - 1, -1, 1),
+]
+
+
+@pytest.mark.parametrize(("values", "black", "white"), DEEP)
+def test_deep_pictures_are_scaled_by_their_range(values, black, white, tmp_path):
+    shares = (values.astype(np.float64) - black) / (white - black)
+    Image.fromarray(values).save(tmp_path / "deep.tiff")
+    said = f"{black:g} is taken for black and {white:g} for white"
+    with pytest.warns(UserWarning, match=f"deep.tiff holds numbers .*{said}"):
+        found = np.asarray(open_image(tmp_path / "deep.tiff"))
+    assert np.abs(found[..., 0] - 255 * shares).max() <= 1
+    with pytest.warns(UserWarning, match="^The picture holds"):
+        np.testing.assert_array_equal(open_image(Image.fromarray(values)), found)
+
+
+def test_ranges_are_said_once():
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            open_image(Image.fromarray(ramp_to(4095, np.uint16)))
+    assert len(said) == 1
+
+
+def test_unsigned_files_of_32_bits_are_not_negative(tmp_path):
+    values = ramp_to(4_000_000_000, np.uint32)
+    tags = {256: 8, 257: 8, 258: 32, 259: 1, 262: 1, 273: 200, 277: 1, 279: 256}
+    entries = b"".join(struct.pack("<HHII", t, 4, 1, v) for t, v in tags.items())
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries
+    (tmp_path / "a.tiff").write_bytes(head.ljust(200, b"\0") + values.tobytes())
+    with pytest.warns(UserWarning, match="numbers from 0 to 4e\\+09"):
+        found = np.asarray(open_image(tmp_path / "a.tiff"))[..., 0]
+    assert found[0, 0] == 0 and found[-1, -1] == 255
+
+
+@pytest.mark.parametrize("colours", [2, 3, 4])
+def test_few_bits_of_16_per_colour_are_refused(colours, tmp_path):
+    whole = np.repeat(ramp_to(65535, int)[..., None], colours, axis=-1)
+    whole[..., 3 if colours == 4 else -1 if colours == 2 else 0] = 65535
+    (tmp_path / "whole.png").write_bytes(sixteen_bit_png(whole))
+    found = np.asarray(open_image(tmp_path / "whole.png"))
+    assert (
+        np.abs(
+            found[..., 1].astype(int) - whole[..., 0 if colours == 2 else 1] / 257
+        ).max()
+        <= 1
+    )
+    (tmp_path / "few.png").write_bytes(sixteen_bit_png(whole // 16))
+    with pytest.raises(ValueError, match="colours of at most 4095 of 65535, .* black"):
+        open_image(tmp_path / "few.png")
+
+
+def test_numbers_that_are_not_finite_are_refused():
+    values = ramp_to(1, np.float32)
+    values[2, 3] = np.nan
+    with pytest.raises(ValueError, match="numbers that are not finite"):
+        open_image(Image.fromarray(values))
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "LAB", "HSV", "YCbCr", "LA", "La", "PA", "RGBX", "RGBa"]
+)
+def test_every_mode_of_pillow_is_read(mode):
+    assert open_image(Image.new(mode, (4, 3))).mode == "RGB"
 
 
 @pytest.mark.parametrize("limit", [30, 60])  # Pillow stops, or only warns

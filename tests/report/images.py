@@ -8,7 +8,8 @@ from vision_definition import tiny_vim
 from jmamba import Vim
 from jmamba.attention import METHODS
 from jmamba.report import ImageExplanation, Predictions
-from jmamba.report.image.measure import seen_square
+from jmamba.report.image.explanation import Reading
+from jmamba.report.image.measure import seen_region
 
 NAMES = ("cat", "dog", "small bird", "fish & co", "$tree$")
 
@@ -36,7 +37,8 @@ def made_up_image(*, side=4, layers=3, methods=tuple(METHODS), **changes):
         model="made up",
         name="folder/<cat> & $dog$.png",
         picture=draw_picture(),
-        seen=seen_square(30, 20),
+        seen=seen_region(30, 20, crop=True),
+        read_as=Reading(4 * side, 4 * side, 4, 4),
         predictions=Predictions(
             np.array([2, 0], np.int32),
             np.array([0.8, 0.1], np.float32),

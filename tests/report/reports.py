@@ -2,11 +2,22 @@
 
 import numpy as np
 from flax import nnx
+from matplotlib.text import Text
 
 import jmamba
 from jmamba.checkpoints import ByteTokenizer
 from jmamba.report import Explanation, Predictions
 from jmamba.report.labels import split_pieces, token_labels
+
+
+def assert_readable(figure) -> None:
+    """Assert that letters are 11 pixels high or more on a page 1280 pixels wide.
+
+    There the column is 955 pixels; wider figures are shrunk to it.
+    """
+    scale = 955 / (72 * max(figure.get_figwidth(), 6.4))
+    for text in figure.findobj(Text):
+        assert not text.get_text() or text.get_fontsize() * scale >= 11, text
 
 
 def tiny_model(num_layers=3) -> jmamba.MambaLM:
@@ -18,7 +29,7 @@ def made_up(text: str, num_layers: int, *, matrices: bool = True) -> Explanation
     """Return an explanation of random numbers, for pictures of any size."""
     tokenizer, rng = ByteTokenizer(), np.random.default_rng(0)
     ids = tokenizer.encode(text)
-    pieces, length = split_pieces(ids, tokenizer.decode), len(ids)
+    pieces, length = split_pieces(text, tokenizer.offsets(text)), len(ids)
     triangle = np.tri(length, dtype=np.float32)
     attention = triangle * rng.random((num_layers, length, length), np.float32)
     return Explanation(

@@ -1,12 +1,13 @@
 """The dynamics report: numbers against their definitions, pictures, page, folder."""
 
 import json
+import re
 from functools import cache
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reports import tiny_model
+from reports import assert_readable, tiny_model
 from typer.testing import CliRunner
 
 from jmamba import trace
@@ -44,12 +45,15 @@ def test_report_holds_what_the_layers_do():
     mean = found.exponents_per_layer.mean(axis=0)
     np.testing.assert_allclose(found.exponents, mean, rtol=1e-5)
     # two bytes make one character
-    assert found.starts == ["a", "\u00e9", "", "\u2423", "<", "b", ">"]
+    assert found.piece_labels == ["a", "\u00e9", "\u2423", "<", "b", ">"]
 
 
 @pytest.mark.parametrize("plate", DYNAMICS_PLATES, ids=lambda plate: plate.name)
 def test_every_picture_is_drawn_from_arrays_that_are_stored(plate):
-    png = draw_png(plate.draw(report()))
+    figure = plate.draw(report())
+    assert_readable(figure)
+    assert re.search(r"\d", plate.describe(report()))
+    png = draw_png(figure)
     assert png.startswith(b"\x89PNG")
     assert set(plate.arrays) <= set(report().arrays())
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import assert_close
 from images import NAMES, draw_picture, named_vim
 from PIL import Image
 from scipy import stats
@@ -14,10 +15,16 @@ from vision_definition import tiny_vim
 
 from jmamba import VimConfig, trace
 from jmamba.attention import METHODS, explain, patch_grid, reduced_attention
-from jmamba.models.vim.images import preprocess, preprocessing_of
+from jmamba.models.vim.images import (
+    normalise,
+    preprocess,
+    preprocessing_of,
+    resize_whole,
+)
 from jmamba.report import explain_image, write_image
 from jmamba.report.choices import USUAL
-from jmamba.report.image.measure import choose_class, seen_square
+from jmamba.report.image.classes import choose_class
+from jmamba.report.image.measure import seen_region
 
 MODEL, PICTURE = named_vim(), draw_picture()
 MODULE = sys.modules["jmamba.report.image.measure"]  # the function has its name
@@ -37,7 +44,7 @@ def found():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MODULE, "METHODS", {name: METHODS[name] for name in FEW})
         return explain_image(
-            MODEL, PICTURE, method=FEW[0], target="dog", top=3, name="tiny"
+            MODEL, PICTURE, method=FEW[0], target="dog", top=3, crop=True, compare=True
         )
 
 
@@ -46,7 +53,7 @@ def test_arrays_are_finite_and_named(found):
     grids = {f"patches_{name}": (3, 3) for name in FEW}
     assert shapes == grids | {
         "mamba_attribution": (20, 30),  # the picture's own size
-        "seen": (3,),
+        "seen": (4,),
         "chosen_layers": (2,),
         "prediction_ids": (3,),
         "prediction_probabilities": (3,),
@@ -79,7 +86,7 @@ def test_relevance_is_each_methods(found, inputs):
 
 def test_heat_is_where_the_model_looked(found):
     heat = found.heat()
-    assert found.seen == seen_square(30, 20) == (0, 5, 20)
+    assert found.seen == seen_region(30, 20, crop=True) == (0, 5, 20, 20)
     assert (heat[:, :5] == 0).all() and (heat[:, 25:] == 0).all()
     inside = heat[:, 5:25]
     # at the centres of patches the map is the patches', or between their neighbours
@@ -89,13 +96,38 @@ def test_heat_is_where_the_model_looked(found):
     np.testing.assert_allclose(corners, grid[[0, 0, -1, -1], [0, -1, 0, -1]], rtol=1e-5)
 
 
+def test_pictures_are_read_whole_unless_asked_otherwise():
+    found = explain_image(MODEL, PICTURE, method="raw_attention", matrices=False)
+    assert found.seen == (0, 0, 20, 30) and found.part.shape == (20, 30, 3)
+    assert found.read_as == (12, 20, 4, 4)  # 18, to whole patches
+    assert found.relevance["raw_attention"].shape == (3, 5)
+    resized = Image.fromarray(PICTURE).resize((20, 12), Image.Resampling.BICUBIC)
+    inputs = jnp.asarray(normalise(np.asarray(resized, np.float32)[None] / 255))
+    p = jax.nn.softmax(MODEL(inputs)[0])
+    assert_close(found.predictions.probabilities, -np.sort(-p), 1e-5)
+    # pixel y of 20 is at (y + 1/2) 12 / 20 - 1/2 of the 12 that the model read
+    at, centres = (np.arange(20) + 0.5) * 12 / 20 - 0.5, [1.5, 5.5, 9.5]
+    expected = np.interp(at, centres, found.relevance["raw_attention"][:, 0])
+    assert_close(found.heat()[:, 0], expected, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    [(40, 40, (14, 14)), (20, 30, (20, 14)), (30, 20, (14, 20)), (1, 500, (56, 14))],
+)
+def test_whole_pictures_keep_their_ratio_up_to_whole_patches(height, width, size):
+    config = VimConfig(d_model=8, image_size=14, patch_size=4)
+    picture = np.full((height, width, 3), 7, np.uint8)
+    assert resize_whole(picture, config).size == size
+
+
 def test_attention_is_the_class_tokens(found, inputs):
     recurrence = trace(MODEL, inputs).layer(1)
     matrix = np.asarray(reduced_attention(recurrence, "mean_abs")[0])
     np.testing.assert_allclose(found.attention[1], matrix, rtol=1e-5)
     row = np.delete(matrix[found.class_index], found.class_index)
     np.testing.assert_allclose(found.class_attention[1].ravel(), row, rtol=1e-5)
-    few = explain_image(MODEL, PICTURE, compare=False, matrices=False)
+    few = explain_image(MODEL, PICTURE, crop=True, matrices=False)
     assert few.attention is None and few.others is None
     np.testing.assert_allclose(few.class_attention, found.class_attention, rtol=1e-5)
 
@@ -118,7 +150,7 @@ def test_agreement_is_spearmans(found):
 
 def test_model_without_class_token_is_explained(inputs):
     model = tiny_vim(class_token="none")
-    found = explain_image(model, PICTURE, compare=False, matrices=False)
+    found = explain_image(model, PICTURE, crop=True, matrices=False)
     assert found.relevance[found.method].shape == (3, 3)
     assert found.label == f"class {found.target}" and found.class_index is None
     matrix = reduced_attention(trace(model, inputs).layer(0), "mean_abs")[0]
@@ -132,7 +164,7 @@ def test_settings_reach_the_method(inputs):
         "method": "mamba_attribution",
         "settings": "official_2024",
     }
-    found = explain_image(MODEL, PICTURE, target=2, compare=False, **asked)
+    found = explain_image(MODEL, PICTURE, target=2, crop=True, **asked)
     whole = explain(MODEL, inputs, target=2, **asked)
     grid = patch_grid(MODEL, whole, 12, 12)[0]
     np.testing.assert_allclose(found.relevance[found.method], grid, rtol=1e-6)
@@ -178,7 +210,9 @@ def test_methods_that_refuse_are_named(found, monkeypatch):
         return jnp.ones((1, 10))
 
     monkeypatch.setattr(MODULE, "explain", refuse)
-    few = explain_image(MODEL, PICTURE, method="mamba_lrp", matrices=False)
+    few = explain_image(
+        MODEL, PICTURE, method="mamba_lrp", matrices=False, crop=True, compare=True
+    )
     assert few.others is None
     assert few.settings["refused"] == {
         name: "too large" for name in METHODS if name != "mamba_lrp"
@@ -198,16 +232,14 @@ def test_relevance_that_overflows_is_said(monkeypatch):
 
     monkeypatch.setattr(MODULE, "explain", fail)
     with pytest.raises(ValueError, match="relevance that mamba_lrp finds is not fin"):
-        explain_image(MODEL, PICTURE, method="mamba_lrp")
+        explain_image(MODEL, PICTURE, method="mamba_lrp", crop=True)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (12, 12)])
 def test_pictures_of_any_shape_are_explained(shape, tmp_path):
     picture = Image.fromarray(draw_picture(*shape))
     picture.save(tmp_path / "picture.png")
-    found = explain_image(
-        MODEL, tmp_path / "picture.png", compare=False, matrices=False
-    )
+    found = explain_image(MODEL, tmp_path / "picture.png", matrices=False)
     assert found.heat().shape == shape and found.name.endswith("picture.png")
     page = write_image(found, tmp_path / "out")
     summary = json.loads((page.parent / "summary.json").read_text())

@@ -1,13 +1,21 @@
 import dataclasses
 import io
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import get_data_path
+from matplotlib.colors import to_rgb
+from matplotlib.font_manager import get_font
 from matplotlib.image import imread
-from reports import made_up
+from reports import assert_readable, made_up
 
-from jmamba.report.figures.canvas import drawable, label_step, log_scale
+from jmamba.report.figures import canvas, fonts
+from jmamba.report.figures.canvas import label_step, log_scale
+from jmamba.report.figures.fonts import drawable
 from jmamba.report.folder import draw_png
+from jmamba.report.labels import BLANKS
 from jmamba.report.text.figures import (
     draw_attention_depth,
     draw_attention_maps,
@@ -35,6 +43,46 @@ def test_plate_is_drawn_whole(plate, case):
     assert image.std() > 0.02  # not blank
     edges = [image[:4], image[-4:], image[:, :4], image[:, -4:]]
     assert all((edge == 1).all() for edge in edges)  # nothing is cut off
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("plate", TEXT_PLATES, ids=lambda plate: plate.name)
+def test_letters_are_large_enough(plate, case):
+    assert_readable(plate.draw(CASES[case]))
+
+
+def test_colours_are_apart_for_every_eye():
+    """As seen without one of the cones, by Machado et al. 2009, in steps of Lab."""
+    cones = {
+        "protanopia": [[0.152286, 1.052583, -0.204868],
+                       [0.114503, 0.786281, 0.099216],
+                       [-0.003882, -0.048116, 1.051998]],
+        "deuteranopia": [[0.367322, 0.860646, -0.227968],
+                         [0.280085, 0.672501, 0.047413],
+                         [-0.011820, 0.042940, 0.968881]],
+    }  # fmt: skip
+    for name, matrix in cones.items():
+        for colours in (canvas.SERIES, (canvas.TOWARD, canvas.AGAINST)):
+            rgb = np.array([to_rgb(colour) for colour in colours])
+            linear = np.where(
+                rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4
+            )
+            lab = lab_of(np.clip(linear @ np.array(matrix).T, 0, 1))
+            apart = np.linalg.norm(lab[:, None] - lab, axis=-1)
+            assert apart[np.triu_indices(len(lab), 1)].min() > 10, name
+
+
+def lab_of(linear):
+    """Return CIE Lab of linear sRGB, white at D65."""
+    to_xyz = [
+        [0.4124, 0.3576, 0.1805],
+        [0.2126, 0.7152, 0.0722],
+        [0.0193, 0.1192, 0.9505],
+    ]
+    xyz = linear @ np.array(to_xyz).T / [0.9505, 1, 1.089]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    x, y, z = f.T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
 @pytest.mark.parametrize("plate", TEXT_PLATES, ids=lambda plate: plate.name)
@@ -92,12 +140,82 @@ def test_plates_need_their_numbers():
 
 def test_letters_without_glyphs_become_code_points():
     assert drawable("a\U0010fffd") == "a‹10FFFD›"
-    assert drawable("e\u0301") == "e‹0301›"
+    assert drawable("e\u0301") == "é"
+    assert drawable("\u0301") == "‹0301›"
+    assert drawable("\U0010fffd\u0301") == "‹10FFFD+›"
+
+
+@pytest.mark.parametrize("mark", [*BLANKS.values(), *"…‹›•→", *"0123456789+\\"])
+def test_every_mark_is_in_the_fonts_of_matplotlib(mark):
+    own = Path(get_data_path(), "fonts", "ttf")
+    for name in ("DejaVuSansMono.ttf", "DejaVuSans.ttf"):
+        font = get_font(str(own / name))
+        assert font.get_char_index(ord(mark)), f"{mark} is not in {name}"
+    assert drawable(mark) == mark
+
+
+def test_fonts_installed_since_matplotlib_looked_are_found(tmp_path, monkeypatch):
+    """Its list of fonts is kept in a file that may be older than a font."""
+    own = Path(get_data_path(), "fonts", "ttf", "DejaVuSerif.ttf")
+    shutil.copy(own, tmp_path / "new.ttf")
+    manager = fonts.font_manager.fontManager
+    stale = [font for font in manager.ttflist if font.name.startswith("DejaVu Sans")]
+    monkeypatch.setattr(manager, "ttflist", stale)
+    monkeypatch.setattr(
+        fonts.font_manager, "findSystemFonts", lambda: [str(tmp_path / "new.ttf")]
+    )
+    fonts.font_files.cache_clear()
+    try:
+        assert fonts.font_files()["DejaVu Serif"] == str(tmp_path / "new.ttf")
+    finally:
+        fonts.font_files.cache_clear()
+
+
+@pytest.mark.skipif(not fonts.SHAPES_TEXT, reason="this matplotlib does not turn text")
+def test_matplotlib_turns_right_to_left_itself():
+    assert drawable("שלום") == "שלום"
+
+
+def test_right_to_left_is_turned_for_matplotlib(monkeypatch):
+    monkeypatch.setattr(fonts, "SHAPES_TEXT", False)
+    assert drawable("a שלום b") == "a םולש b"
+
+
+def test_characters_of_several_bytes_have_one_tick():
+    figure = draw_attention_maps(made_up("é中e\u0301x", 1))
+    draw_png(figure)
+    ax = figure.axes[0]
+    labels = [text.get_text() for text in ax.get_xticklabels()]
+    assert labels == ["é", drawable("中"), "é", "x"]
+    assert ax.get_xticks().tolist() == [0.5, 3, 6, 8]
 
 
 def test_labels_are_thinned_out():
     assert label_step(10, 4.0, 7.0) == 1
     assert label_step(300, 4.0, 7.0) > 5
+
+
+@pytest.mark.parametrize(
+    "values", [[0.0], [-2.0, 1e-3, 0.1], [4.0, 3.9, 0.1, 0.2, -0.1], [1.0, 1.0]]
+)
+def test_signed_scale_reaches_as_far_as_the_values(values):
+    """No value is cut off, and small ones keep their share of the colours."""
+    scale = canvas.signed_scale(np.array(values))
+    shares = np.asarray(scale(values))
+    assert scale(0.0) == pytest.approx(0.5) and shares.min() >= 0 and shares.max() <= 1
+    order = np.argsort(values)
+    distinct = np.diff(np.array(values)[order]) > 0
+    assert (np.diff(shares[order])[distinct] > 0).all()
+    middle, most = np.median(np.abs(values)), np.abs(values).max()
+    if middle < 0.3 * most:
+        assert scale(middle) == pytest.approx(0.5 + 0.3 / 2, abs=1e-6)
+
+
+def test_a_layer_that_does_most_keeps_its_differences():
+    growth = np.full((6, 50), 0.3)
+    growth[0] = np.linspace(3.0, 4.0, 50)
+    shares = np.asarray(canvas.signed_scale(growth)(growth))
+    assert shares[0, 0] < 0.95 and shares[0, -1] == 1 and shares[1, 0] < 0.7
 
 
 @pytest.mark.parametrize("values", [[0.0], [0.0, 2.0], [3.0, 3.0], [1e-9, 1.0]])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from reports import made_up
 
+from jmamba.report.labels import isolate
 from jmamba.report.text.page import page_data, text_page
 
 ATTACK = "</script><img src=x onerror=alert(1)>&'\"é\n"
@@ -90,7 +91,47 @@ def test_page_names_arrays_and_formulas(read):
     for name in ("attention", "left_out", "last_attention", "jacobian_norms"):
         assert name in read.text
     assert "log₂ p(target" in read.text and "exp(A[n]" in read.text
-    assert all(attrs["alt"] for attrs in read.all("img"))
+
+
+def test_pictures_are_told_in_numbers(read):
+    alts = [attrs["alt"] for attrs in read.all("img")]
+    assert len(alts) == len(FIGURES) - 1
+    assert all(re.search(r"\d", alt) and ": " in alt for alt in alts)
+    found = made_up(ATTACK, 3)
+    i = found.strongest(1)[0]
+    shown = f"“{isolate(found.piece_labels[i])}” {found.left_out[i]:.3g} bits"
+    assert (
+        f"What drove the prediction: strongest for or against “{isolate('$')}”: {shown}"
+        in alts[0]
+    )
+
+
+def test_labels_keep_their_own_direction():
+    """A line takes the text's direction; what stands in others is isolated."""
+    found = made_up("שלום", 1)
+    best = dataclasses.replace(found.predictions, labels=("ם", "↵"))
+    html = text_page(dataclasses.replace(found, predictions=best), FIGURES)
+    read = Reader(html)
+    assert next(a for a in read.all("div") if a.get("id") == "text")["dir"] == "auto"
+    assert '<bdi class="next">ם</bdi></div>' in html
+    assert "<code><bdi>ם</bdi></code>" in html
+    assert '<q class="best"><bdi>ם</bdi></q>' in html
+    assert f"<title>{isolate('שלום')} → {isolate('ם')} · jmamba</title>" in html
+    assert "“${isolate(name)}”" in read.data["script"]
+    assert "unicode-bidi: plaintext" in read.data["style"]
+
+
+def test_graphemes_are_one_span():
+    found = made_up("e\u0301👩\u200d🚀x", 1)
+    read = Reader(text_page(found, FIGURES))
+    spans = [a for a in read.all("span") if "token" in a.get("class", "")]
+    assert len(spans) == 3 and "e\u0301👩\u200d🚀x" in read.text
+
+
+def test_tips_end_with_escape_and_figures_are_never_inverted(read):
+    assert 'event.key === "Escape") hideTip()' in read.data["script"]
+    assert "prefers-color-scheme: dark" in read.data["style"]
+    assert "invert(" not in read.data["style"]  # bright would mean little
 
 
 def rows_of(data):

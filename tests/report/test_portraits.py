@@ -7,10 +7,13 @@ from html import escape
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reports import assert_readable
 
 from jmamba.dynamics import ScalarSystem, flow_by_growth
 from jmamba.recipes import Workbench, load_recipe
 from jmamba.recipes.dynamics_figures import PortraitConfig
+from jmamba.report.folder import draw_png
+from jmamba.report.theory.figures import convergence
 from jmamba.report.theory.page import compute_portraits
 from jmamba.report.theory.plates import PORTRAIT_PLATES
 from jmamba_kernels.versions import enable_x64
@@ -102,6 +105,22 @@ def test_pictures_name_arrays_that_are_stored():
         assert set(plate.arrays) <= set(portraits().arrays()), plate.name
 
 
+def test_convergence_shows_where_tokens_start():
+    """Neither starts are cut off nor do the names of lines overlap."""
+    figure = convergence(portraits())
+    draw_png(figure)
+    for ax in figure.axes:
+        for line in ax.get_lines():
+            if line.get_transform() == ax.transData:
+                (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+                x, y = map(np.asarray, line.get_data())
+                assert left <= x.min() and x.max() <= right
+                assert low <= y.min() and y.max() <= high
+    heights = sorted(text.get_window_extent().y0 for text in figure.axes[1].texts)
+    size = figure.axes[1].texts[0].get_window_extent().height
+    assert len(heights) == 4 and (np.diff(heights) >= 0.8 * size).all()
+
+
 def test_recipe_leaves_figures_and_a_table(tmp_path, monkeypatch):
     from jmamba.recipes import dynamics_figures
 
@@ -117,6 +136,7 @@ def test_recipe_leaves_figures_and_a_table(tmp_path, monkeypatch):
     made = json.loads((page.parent / "summary.json").read_text())
     assert sorted(p.name for p in page.parent.iterdir()) == sorted(made["files"])
     for plate in PORTRAIT_PLATES:
+        assert_readable(plate.draw(portraits()))
         assert f"(page/{plate.name}.png)" in text
         picture = (page.parent / f"{plate.name}.png").read_bytes()
         assert picture.startswith(b"\x89PNG")

@@ -1,10 +1,8 @@
-"""One call for every explanation of a prediction, and its picture."""
+"""One call for every explanation of a prediction."""
 
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
 from jaxtyping import Array, Float
 
 from jmamba.attention.question import (
@@ -77,77 +75,11 @@ def explain(
       ...     d_model=16, num_layers=2, num_classes=5, image_size=32, patch_size=8
       ... )
       >>> model, image = jmamba.Vim(config, rngs=nnx.Rngs(0)), jnp.ones((1, 32, 32, 3))
-      >>> relevance = explain(model, image, "gradient_x_input")
-      >>> heat_map(model, relevance, 32, 32).shape
-      (1, 32, 32)
+      >>> explain(model, image, "gradient_x_input").shape
+      (1, 17)
     """
     if method not in METHODS:
         raise ValueError(
             f"Unknown method {method!r}: give one of {', '.join(METHODS)}."
         )
     return METHODS[method](model, inputs, target=target, query=query, **options)
-
-
-def heat_map(
-    model: LayeredModel, relevance: Float[Array, "b l"], height: int, width: int
-) -> Float[Array, "b height width"]:
-    """Return relevance of patches as a picture of the image's size.
-
-    The class token is left out, patches stand in their rows, and values between their
-    centres are interpolated bilinearly.
-
-    Args:
-      model: the model that was explained.
-      relevance: of every token, as explanations return it.
-      height: of the image.
-      width: of the image.
-
-    Raises:
-      ValueError: images of that size have another number of tokens.
-
-    Examples:
-      >>> import jmamba, jax.numpy as jnp
-      >>> from flax import nnx
-      >>> config = jmamba.VimConfig(
-      ...     d_model=16, num_layers=2, num_classes=5, image_size=32, patch_size=8
-      ... )
-      >>> model = jmamba.Vim(config, rngs=nnx.Rngs(0))
-      >>> heat_map(model, jnp.zeros((1, 17)), 32, 32).shape
-      (1, 32, 32)
-    """
-    grid = patch_grid(model, relevance, height, width)
-    return jax.image.resize(grid, (grid.shape[0], height, width), method="linear")
-
-
-def patch_grid(
-    model: LayeredModel, relevance: Float[Array, "b l"], height: int, width: int
-) -> Float[Array, "b rows columns"]:
-    """Return relevance of patches in their rows and columns.
-
-    Args:
-      model, relevance, height, width: as in `heat_map`.
-
-    Raises:
-      ValueError: images of that size have another number of tokens.
-
-    Examples:
-      >>> import jmamba, jax.numpy as jnp
-      >>> from flax import nnx
-      >>> config = jmamba.VimConfig(
-      ...     d_model=16, num_layers=2, num_classes=5, image_size=32, patch_size=8
-      ... )
-      >>> model = jmamba.Vim(config, rngs=nnx.Rngs(0))
-      >>> patch_grid(model, jnp.arange(17.0)[None], 32, 32)[0, 2].tolist()
-      [9.0, 10.0, 11.0, 12.0]
-    """
-    rows, columns = model.config.grid_of(height, width)
-    place = model.config.class_position(rows * columns)
-    length = rows * columns + (place is not None)
-    if relevance.shape[1] != length:
-        raise ValueError(
-            f"relevance is of {relevance.shape[1]} tokens, but images of {height} x "
-            f"{width} pixels have {length}; give the size of the image that was "
-            "explained."
-        )
-    kept = [i for i in range(length) if i != place]
-    return relevance[:, np.array(kept)].reshape(-1, rows, columns)

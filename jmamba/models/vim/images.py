@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jmamba.models.vim.config import VimConfig
+from jmamba.models.vim.levels import check_depth, scale_levels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -17,6 +18,9 @@ RESAMPLINGS = ("bicubic", "bilinear", "nearest")
 
 MOST_PIXELS = 2**26
 """A picture is not resized to more."""
+
+LONGEST = 4
+"""Sides of a picture that is read whole, at most: what is longer gets narrower."""
 
 
 def preprocess(
@@ -79,6 +83,34 @@ def preprocessing_of(config: VimConfig) -> dict[str, Any]:
     return {"crop": config.image_size, "resize": config.image_size}
 
 
+def resize_whole(image: Any, config: VimConfig, *, resample: str = "bicubic") -> Any:
+    """Return a whole picture in the size that a model reads best, as a `PIL.Image`.
+
+    The shorter side becomes the model's own, and the longer keeps its ratio up to whole
+    patches and to four times the shorter. Nothing is cut off or filled in; the model
+    interpolates the embedding of places.
+
+    Args:
+      image: as in `open_image`.
+      config: of the model.
+      resample: as in `preprocess`.
+
+    Raises:
+      ValueError: as in `preprocess`.
+
+    Examples:
+      >>> resize_whole(np.zeros((300, 400), np.uint8), VimConfig.named("vim-tiny")).size
+      (304, 224)
+    """
+    picture = open_image(image)
+    short, patch, stride = config.image_size, config.patch_size, config.stride
+    ratio = max(picture.size) / min(picture.size)
+    steps = round((short * min(ratio, LONGEST) - patch) / stride)
+    long = max(short, patch + steps * stride) if ratio > 1 else short
+    size = (long, short) if picture.width > picture.height else (short, long)
+    return picture.resize(size, _resampling(resample))
+
+
 def resize_and_crop(
     image: Any, *, crop: int = 224, resize: int | None = None, resample: str = "bicubic"
 ) -> Any:
@@ -87,12 +119,7 @@ def resize_and_crop(
     Raises:
       ValueError: as in `preprocess`.
     """
-    from PIL import Image
-
-    if resample not in RESAMPLINGS:
-        raise ValueError(
-            f"resample={resample!r}: give one of {', '.join(RESAMPLINGS)}."
-        )
+    filtering = _resampling(resample)
     resize = round(crop / 0.875) if resize is None else resize
     if not 1 <= crop <= resize:
         raise ValueError(
@@ -109,16 +136,27 @@ def resize_and_crop(
             f"{size[1]} before its middle is kept; crop it to a shape that is less "
             "long."
         )
-    picture = picture.resize(size, Image.Resampling[resample.upper()])
+    picture = picture.resize(size, filtering)
     left, top = (round((side - crop) / 2) for side in size)
     return picture.crop((left, top, left + crop, top + crop))
+
+
+def _resampling(resample: str) -> Any:
+    from PIL import Image
+
+    if resample not in RESAMPLINGS:
+        raise ValueError(
+            f"resample={resample!r}: give one of {', '.join(RESAMPLINGS)}."
+        )
+    return Image.Resampling[resample.upper()]
 
 
 def open_image(image: Any) -> Any:
     """Return a picture as it is seen, in red, green and blue, as a `PIL.Image`.
 
-    What is transparent becomes white, 16 bits become 8, and a photograph is turned as
-    its camera noted.
+    What is transparent becomes white, and a photograph is turned as its camera noted.
+    More than 8 bits become 8; which numbers are black and white is told from the data
+    where the file does not say, and warned of once.
 
     Args:
       image: a file, a `PIL.Image`, or an array (height, width) or (height, width, 3)
@@ -126,12 +164,13 @@ def open_image(image: Any) -> Any:
 
     Raises:
       ValueError: the file is no picture, cannot be read or is too large to be read
-        safely, or the array has another shape or type.
+        safely, has 16 bits per colour of which the upper ones are not used, or numbers
+        that are not finite; or the array has another shape or type.
     """
     from PIL import Image
 
     if isinstance(image, Image.Image):
-        return _flatten(image)
+        return _flatten(image, "The picture")
     if isinstance(image, str | os.PathLike):
         return _open_file(Path(image).expanduser())
     array = np.asarray(image)
@@ -156,8 +195,10 @@ def _open_file(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                return _flatten(opened)
+            opened = Image.open(path)
+            with opened:
+                raw_mode = _raw_mode(opened)
+                opened.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(
             f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, which may be an "
@@ -170,16 +211,28 @@ def _open_file(path: Path) -> Any:
             f"{path} cannot be read as a picture ({error}); give a whole PNG, "
             "JPEG or other file that Pillow knows."
         ) from error
+    check_depth(opened, raw_mode, str(path))
+    return _flatten(opened, str(path), raw_mode)
 
 
-def _flatten(picture: Any) -> Any:
+def _raw_mode(opened: Any) -> str:
+    """Return what Pillow calls the numbers in a file, before it decodes them."""
+    args = opened.tile[0].args if opened.tile else ""
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+def _flatten(picture: Any, what: str, raw_mode: str = "") -> Any:
     """Return a picture of any mode in red, green and blue."""
     from PIL import Image, ImageOps
 
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-        levels = np.asarray(picture).astype(np.int64) // 257
-        picture = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+    if picture.mode.startswith(("I", "F")):  # which Pillow would cut off at 255
+        values = np.asarray(picture)
+        if raw_mode.startswith("I;32") and not raw_mode.endswith("S"):
+            values = values.view(np.uint32)  # unsigned, which Pillow has no mode for
+        picture = Image.fromarray(scale_levels(values, what))
+    if picture.mode == "La":  # which Pillow turns into nothing but LA
+        picture = picture.convert("LA")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")

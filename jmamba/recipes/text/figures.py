@@ -15,8 +15,8 @@ from jmamba.report.figures.canvas import (
     color_bar,
     frame,
     new_figure,
-    plain_text,
 )
+from jmamba.report.figures.fonts import plain_text
 
 DRAWN = {
     "random": "#9aa3af",

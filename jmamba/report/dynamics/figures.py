@@ -11,20 +11,21 @@ from jmamba.report.figures.canvas import (
     GRID,
     INK,
     MUTED,
+    PAGE_WIDTH,
     TOWARD,
     color_bar,
     frame,
     layer_ticks,
     new_figure,
+    signed_scale,
     token_axis,
+    token_width,
 )
 
 
 def growth(report: DynamicsReport) -> Figure:
     """Draw by how much each layer lengthens each token."""
-    # the first layer often grows tokens by far the most: it may saturate
-    most = max(float(np.percentile(np.abs(report.growth), 80)), 1e-6)
-    options = {"cmap": "PuOr_r", "vmin": -most, "vmax": most}
+    options = {"cmap": "PuOr_r", "norm": signed_scale(report.growth)}
     label = "ln(|h out| / |h in|)"
     return _layer_maps(report, {"growth": (report.growth, options, label)})
 
@@ -56,9 +57,7 @@ def regimes(report: DynamicsReport) -> Figure:
 def contraction(report: DynamicsReport) -> Figure:
     """Draw how far each layer can take two values of each token apart."""
     values = report.log_norms
-    # the first layer often stretches tokens by far the most: it may saturate
-    most = max(float(np.percentile(np.abs(values), 80)), 1e-6)
-    options = {"cmap": "PuOr_r", "vmin": -most, "vmax": most}
+    options = {"cmap": "PuOr_r", "norm": signed_scale(values)}
     return _layer_maps(
         report, {"logarithmic norm": (values, options, "μ₂(J[l,l] − 1)")}
     )
@@ -66,7 +65,7 @@ def contraction(report: DynamicsReport) -> Figure:
 
 def exponents(report: DynamicsReport) -> Figure:
     """Draw the exponents over depth, and what each layer adds to them."""
-    figure = new_figure(8.5, 3.4)
+    figure = new_figure(PAGE_WIDTH, 3.4)
     bars, lines = figure.subplots(1, 2, width_ratios=[1, 1.4])
     values = report.exponents
     colors = [TOWARD if v > 0 else AGAINST for v in values]
@@ -91,7 +90,7 @@ def exponents(report: DynamicsReport) -> Figure:
 def _layer_maps(report: DynamicsReport, panels: dict) -> Figure:
     """Draw maps of layer by token under each other: name -> values, options, label."""
     layers, length = report.growth.shape
-    width = float(np.clip(0.17 * length + 3, 7, 13))
+    width = token_width(length)
     rows = float(np.clip(0.17 * layers, 1.4, 6))
     figure = new_figure(width, len(panels) * (rows + 1.5))
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
@@ -101,10 +100,7 @@ def _layer_maps(report: DynamicsReport, panels: dict) -> Figure:
         layer_ticks(ax, layers, rows)
         ax.set_ylabel("layer", fontsize=8, color=MUTED)
         token_axis(ax, report, axis="x", inches=width - 2.2)
-        is_cut = values.max() > image.norm.vmax or values.min() < image.norm.vmin
-        bar = color_bar(
-            figure, image, ax, label, pad=0.02, extend="both" if is_cut else "neither"
-        )
+        bar = color_bar(figure, image, ax, label, pad=0.02)
         if values.dtype == bool:
             bar.set_ticks([0.25, 0.75], labels=["no", "yes"])
     return figure

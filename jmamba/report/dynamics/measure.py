@@ -23,7 +23,7 @@ from jmamba.progress import Progress, ignore, timed
 from jmamba.report.choices import encode
 from jmamba.report.display import Displayed
 from jmamba.report.environment import environment
-from jmamba.report.labels import Piece, split_pieces, token_label, token_labels
+from jmamba.report.labels import Piece, piece_labels, split_pieces, token_labels
 from jmamba.tracing.trace import trace
 
 STAGES = ("trajectories", "regimes", "contraction", "exponents")
@@ -80,12 +80,9 @@ class DynamicsReport(Displayed):
         return f"DynamicsReport of {self.text!r}: {length} tokens, {layers} layers"
 
     @property
-    def starts(self) -> list[str]:
-        """The visible text of each piece at its first token, nothing at the others."""
-        texts = [""] * len(self.ids)
-        for text, start, _ in self.pieces:
-            texts[start] = token_label(text, self.labels[start])
-        return texts
+    def piece_labels(self) -> list[str]:
+        """One readable label per piece."""
+        return piece_labels(self.pieces, self.labels)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays to store, by name."""
@@ -158,7 +155,7 @@ def measure_dynamics(
     with timed(STAGES[3], timings, progress):
         growing = depth_exponents(layer_stack(model), stream[0], exponents)
         growing = jax.block_until_ready(growing)
-    pieces = split_pieces(ids, tokenizer.decode)
+    pieces = split_pieces(text, tokenizer.offsets(text))
     return DynamicsReport(
         model=name,
         text=text,

@@ -6,8 +6,14 @@ from jmamba.report.display import register_writer
 from jmamba.report.dynamics.measure import DynamicsReport
 from jmamba.report.dynamics.plates import DYNAMICS_PLATES
 from jmamba.report.folder import Writer, describe_arrays
-from jmamba.report.labels import visible
-from jmamba.report.page import colophon, definitions, document, figure_section
+from jmamba.report.labels import isolate, visible
+from jmamba.report.page import (
+    code,
+    colophon,
+    definitions,
+    document,
+    figure_section,
+)
 
 INTRO = "<p>Regimes after Vo et al., arXiv 2410.03292, sections 4 and 5.</p>"
 """What the footer says first."""
@@ -29,11 +35,11 @@ COLUMNS = {
 
 def dynamics_page(report: DynamicsReport, figures: dict[str, bytes]) -> str:
     """Return the page of a dynamics report; it needs nothing but itself."""
-    title = f"Token dynamics: {visible(report.text[:60])}"
-    plates = [figure_section(p, figures[p.name]) for p in DYNAMICS_PLATES]
+    title = f"Token dynamics: {isolate(visible(report.text[:60]))}"
+    plates = [figure_section(p, figures[p.name], report) for p in DYNAMICS_PLATES]
     body = f"""<section>
 <h1>How the tokens move</h1>
-<p class="text">{escape(visible(report.text))}</p>
+<p class="text" dir="auto">{escape(visible(report.text))}</p>
 </section>
 <section>
 <h2>Layers</h2>
@@ -68,7 +74,7 @@ def dynamics_summary(report: DynamicsReport, files: list[str]) -> dict:
 
 def _token_table(report: DynamicsReport) -> str:
     """Return the regime of every token in every layer as a table to unfold."""
-    heads = "".join(f"<th><code>{escape(label)}</code></th>" for label in report.labels)
+    heads = "".join(f"<th>{code(label)}</th>" for label in report.labels)
     rows = []
     for i, layer in enumerate(report.growth):
         cells = "".join(

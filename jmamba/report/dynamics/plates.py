@@ -1,8 +1,43 @@
 """The pictures of the dynamics report: what each shows, in plain words."""
 
+import numpy as np
+
 from jmamba.report.dynamics import figures
+from jmamba.report.dynamics.measure import DynamicsReport
 from jmamba.report.figures.shared import draw_token_norms
 from jmamba.report.plate import Plate
+from jmamba.report.words import describe_layers, describe_norms
+
+
+def _describe_growth(report: DynamicsReport) -> str:
+    """Say where tokens grow least and most."""
+    return describe_layers(report.growth)
+
+
+def _describe_turning(report: DynamicsReport) -> str:
+    """Say where tokens turn least and most."""
+    angle = np.degrees(np.arccos(np.clip(report.cosine, -1, 1)))
+    return describe_layers(angle, "°")
+
+
+def _describe_regimes(report: DynamicsReport) -> str:
+    """Say how many tokens are in the regimes."""
+    return (
+        f"{100 * report.expands.mean():.3g} % of tokens and layers move along; at most "
+        f"{100 * report.fast.max():.3g} % of channels are fast"
+    )
+
+
+def _describe_contraction(report: DynamicsReport) -> str:
+    """Say how many tokens are contracted, and where least and most."""
+    share = 100 * (report.log_norms < 0).mean()
+    return f"{share:.3g} % are below zero; {describe_layers(report.log_norms)}"
+
+
+def _describe_exponents(report: DynamicsReport) -> str:
+    """Name the exponents."""
+    return "exponents " + ", ".join(f"{value:.3g}" for value in report.exponents)
+
 
 DYNAMICS_PLATES = (
     Plate(
@@ -12,6 +47,7 @@ DYNAMICS_PLATES = (
         "‖x after layer k, token i‖₂",
         ("residual_norms",),
         draw_token_norms,
+        says=lambda report: describe_norms(report.norms),
     ),
     Plate(
         "growth",
@@ -20,6 +56,7 @@ DYNAMICS_PLATES = (
         "ln(‖h out‖ / ‖h in‖)",
         ("growth",),
         figures.growth,
+        says=_describe_growth,
     ),
     Plate(
         "turning",
@@ -28,6 +65,7 @@ DYNAMICS_PLATES = (
         "arccos(⟨h in, h out⟩ / (‖h in‖ ‖h out‖))",
         ("cosine",),
         figures.turning,
+        says=_describe_turning,
     ),
     Plate(
         "regimes",
@@ -38,6 +76,7 @@ DYNAMICS_PLATES = (
         "mean of C[i]·B[j] over j ≤ i > 0;   δ > ln 2",
         ("expands", "fast"),
         figures.regimes,
+        says=_describe_regimes,
     ),
     Plate(
         "contraction",
@@ -48,6 +87,7 @@ DYNAMICS_PLATES = (
         "largest eigenvalue of (J + Jᵀ)/2 − 1, J = ∂ h out[l] / ∂ h in[l]",
         ("log_norms",),
         figures.contraction,
+        says=_describe_contraction,
     ),
     Plate(
         "exponents",
@@ -57,5 +97,6 @@ DYNAMICS_PLATES = (
         "mean over layers of ln R[i,i], V = J Q = Q' R",
         ("depth_exponents", "depth_exponents_per_layer"),
         figures.exponents,
+        says=_describe_exponents,
     ),
 )

@@ -1,40 +1,38 @@
 """Drawing surfaces: figures without global state, token axes, colour bars."""
 
-import functools
 import math
-import unicodedata
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LogNorm
+from matplotlib.colors import FuncNorm, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from jmamba.report.labels import TokenReport, shorten
+from jmamba.report.figures.fonts import drawable, plain_text
+from jmamba.report.labels import TokenReport, shorten, word_stretches
 
 DPI = 150
 INK = "#1f2430"
 MUTED = "#5b6472"
 TOWARD, AGAINST = "#d95f0e", "#2b6cb0"  # orange and blue: apart for every eye
+SERIES = tuple("#0072B2 #D55E00 #009E73 #CC79A7 #56B4E9 #E69F00 #000000".split())
+"""Colours of lines: apart for every eye (Okabe & Ito, "Color universal design")."""
+
+MARKERS = "osD^vPX"
+"""Marks of lines that may run close to each other."""
+
 GRID = {"color": "#e3e7ee", "linewidth": 0.6}
 MAP_COLORS = "viridis"
 MAP_DECADES = 3.0  # as in DeciMamba's maps: weaker links are not told apart
-FALLBACK_FONTS = (
-    "Noto Sans CJK JP",
-    "Noto Sans CJK SC",
-    "Noto Sans",
-    "Hiragino Sans",
-    "PingFang SC",
-    "Microsoft YaHei",
-    "Arial Unicode MS",
-    "Noto Sans Devanagari",
-    "Noto Sans Symbols2",
-    "Noto Emoji",
-)
-"""Fonts that are used, where they are installed, for letters DejaVu lacks."""
+
+MIDDLE_SHARE = 0.3
+"""Part of the colours of one sign that go to what is smaller than the median."""
+
+PAGE_WIDTH = 8.4
+"""Inches that fill the column of a page; 1280 pixels wide, it has 7 points in 11."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -45,44 +43,9 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-@functools.cache
-def token_fonts() -> dict[str, object]:
-    """Return the families that can draw tokens, best first, with their glyph maps."""
-    found = {}
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    for family in ("DejaVu Sans Mono", "DejaVu Sans", *FALLBACK_FONTS):
-        if family in installed:
-            path = font_manager.findfont(family, fallback_to_default=False)
-            found[family] = font_manager.get_font(path)
-    return found
-
-
-def drawable(label: str) -> str:
-    """Replace characters no font can draw by their code points.
-
-    Examples:
-      >>> drawable("␣né")
-      '␣né'
-      >>> drawable("\\U0010fffd")
-      '‹10FFFD›'
-    """
-    return "".join(_drawable_character(c) for c in label)
-
-
-def _drawable_character(c: str) -> str:
-    # A combining mark without its letter lands on the neighbour.
-    mark = unicodedata.combining(c)
-    has_glyph = any(font.get_char_index(ord(c)) for font in token_fonts().values())  # pyright: ignore[reportAttributeAccessIssue] (FT2Font has no stub)
-    return c if has_glyph and not mark else f"‹{ord(c):04X}›"
-
-
-def plain_text(text, *, mono: bool = True, **style):
-    """Give a text artist the token fonts, and keep `$` from starting a formula."""
-    text.set_parse_math(False)
-    families = list(token_fonts())
-    text.set_fontfamily(families if mono else families[1:] + families[:1])
-    text.set(**style)
-    return text
+def token_width(length: int) -> float:
+    """Return the inches that a figure of so many tokens takes."""
+    return float(np.clip(0.17 * length + 3, 6, PAGE_WIDTH))
 
 
 def label_step(count: int, inches: float, size: float) -> int:
@@ -112,19 +75,18 @@ def token_axis(
       name: what the axis holds.
       start: the first token to label.
     """
-    count = len(report.labels)
-    step = label_step(count - start, inches, size)
-    ticks = np.arange(start, count, step)
-    if step == 1:
-        texts = [shorten(drawable(label)) for label in report.labels[start:]]
+    first = sum(piece.start < start for piece in report.pieces)
+    pieces, labels = report.pieces[first:], report.piece_labels[first:]
+    step = label_step(len(report.labels) - start, inches, size)
+    middles = np.array([(piece.start + piece.stop - 1) / 2 for piece in pieces])
+    if (np.diff(middles) >= step).all():
+        ticks = middles
+        texts = [shorten(drawable(label)) for label in labels]
     else:
-        starts = report.starts
-        stretches = ["".join(starts[i : i + step]) for i in ticks]
-        texts = [
-            f"{i} {drawable(text)[:10]}"
-            for i, text in zip(ticks, stretches, strict=True)
-        ]
-        name += f" (position and text from there, every {step} tokens)"
+        stretches = word_stretches(pieces, labels, step)
+        ticks = np.array(list(stretches))
+        texts = [f"{place} {drawable(text)}" for place, text in stretches.items()]
+        name += " (position and text from there)"
     upright = max(map(len, texts)) > 1 and axis == "x"
     which = ax.xaxis if axis == "x" else ax.yaxis
     which.set_ticks(ticks, texts)
@@ -141,6 +103,9 @@ def color_bar(figure: Figure, mappable, axes, label: str, **options):
     bar.ax.tick_params(which="both", labelsize=7)
     if isinstance(mappable.norm, LogNorm):
         plain_numbers(bar.ax.yaxis)
+    if isinstance(mappable.norm, FuncNorm):
+        ticks = np.asarray(mappable.norm.inverse(np.linspace(0, 1, 9)))
+        bar.set_ticks(ticks.tolist(), labels=[f"{tick:.2g}" for tick in ticks])
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue] (a Spine, typed as its class)
     return bar
 
@@ -180,6 +145,28 @@ def log_scale(values: np.ndarray, decades: float) -> LogNorm:
     low = max(low, high * 10.0**-decades)
     low = low if low < high * 0.999 else high / 10  # one value is no scale
     return LogNorm(low, high, clip=True)
+
+
+def signed_scale(values: np.ndarray) -> FuncNorm:
+    """Return a colour scale of both signs that reaches as far as the values do.
+
+        share = sign(x) |x / most|^p,   p such that the median size has share 0.3
+
+    Where one layer does most, the others keep colours, and so do its own differences.
+    """
+    sizes = np.abs(values)
+    most = max(float(sizes.max()), 1e-6)
+    middle = float(np.clip(np.median(sizes) / most, 1e-3, 0.3))
+    power = float(np.log(MIDDLE_SHARE) / np.log(middle))
+    both = (
+        partial(_signed_power, power=power),
+        partial(_signed_power, power=1 / power),
+    )
+    return FuncNorm(both, vmin=-most, vmax=most)
+
+
+def _signed_power(x, power: float):
+    return np.sign(x) * np.abs(x) ** power
 
 
 def lower_triangle(matrix: np.ndarray) -> np.ma.MaskedArray:

@@ -13,15 +13,15 @@ from jmamba.report.figures.canvas import (
     MUTED,
     TOWARD,
     color_bar,
-    drawable,
     frame,
     layer_ticks,
     log_scale,
     new_figure,
     plain_numbers,
-    plain_text,
     token_axis,
+    token_width,
 )
+from jmamba.report.figures.fonts import drawable, plain_text
 from jmamba.report.labels import TokenReport, shorten
 from jmamba.report.predictions import Predictions
 
@@ -30,7 +30,7 @@ def draw_token_norms(report: TokenReport) -> Figure:
     """Draw the norm of every token's residual stream through depth."""
     norms = report.norms
     depth, length = norms.shape
-    width = float(np.clip(0.17 * length + 3, 7, 13))
+    width = token_width(length)
     rows = float(np.clip(0.17 * depth, 1.6, 6))
     figure = new_figure(width, rows + 4.4)
     heat, lines = figure.subplots(2, 1, height_ratios=[rows + 0.6, 2.6])

@@ -3,22 +3,32 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from jmamba.attention.relevance.heat_maps import patch_weights
 from jmamba.evaluation import rank_correlation
 from jmamba.report.display import Displayed
 from jmamba.report.labels import visible
 from jmamba.report.predictions import Predictions
 
 
-class Square(NamedTuple):
-    """The square of a picture that the model saw, in the picture's own pixels."""
+class Region(NamedTuple):
+    """The part of a picture that the model saw, in the picture's own pixels."""
 
     top: int
     left: int
-    side: int
+    height: int
+    width: int
+
+
+class Reading(NamedTuple):
+    """What the model read it as: an image of so many pixels, cut into patches."""
+
+    height: int
+    width: int
+    patch: int
+    stride: int
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -31,7 +41,8 @@ class ImageExplanation(Displayed):
       model: name of the model.
       name: of the picture.
       picture: the whole picture.
-      seen: the square of it that the model saw.
+      seen: the part of it that the model saw.
+      read_as: the size to which that was resized, and the patches it was cut into.
       predictions: the likeliest classes.
       target: number of the class that is explained.
       label: its name.
@@ -55,7 +66,8 @@ class ImageExplanation(Displayed):
     model: str
     name: str
     picture: UInt8[np.ndarray, "height width 3"]
-    seen: Square
+    seen: Region
+    read_as: Reading
     predictions: Predictions
     target: int
     label: str
@@ -84,13 +96,22 @@ class ImageExplanation(Displayed):
     @property
     def shown_name(self) -> str:
         """The picture's name, with nothing invisible but its blanks."""
-        return "".join(c if c == " " else visible(c) for c in self.name)
+        return visible(self.name, keep=" ")
 
     @property
-    def square(self) -> UInt8[np.ndarray, "side side 3"]:
+    def how_read(self) -> str:
+        """What of the picture the model read, and in which size."""
+        top, left, height, width = self.seen
+        read = f"as {self.read_as.width} x {self.read_as.height} pixels"
+        if (height, width) == self.picture.shape[:2]:
+            return f"whole, {read}"
+        return f"its middle, {width} x {height} pixels from ({left}, {top}) on, {read}"
+
+    @property
+    def part(self) -> UInt8[np.ndarray, "height width 3"]:
         """The part of the picture that the model saw."""
-        top, left, side = self.seen
-        return self.picture[top : top + side, left : left + side]
+        top, left, height, width = self.seen
+        return self.picture[top : top + height, left : left + width]
 
     @property
     def others(self) -> dict[str, Float[np.ndarray, "rows columns"]] | None:
@@ -100,17 +121,29 @@ class ImageExplanation(Displayed):
     def heat(self, method: str | None = None) -> Float[np.ndarray, "height width"]:
         """Return relevance as a map of the whole picture, 0 where nothing was seen.
 
-        Between the centres of patches values are interpolated bilinearly.
+        Values stand at the centres of patches and are interpolated bilinearly between.
 
         Args:
           method: one of `relevance`; None for the one asked for.
         """
-        top, left, side = self.seen
-        grid = self.relevance[method or self.method].astype(np.float32)
+        top, left, height, width = self.seen
         found = np.zeros(self.picture.shape[:2], np.float32)
-        part = jax.image.resize(grid, (side, side), method="linear")
-        found[top : top + side, left : left + side] = part
+        part = self.spread(self.relevance[method or self.method], height, width)
+        found[top : top + height, left : left + width] = part
         return found
+
+    def spread(
+        self, grid: Float[np.ndarray, "rows columns"], height: int, width: int
+    ) -> Float[np.ndarray, "height width"]:
+        """Return values of patches as a picture of any size of what the model saw."""
+        _, _, patch, stride = self.read_as
+        down, across = (
+            patch_weights(count, patch=patch, stride=stride, side=side, size=size)
+            for count, side, size in zip(
+                grid.shape, self.read_as[:2], (height, width), strict=True
+            )
+        )
+        return (down @ grid.astype(np.float64) @ across.T).astype(np.float32)
 
     def agreement(self) -> dict[str, float]:
         """Return the rank correlation of each other method's patches with the chosen's.

@@ -15,14 +15,17 @@ from jmamba.report.figures.canvas import (
     INK,
     MAP_COLORS,
     MAP_DECADES,
+    MARKERS,
     MUTED,
+    PAGE_WIDTH,
+    SERIES,
     TOWARD,
     color_bar,
     frame,
     log_scale,
     new_figure,
-    plain_text,
 )
+from jmamba.report.figures.fonts import drawable, plain_text
 from jmamba.report.image.explanation import ImageExplanation
 from jmamba.report.labels import shorten
 
@@ -39,26 +42,25 @@ MOST_PIXELS = 640
 
 def draw_heat_map(explanation: ImageExplanation) -> Figure:
     """Draw the picture, relevance over it, and relevance alone."""
-    figure = new_figure(11.2, 4.1)
+    figure = new_figure(PAGE_WIDTH, 2.4 * min(_ratio(explanation), 2) + 0.9)
     axes = figure.subplots(1, 3)
     grid = explanation.relevance[explanation.method]
     colors, scale = heat_scale(grid)
-    picture = _thin(explanation.square)
+    picture = _thin(explanation.part)
     axes[0].imshow(picture)
-    _overlay(axes[1], picture, grid)
+    _overlay(axes[1], explanation, picture, grid)
     shown = axes[2].imshow(grid, cmap=colors, norm=scale, interpolation="nearest")
     rows, columns = grid.shape
     names = ("what the model saw", "relevance over it", f"{rows} x {columns} patches")
     for ax, name in zip(axes, names, strict=True):
         _bare(ax, name)
-    label = "relevance"
-    if colors is SIGNED:
-        label += ": orange above zero, blue below"
-    bar = color_bar(figure, shown, axes[2], label, shrink=0.85, pad=0.03)
+    bar = color_bar(figure, shown, axes[2], "relevance", shrink=0.85, pad=0.03)
     bar.ax.yaxis.get_offset_text().set_fontsize(7)
     title = _title(explanation.method)
     if explanation.method not in WITHOUT_CLASS:
-        title += f" for {explanation.label}"
+        title += f" for {drawable(explanation.label)}"
+    if colors is SIGNED:
+        title += ": orange above zero, blue below"
     plain_text(figure.suptitle(title), mono=False, fontsize=10, color=INK)
     return figure
 
@@ -75,15 +77,16 @@ def methods(explanation: ImageExplanation) -> Figure:
             "explain_image(..., compare=True) to draw all."
         )
     found = explanation.others
-    picture = _thin(explanation.square)
+    picture = _thin(explanation.part)
     columns = 4
     rows = math.ceil((len(found) + 1) / columns)
-    figure = new_figure(2.7 * columns, 2.95 * rows)
+    height = PAGE_WIDTH / columns * min(_ratio(explanation), 2) + 0.3
+    figure = new_figure(PAGE_WIDTH, height * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     axes[0].imshow(picture)
     _bare(axes[0], "picture")
     for ax, (name, grid) in zip(axes[1:], found.items(), strict=False):
-        _overlay(ax, picture, grid)
+        _overlay(ax, explanation, picture, grid)
         _bare(ax, _title(name) + (" •" if name == explanation.method else ""))
     for ax in axes[len(found) + 1 :]:
         ax.remove()
@@ -96,7 +99,8 @@ def class_attention(explanation: ImageExplanation) -> Figure:
     count = len(maps)
     columns = min(count, 6)
     rows = math.ceil(count / columns)
-    figure = new_figure(max(1.75 * columns, 3.4) + 0.9, 1.95 * rows + 0.3)
+    height = 1.25 * min(_ratio(explanation), 2) + 0.3
+    figure = new_figure(max(1.25 * columns, 3.4) + 0.9, max(height * rows, 1.6) + 0.3)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[count:]:
         ax.remove()
@@ -108,7 +112,7 @@ def class_attention(explanation: ImageExplanation) -> Figure:
         _bare(ax, f"layer {layer}{chosen}")
     bar = ScalarMappable(scale, colormaps[MAP_COLORS])
     label = "mean |α| / largest of the layer"
-    shrink = min(0.9, 3.2 / rows)
+    shrink = min(0.9, 4 / (height * rows))
     color_bar(figure, bar, axes[:count].tolist(), label, shrink=shrink, pad=0.02)
     return figure
 
@@ -122,8 +126,8 @@ def draw_maps_of_layers(explanation: ImageExplanation) -> Figure:
     maps, layers = _matrices(explanation), explanation.layers
     columns = min(2, len(layers))
     rows = math.ceil(len(layers) / columns)
-    side = 4.4
-    figure = new_figure(side * columns + 0.4, (side - 0.4) * rows + 0.3)
+    side = PAGE_WIDTH / 2
+    figure = new_figure(side * columns, (side - 0.4) * rows + 0.3)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[len(layers) :]:
         ax.remove()
@@ -148,9 +152,9 @@ def draw_depth(explanation: ImageExplanation) -> Figure:
     """
     maps = _matrices(explanation)
     count = len(maps)
-    columns = min(count, 8 if count > 18 else 6)
+    columns = min(count, 6)
     rows = math.ceil(count / columns)
-    figure = new_figure(max(1.55 * columns, 3.2) + 0.9, 1.65 * rows + 0.6)
+    figure = new_figure(max(1.25 * columns, 3.2) + 0.9, 1.4 * rows + 0.6)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[count:]:
         ax.remove()
@@ -174,10 +178,9 @@ def layer_evolution(explanation: ImageExplanation) -> Figure:
     reading = explanation.reading
     figure = new_figure(7.5, 3.6)
     ax = figure.subplots()
-    colors = colormaps["tab10"]
     for k, label in enumerate(explanation.predictions.labels):
-        name = plain_label(label)
-        ax.plot(reading[:, k], color=colors(k % 10), marker="o", ms=3, label=name)
+        (line,) = ax.plot(reading[:, k], ms=4, label=plain_label(label))
+        line.set(color=SERIES[k % len(SERIES)], marker=MARKERS[k % len(MARKERS)])
     frame(ax, "the classifier after each layer", sides=("left", "bottom"))
     ax.set_xlabel("layers passed (0: embedding)", fontsize=8, color=MUTED)
     ax.set_ylabel("probability", fontsize=8, color=MUTED)
@@ -196,7 +199,7 @@ def layer_evolution(explanation: ImageExplanation) -> Figure:
 
 def plain_label(label: str) -> str:
     """Return a label for a legend, which hides those that begin with an underscore."""
-    return shorten(label, 24).lstrip("_") or "?"
+    return drawable(shorten(label, 24)).lstrip("_") or "?"
 
 
 def heat_scale(grid: np.ndarray) -> tuple:
@@ -212,18 +215,16 @@ def heat_scale(grid: np.ndarray) -> tuple:
     return HEAT, Normalize(low, high if high > low else low + 1)
 
 
-def _overlay(ax, picture: np.ndarray, grid: np.ndarray) -> None:
+def _overlay(ax, explanation: ImageExplanation, picture, grid: np.ndarray) -> None:
     """Draw a map over a picture that is paler the less relevant it is."""
     colors, scale = heat_scale(grid)
-    height, width = picture.shape[:2]
     grey = picture.astype(np.float32).mean(axis=-1) / 255
     ax.imshow(grey, cmap="gray", vmin=-0.15, vmax=1.15)
-    strength = np.abs(scale(grid) - 0.5) * 2 if colors is SIGNED else scale(grid)
-    layer = colors(scale(grid))
-    layer[..., 3] = 0.25 + 0.6 * np.sqrt(strength)
-    ax.imshow(
-        layer, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="bilinear"
-    )
+    heat = explanation.spread(grid, *grey.shape)
+    strength = np.abs(scale(heat) - 0.5) * 2 if colors is SIGNED else scale(heat)
+    layer = colors(scale(heat))
+    layer[..., 3] = 0.3 + 0.55 * strength
+    ax.imshow(layer, interpolation="nearest")
 
 
 def _bare(ax, title: str) -> None:
@@ -256,8 +257,14 @@ def _matrices(explanation: ImageExplanation) -> np.ndarray:
     return explanation.attention
 
 
+def _ratio(explanation: ImageExplanation) -> float:
+    """Return the height of what was seen over its width."""
+    return explanation.seen.height / explanation.seen.width
+
+
 def _thin(picture: np.ndarray) -> np.ndarray:
-    return picture[:: (step := math.ceil(len(picture) / MOST_PIXELS)), ::step]
+    step = math.ceil(max(picture.shape[:2]) / MOST_PIXELS)
+    return picture[::step, ::step]
 
 
 def _title(method: str) -> str:

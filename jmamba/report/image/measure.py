@@ -1,6 +1,5 @@
 """Explain what a model sees in an image: the numbers behind the report."""
 
-import difflib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -11,12 +10,12 @@ import numpy as np
 from jaxtyping import Float
 
 from jmamba.attention import METHODS, explain, patch_grid
-from jmamba.models.vim.config import VimConfig
 from jmamba.models.vim.images import (
     normalise,
     open_image,
     preprocessing_of,
     resize_and_crop,
+    resize_whole,
 )
 from jmamba.models.vim.model import Vim
 from jmamba.progress import Progress, ignore, timed
@@ -29,7 +28,8 @@ from jmamba.report.choices import (
 )
 from jmamba.report.depth import measure_depth
 from jmamba.report.environment import environment
-from jmamba.report.image.explanation import ImageExplanation, Square
+from jmamba.report.image.classes import choose_class, label_of
+from jmamba.report.image.explanation import ImageExplanation, Reading, Region
 from jmamba.report.predictions import best_predictions
 
 STAGES = ("prediction", "relevance", "hidden attention")
@@ -44,14 +44,16 @@ def explain_image(
     settings: str | None = None,
     layers: Sequence[int] | None = None,
     top: int = 5,
-    compare: bool = True,
+    crop: bool = False,
+    compare: bool = False,
     matrices: bool = True,
     name: str = "model",
     progress: Progress = ignore,
 ) -> ImageExplanation:
     """Compute what a model sees in an image, and which parts of it made it so.
 
-    The middle square of the picture is resized to what the model reads.
+    The model reads the whole picture: its shorter side is resized to the model's own,
+    the longer keeps its ratio, and the embedding of places is interpolated.
 
     Args:
       model: the model.
@@ -63,6 +65,7 @@ def explain_image(
       layers: layers to draw large, counted from 0, negative ones from the end; None
         for about a quarter, half and three quarters of the depth and the last.
       top: how many of the likeliest classes to keep.
+      crop: whether the model reads the middle square alone, in its own size.
       compare: whether to compute all other explanations too; those that refuse, for
         want of a class token or of memory, are named in the report's settings.
       matrices: whether to keep hidden attention between all pairs of tokens.
@@ -85,18 +88,23 @@ def explain_image(
       ... )
       >>> model = jmamba.Vim(config, rngs=nnx.Rngs(0))
       >>> photo = np.full((40, 60, 3), 128, np.uint8)
-      >>> found = explain_image(model, photo, target="dog", compare=False)
-      >>> found.label, found.seen, found.heat().shape
-      ('dog', Square(top=0, left=10, side=40), (40, 60))
+      >>> found = explain_image(model, photo, target="dog")
+      >>> found.label, found.read_as, found.heat().shape
+      ('dog', Reading(height=32, width=48, patch=8, stride=8), (40, 60))
 
     References:
       Ali, Zimerman & Wolf, "The Hidden Attention of Mamba Models", arXiv 2403.01590.
     """
     chosen = check_question(method, settings, top)
-    wanted = None if target is None else choose_class(model.config, target)
-    large = choose_large_layers(layers, model.config.num_layers)
+    config = model.config
+    wanted = None if target is None else choose_class(config, target)
+    large = choose_large_layers(layers, config.num_layers)
     picture = open_image(image)
-    pixels = resize_and_crop(picture, **preprocessing_of(model.config))
+    pixels = (
+        resize_and_crop(picture, **preprocessing_of(config))
+        if crop
+        else resize_whole(picture, config)
+    )
     inputs = jnp.asarray(normalise(np.asarray(pixels, np.float32)[None] / 255))
     timings: dict[str, float] = {}
 
@@ -104,7 +112,7 @@ def explain_image(
         logits = np.asarray(model(inputs)[0])
         check_logits(logits, name)
         best = best_predictions(
-            logits, top, lambda ids: tuple(label_of(model.config, i) for i in ids)
+            logits, top, lambda ids: tuple(label_of(config, i) for i in ids)
         )
     explained = int(best.ids[0]) if wanted is None else wanted
     with timed(STAGES[1], timings, progress):
@@ -123,10 +131,11 @@ def explain_image(
         model=name,
         name=_name(image),
         picture=np.asarray(picture),
-        seen=seen_square(*picture.size),
+        seen=seen_region(*picture.size, crop=crop),
+        read_as=Reading(pixels.height, pixels.width, config.patch_size, config.stride),
         predictions=best,
         target=explained,
-        label=label_of(model.config, explained),
+        label=label_of(config, explained),
         probability=float(jax.nn.softmax(logits.astype(np.float32))[explained]),
         method=method,
         relevance=relevance,
@@ -141,7 +150,7 @@ def explain_image(
             "compare": compare,
             "matrices": matrices,
             **({"refused": refused} if refused else {}),
-            **preprocessing_of(model.config),
+            "crop": crop,
             "dtype": jnp.dtype(model.dtype).name,
         },
         environment=environment(),
@@ -149,57 +158,17 @@ def explain_image(
     )
 
 
-def seen_square(width: int, height: int) -> Square:
-    """Return the middle square of a picture.
+def seen_region(width: int, height: int, *, crop: bool) -> Region:
+    """Return the part of a picture that a model reads: all, or the middle square.
 
     Examples:
-      >>> seen_square(60, 40)
-      Square(top=0, left=10, side=40)
+      >>> seen_region(60, 40, crop=True)
+      Region(top=0, left=10, height=40, width=40)
     """
+    if not crop:
+        return Region(0, 0, height, width)
     side = min(width, height)
-    return Square((height - side) // 2, (width - side) // 2, side)
-
-
-def choose_class(config: VimConfig, target: int | str) -> int:
-    """Return the number of a class that is given by number or name.
-
-    Raises:
-      ValueError: there is no such class, or the model has no names.
-
-    Examples:
-      >>> config = VimConfig(d_model=8, num_classes=2, class_names=("cat", "dog"))
-      >>> [choose_class(config, target) for target in ("Dog", "1", 0)]
-      [1, 1, 0]
-    """
-    count, names = config.num_classes, config.class_names
-    text = str(target).strip()
-    if text.lstrip("-").isdecimal():
-        if not 0 <= int(text) < count:
-            raise ValueError(
-                f"There is no class {text}: the model tells {count} apart, 0 to "
-                f"{count - 1}."
-            )
-        return int(text)
-    if not names:
-        raise ValueError(
-            f"There is no class {text!r}, as the model's config.json names none: give "
-            f'a number from 0 to {count - 1}, or add "id2label" to it.'
-        )
-    folded = [name.casefold() for name in names]
-    if text.casefold() in folded:
-        return folded.index(text.casefold())
-    near = difflib.get_close_matches(text.casefold(), folded, n=5, cutoff=0.5)
-    shown = [names[folded.index(one)] for one in near] or list(names[:12])
-    more = ", ..." if not near and len(names) > 12 else ""
-    raise ValueError(
-        f"There is no class {text!r}. {'Near are' if near else 'Classes are'} "
-        f"{', '.join(shown)}{more}; a number from 0 to {count - 1} will do too."
-    )
-
-
-def label_of(config: VimConfig, number: int) -> str:
-    """Return what a class is called, by its number if it has no name."""
-    return config.class_names[number] if config.class_names else f"class {number}"
+    return Region((height - side) // 2, (width - side) // 2, side, side)
 
 
 def _compare(

@@ -7,7 +7,14 @@ from jmamba.report.display import register_writer
 from jmamba.report.folder import Writer, describe_arrays
 from jmamba.report.image.explanation import ImageExplanation
 from jmamba.report.image.plates import image_plates_of
-from jmamba.report.page import colophon, document, figure_section, prediction_rows
+from jmamba.report.labels import isolate
+from jmamba.report.page import (
+    colophon,
+    document,
+    figure_section,
+    prediction_rows,
+    quoted,
+)
 from jmamba.report.plate import ALPHA
 
 INTRO = f"""<p>Hidden attention: <span class="formula">{ALPHA}</span></p>
@@ -25,16 +32,16 @@ def image_page(explanation: ImageExplanation, figures: dict[str, bytes]) -> str:
     """
     best = explanation.predictions
     heat, *rest = [
-        figure_section(plate, figures[plate.name])
+        figure_section(plate, figures[plate.name], explanation)
         for plate in image_plates_of(explanation)
         # The table of the page says the same as the picture of the predictions.
         if plate.name in figures and plate.name != "predictions"
     ]
-    title = f"{Path(explanation.shown_name).name} → {best.labels[0]}"
+    title = f"{isolate(Path(explanation.shown_name).name)} → {isolate(best.labels[0])}"
     body = f"""<header>
 <p class="kicker">jmamba explain · {escape(explanation.model)} ·
-{escape(explanation.shown_name)}</p>
-<h1>In this picture the model sees <q class="best">{escape(best.labels[0])}</q>
+<bdi>{escape(explanation.shown_name)}</bdi></p>
+<h1>In this picture the model sees {quoted(best.labels[0])}
 <small>{100 * best.probabilities[0]:.1f} % sure</small></h1>
 {_other_target(explanation)}
 </header>
@@ -61,6 +68,7 @@ def image_summary(explanation: ImageExplanation, files: list[str]) -> dict:
         "image": explanation.name,
         "size": {"width": width, "height": height},
         "seen": explanation.seen._asdict(),
+        "read_as": explanation.read_as._asdict(),
         "predictions": [
             {"id": int(i), "label": label, "probability": float(p)}
             for i, label, p in rows
@@ -86,10 +94,9 @@ def image_summary(explanation: ImageExplanation, files: list[str]) -> dict:
 def _subject(explanation: ImageExplanation) -> dict[str, str]:
     height, width = explanation.picture.shape[:2]
     rows, columns = explanation.relevance[explanation.method].shape
-    top, left, side = explanation.seen
     return {
         "picture": f"{width} x {height} pixels",
-        "seen": f"{side} x {side} pixels from ({left}, {top}) on",
+        "read": explanation.how_read,
         "patches": f"{rows} x {columns}",
     }
 
@@ -98,8 +105,8 @@ def _other_target(explanation: ImageExplanation) -> str:
     """Return a line about the class that is explained, if it is not the best one."""
     if explanation.target == explanation.predictions.ids[0]:
         return ""
-    label, percent = escape(explanation.label), 100 * explanation.probability
-    return f"""<p>Explained is another class, <q class="best">{label}</q>, to which it
+    label, percent = quoted(explanation.label), 100 * explanation.probability
+    return f"""<p>Explained is another class, {label}, to which it
 gives {percent:.2f} %.</p>"""
 
 

@@ -1,10 +1,70 @@
 """The pictures of an image's report: what each shows, in plain words."""
 
+import numpy as np
+
 from jmamba.attention import METHODS
 from jmamba.report.figures.shared import draw_predictions
 from jmamba.report.image import figures
 from jmamba.report.image.explanation import ImageExplanation
 from jmamba.report.plate import ALPHA, Plate
+from jmamba.report.words import (
+    describe_layers,
+    describe_pairs,
+    describe_predictions,
+    quote,
+)
+
+
+def _describe_heat(explanation: ImageExplanation) -> str:
+    """Say where the strongest patch is."""
+    grid = explanation.relevance[explanation.method]
+    rows, columns = grid.shape
+    return (
+        f"{_strongest(grid)}; values of {rows} x {columns} patches, from "
+        f"{grid.min():.3g} to {grid.max():.3g}"
+    )
+
+
+def _describe_methods(explanation: ImageExplanation) -> str:
+    """Say where the strongest patch is by each method."""
+    found = explanation.relevance.items()
+    parts = [f"{name.replace('_', ' ')}: {_strongest(grid)}" for name, grid in found]
+    return "; ".join(parts)
+
+
+def _describe_class_attention(explanation: ImageExplanation) -> str:
+    """Say which patch is read most in the chosen layers."""
+    maps = explanation.class_attention
+    parts = [f"layer {k}: {_strongest(maps[k])}" for k in explanation.layers]
+    return "; ".join(parts)
+
+
+def _describe_evolution(explanation: ImageExplanation) -> str:
+    """Say how sure the classifier is at first and at last."""
+    first, last = 100 * explanation.reading[0, 0], 100 * explanation.reading[-1, 0]
+    best = quote(explanation.predictions.labels[0])
+    return f"{best} goes from {first:.3g} % at the embedding to {last:.3g} % at the end"
+
+
+def _describe_maps(explanation: ImageExplanation) -> str:
+    """Name the strongest links of the chosen layers."""
+    assert explanation.attention is not None
+    names = [f"token {i}" for i in range(explanation.attention.shape[-1])]
+    return describe_pairs(explanation.attention, explanation.layers, names)
+
+
+def _describe_depth(explanation: ImageExplanation) -> str:
+    """Say how strong the strongest link of each layer is."""
+    assert explanation.attention is not None
+    return "the largest " + describe_layers(explanation.attention.max(axis=(1, 2)))
+
+
+def _strongest(grid: np.ndarray) -> str:
+    row, column = np.unravel_index(np.argmax(np.abs(grid)), grid.shape)
+    return (
+        f"strongest in row {row + 1}, column {column + 1}, with {grid[row, column]:.3g}"
+    )
+
 
 IMAGE_PLATES = (
     Plate(
@@ -15,18 +75,20 @@ IMAGE_PLATES = (
         ("prediction_ids", "prediction_probabilities"),
         lambda found: draw_predictions(found.predictions, "class", "classes"),
         "predictions",
+        says=lambda found: describe_predictions(found.predictions),
     ),
     Plate(
         "heat_map",
         "What spoke for the class",
         "Bright patches mattered most to the class, by the method that was asked for. "
         "Where a method tells for from against, orange spoke for the class and blue "
-        "against it. The model read the square on the left, cut into patches; between "
-        "their centres the map in the middle is interpolated.",
+        "against it. The model read what is on the left, cut into the patches on the "
+        "right; between their centres the map in the middle is interpolated.",
         "relevance of each token to the class's logit, the class token left out",
         (),  # those of the method that was asked for
         figures.draw_heat_map,
         "relevance",
+        says=_describe_heat,
     ),
     Plate(
         "methods",
@@ -42,6 +104,7 @@ IMAGE_PLATES = (
         tuple(f"patches_{name}" for name in METHODS),
         figures.methods,
         "others",
+        says=_describe_methods,
     ),
     Plate(
         "class_attention",
@@ -53,6 +116,7 @@ IMAGE_PLATES = (
         ("class_attention",),
         figures.class_attention,
         "class_attention",
+        says=_describe_class_attention,
     ),
     Plate(
         "layer_evolution",
@@ -63,6 +127,7 @@ IMAGE_PLATES = (
         ("layer_probabilities",),
         figures.layer_evolution,
         "reading",
+        says=_describe_evolution,
     ),
     Plate(
         "attention_maps",
@@ -74,6 +139,7 @@ IMAGE_PLATES = (
         ("attention", "chosen_layers"),
         figures.draw_maps_of_layers,
         "attention",
+        says=_describe_maps,
     ),
     Plate(
         "attention_depth",
@@ -84,6 +150,7 @@ IMAGE_PLATES = (
         ("attention",),
         figures.draw_depth,
         "attention",
+        says=_describe_depth,
     ),
 )
 

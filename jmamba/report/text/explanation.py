@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jmamba.report.display import Displayed
-from jmamba.report.labels import Piece, token_label
+from jmamba.report.labels import Piece, piece_labels
 from jmamba.report.predictions import Predictions
 
 
@@ -100,7 +100,7 @@ class Explanation(Displayed):
     @property
     def piece_labels(self) -> list[str]:
         """One readable label per piece."""
-        return [token_label(text, self.labels[start]) for text, start, _ in self.pieces]
+        return piece_labels(self.pieces, self.labels)
 
     def by_piece(self, values: Float[np.ndarray, "*s l"]) -> Float[np.ndarray, "*s p"]:
         """Add up the values of the tokens of each piece."""
@@ -110,14 +110,6 @@ class Explanation(Displayed):
         """Return the pieces that drove the prediction most, strongest first."""
         order = np.argsort(-np.abs(self.drivers), kind="stable")  # NaN comes last
         return order[: min(count, len(self.left_out))].tolist()
-
-    @property
-    def starts(self) -> list[str]:
-        """The visible text of each piece at its first token, nothing at the others."""
-        texts = [""] * len(self.ids)
-        for start, label in zip(self.piece_starts, self.piece_labels, strict=True):
-            texts[start] = label
-        return texts
 
     @property
     def layer_shares(self) -> Float[np.ndarray, "s l"]:

@@ -12,17 +12,18 @@ from jmamba.report.figures.canvas import (
     MAP_COLORS,
     MAP_DECADES,
     MUTED,
+    PAGE_WIDTH,
     TOWARD,
     color_bar,
-    drawable,
     frame,
     layer_ticks,
     log_scale,
     lower_triangle,
     new_figure,
-    plain_text,
     token_axis,
+    token_width,
 )
+from jmamba.report.figures.fonts import drawable, plain_text
 from jmamba.report.text.explanation import Explanation
 
 AXES = {"x": "source token j", "y": "reading token i"}
@@ -34,8 +35,8 @@ def draw_attention_maps(explanation: Explanation) -> Figure:
     layers = explanation.layers
     columns = min(2, len(layers))
     rows = math.ceil(len(layers) / columns)
-    side = 5.2
-    figure = new_figure(side * columns + 0.4, (side - 0.5) * rows + 0.4)
+    side = PAGE_WIDTH / 2
+    figure = new_figure(side * columns, (side - 0.4) * rows + 0.3)
     figure.set_layout_engine("constrained", wspace=0.06, hspace=0.04)
     grid = figure.subplots(rows, columns, squeeze=False)
     for ax in grid.flat[len(layers) :]:
@@ -45,7 +46,7 @@ def draw_attention_maps(explanation: Explanation) -> Figure:
         scale = log_scale(matrix, MAP_DECADES)
         image = ax.imshow(matrix, cmap=MAP_COLORS, norm=scale, interpolation="nearest")
         frame(ax, f"layer {layer}", sides=("left", "bottom"))
-        inches = side - 1.6
+        inches = side - 2
         for axis, name in AXES.items():
             token_axis(ax, explanation, axis=axis, inches=inches, name=name)
         bar = {"shrink": 0.8, "pad": 0.02}
@@ -57,9 +58,9 @@ def draw_attention_depth(explanation: Explanation) -> Figure:
     """Draw small hidden attention matrices of all layers, each on its own scale."""
     maps = _maps(explanation)
     count = len(maps)
-    columns = min(count, 8 if count > 18 else 6)
+    columns = min(count, 6)
     rows = math.ceil(count / columns)
-    figure = new_figure(max(1.45 * columns, 3.2) + 0.9, 1.55 * rows + 0.7)
+    figure = new_figure(max(1.25 * columns, 3.2) + 0.9, 1.35 * rows + 0.7)
     grid = figure.subplots(rows, columns, squeeze=False)
     for ax in grid.flat[count:]:
         ax.remove()
@@ -89,7 +90,7 @@ def draw_last_token(explanation: Explanation) -> Figure:
     """Draw where the last token looks: a bar per token over a strip per layer."""
     shares = 100 * explanation.layer_shares
     count, length = shares.shape
-    width = float(np.clip(0.17 * length + 3, 7, 13))
+    width = token_width(length)
     strips = float(np.clip(0.17 * count, 1.4, 6))
     figure = new_figure(width, strips + 3)
     bars, strip = figure.subplots(2, 1, sharex=True, height_ratios=[1.5, strips])
@@ -152,7 +153,7 @@ def draw_drivers(explanation: Explanation) -> Figure:
     first = len(explanation.pieces) - len(explanation.left_out)
     reached = explanation.pieces[first:]
     start, length = reached[0].start, len(explanation.ids)
-    width = float(np.clip(0.17 * (length - start) + 2, 7, 13))
+    width = token_width(length - start)
     figure = new_figure(width, 4.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[1.6, 1])
     middles = [(piece.start + piece.stop - 1) / 2 for piece in reached]

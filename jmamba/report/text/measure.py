@@ -21,7 +21,12 @@ from jmamba.report.choices import (
 )
 from jmamba.report.depth import measure_depth
 from jmamba.report.environment import environment
-from jmamba.report.labels import split_pieces, token_label, token_labels
+from jmamba.report.labels import (
+    split_pieces,
+    text_after,
+    token_label,
+    token_labels,
+)
 from jmamba.report.predictions import best_predictions, name_predictions
 from jmamba.report.relevance import measure_relevance
 from jmamba.report.size import size_of
@@ -131,7 +136,7 @@ def explain_text(
     with timed(STAGES[0], timings, progress):
         logits = np.asarray(model(tokens).logits[0, -1])
         check_logits(logits, name)
-    pieces = split_pieces(ids, tokenizer.decode)
+    pieces = split_pieces(text, tokenizer.offsets(text))
     question = [int(np.argmax(logits)) if one is None else one for one in wanted]
     with timed(STAGES[1], timings, progress):
         left_out = leave_out(model, ids, pieces, logits, question)
@@ -156,8 +161,10 @@ def explain_text(
         with timed(STAGES[4], timings, progress):
             blocks = _differentiate(model, tokens, plan.probes)
 
+    last = ids[-1]
+
     def label(ids):
-        texts = [tokenizer.decode([i]) for i in ids]
+        texts = [text_after(last, i, tokenizer.decode) for i in ids]
         return tuple(map(token_label, texts, tokenizer.pieces(ids)))
 
     return Explanation(

@@ -8,12 +8,14 @@ import numpy as np
 
 from jmamba.report.display import register_writer
 from jmamba.report.folder import Writer, describe_arrays
-from jmamba.report.labels import BROKEN, visible
+from jmamba.report.labels import BLANKS, isolate, visible
 from jmamba.report.page import (
+    code,
     colophon,
     document,
     figure_section,
     prediction_rows,
+    quoted,
     resource,
 )
 from jmamba.report.plate import ALPHA
@@ -38,9 +40,9 @@ def text_page(explanation: Explanation, figures: dict[str, bytes]) -> str:
       figures: PNG files by the name of their plate.
     """
     best = explanation.predictions
-    title = f"{visible(explanation.text[:60])} → {best.labels[0]}"
+    title = f"{isolate(visible(explanation.text[:60]))} → {isolate(best.labels[0])}"
     plates = [
-        figure_section(plate, figures[plate.name])
+        figure_section(plate, figures[plate.name], explanation)
         for plate in text_plates_of(explanation)
         # The table of the page says the same as the picture of the predictions.
         if plate.name in figures and plate.name != "predictions"
@@ -145,7 +147,6 @@ def _text_section(explanation: Explanation) -> str:
             f"{_shown(text, labels[i])}</span>"
         )
     last = len(explanation.last_attention)
-    asked = escape(explanation.explained)
     methods = "".join(
         f'<label><input type="radio" name="mode" value="{name.replace("_", " ")}"> '
         f"{name.replace('_', ' ')}</label>\n"
@@ -154,7 +155,7 @@ def _text_section(explanation: Explanation) -> str:
     return f"""<header>
 <p class="kicker">jmamba explain · {escape(explanation.model)}</p>
 <h1>After this text the model expects
-<q class="best">{escape(best.labels[0])}</q>
+{quoted(best.labels[0])}
 <small>{100 * best.probabilities[0]:.1f} % sure</small></h1>
 {_question(explanation)}
 </header>
@@ -173,9 +174,11 @@ hidden attention</label>
 <button type="button" id="reset">read from the last token</button>
 </div>
 </form>
-<div id="text">{"".join(spans)}<span class="next">{escape(best.labels[0])}</span></div>
+<div id="text" dir="auto">{"".join(spans)}<bdi class="next">{
+        escape(best.labels[0])
+    }</bdi></div>
 <p class="legend" id="legend"><span class="swatch toward"></span> spoke for
-<q>{asked}</q> <span class="swatch against"></span> spoke against it
+{quoted(explanation.explained)} <span class="swatch against"></span> spoke against it
 <span id="strongest">(strongest: {largest:.3g} bits)</span>. The dashed box is the
 prediction.</p>
 </section>"""
@@ -187,7 +190,7 @@ def _question(explanation: Explanation) -> str:
     if len(asked.ids) == 1 and asked.ids[0] == explanation.predictions.ids[0]:
         return ""
     shown = " rather than ".join(
-        f"<q>{escape(label)}</q> ({100 * p:.2g} %)"
+        f"{quoted(label)} ({100 * p:.2g} %)"
         for label, p in zip(asked.labels, asked.probabilities, strict=True)
     )
     return f"<p>Asked here: why {shown}?</p>"
@@ -195,13 +198,10 @@ def _question(explanation: Explanation) -> str:
 
 def _shown(text: str, label: str) -> str:
     """Return the HTML of a piece: as it reads, but nothing invisible."""
-    if not text or BROKEN in text:
+    if not text:
         return f"<i>{escape(label)}</i>"
-    shown = (c if c == " " else visible(c) for c in text)
-    return "".join(
-        "↵<br>" if c == "↵" and raw == "\n" else escape(c)
-        for c, raw in zip(shown, text, strict=True)
-    )
+    lines = (escape(visible(line, keep=" ")) for line in text.split("\n"))
+    return (BLANKS["\n"] + "<br>").join(lines)
 
 
 def _tables(explanation: Explanation) -> str:
@@ -210,7 +210,7 @@ def _tables(explanation: Explanation) -> str:
     relevance = explanation.by_piece(explanation.relevance[explanation.method])
     share = 100 * explanation.by_piece(explanation.mean_share)
     strongest = "".join(
-        f"<tr><td><code>{escape(labels[i])}</code></td>"
+        f"<tr><td>{code(labels[i])}</td>"
         f"<td class=number>{explanation.pieces[i].start}</td>"
         f"<td class=number>{drivers[i]:+.2f}</td>"
         f"<td class=number>{relevance[i]:+.2g}</td>"

@@ -1,9 +1,57 @@
 """The pictures of a report: how each is drawn, and what it shows in plain words."""
 
+import numpy as np
+
 from jmamba.report.figures.shared import draw_predictions, draw_token_norms
 from jmamba.report.plate import ALPHA, Plate
 from jmamba.report.text import figures
 from jmamba.report.text.explanation import Explanation
+from jmamba.report.words import (
+    describe_layers,
+    describe_norms,
+    describe_pairs,
+    describe_predictions,
+    list_largest,
+    quote,
+)
+
+
+def _describe_drivers(explanation: Explanation) -> str:
+    """Name the pieces that drove the prediction most."""
+    best = quote(explanation.predictions.labels[0])
+    found = list_largest(explanation.piece_labels, explanation.drivers, " bits")
+    return f"strongest for or against {best}: {found}"
+
+
+def _describe_last_token(explanation: Explanation) -> str:
+    """Name the pieces that the last token reads most."""
+    share = 100 * explanation.by_piece(explanation.mean_share)
+    found = list_largest(explanation.piece_labels, share, " %")
+    return f"the last token, {quote(explanation.labels[-1])}, reads most: {found}"
+
+
+def _describe_maps(explanation: Explanation) -> str:
+    """Name the strongest links of the chosen layers."""
+    assert explanation.attention is not None
+    return describe_pairs(explanation.attention, explanation.layers, explanation.labels)
+
+
+def _describe_depth(explanation: Explanation) -> str:
+    """Say how strong the strongest link of each layer is."""
+    assert explanation.attention is not None
+    return "the largest " + describe_layers(explanation.attention.max(axis=(1, 2)))
+
+
+def _describe_jacobian(explanation: Explanation) -> str:
+    """Name the pair of tokens of the largest block."""
+    assert explanation.jacobian is not None
+    norms, labels = explanation.jacobian, explanation.labels
+    i, j = map(int, np.unravel_index(np.argmax(norms), norms.shape))
+    return (
+        f"largest, {norms[i, j]:.3g}, is what the end of token {i}, "
+        f"{quote(labels[i])}, takes from the start of token {j}, {quote(labels[j])}"
+    )
+
 
 TEXT_PLATES = (
     Plate(
@@ -13,6 +61,7 @@ TEXT_PLATES = (
         "p = softmax(logits of the last token)",
         ("prediction_ids", "prediction_probabilities"),
         lambda found: draw_predictions(found.predictions, "next token", "next tokens"),
+        says=lambda found: describe_predictions(found.predictions),
     ),
     Plate(
         "drivers",
@@ -26,6 +75,7 @@ TEXT_PLATES = (
         "targets the difference; below: relevance by the method that was asked for",
         (),  # those of the method that was asked for
         figures.draw_drivers,
+        says=_describe_drivers,
     ),
     Plate(
         "last_token_attention",
@@ -36,6 +86,7 @@ TEXT_PLATES = (
         f"{ALPHA}, i the last token; |α| averaged over channels",
         ("last_attention",),
         figures.draw_last_token,
+        says=_describe_last_token,
     ),
     Plate(
         "attention_maps",
@@ -48,6 +99,7 @@ TEXT_PLATES = (
         ("attention", "chosen_layers"),
         figures.draw_attention_maps,
         "attention",
+        says=_describe_maps,
     ),
     Plate(
         "attention_depth",
@@ -58,6 +110,7 @@ TEXT_PLATES = (
         ("attention",),
         figures.draw_attention_depth,
         "attention",
+        says=_describe_depth,
     ),
     Plate(
         "token_norms",
@@ -68,6 +121,7 @@ TEXT_PLATES = (
         "‖x after layer k, token i‖₂",
         ("residual_norms",),
         draw_token_norms,
+        says=lambda found: describe_norms(found.norms),
     ),
     Plate(
         "jacobian_norms",
@@ -81,6 +135,7 @@ TEXT_PLATES = (
         ("jacobian_norms",),
         figures.draw_jacobian_norms,
         "jacobian",
+        says=_describe_jacobian,
     ),
 )
 

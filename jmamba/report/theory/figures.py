@@ -13,13 +13,15 @@ from jmamba.report.figures.canvas import (
     GRID,
     INK,
     MUTED,
+    PAGE_WIDTH,
+    SERIES,
     color_bar,
     frame,
     new_figure,
     plain_numbers,
 )
 
-TOKENS = ("#1b6ca8", "#d95f0e", "#2a8f6a", "#8e4ec6", "#b8860b", "#c2185b")
+TOKENS = SERIES
 """Colours of tokens 1, 2, ..."""
 
 PREDICTED: dict[str, Any] = {"color": INK, "linestyle": (0, (4, 3)), "linewidth": 1.0}
@@ -31,24 +33,21 @@ def convergence(portraits) -> Figure:
     seen = portraits.convergence
     one = int(np.argmin(np.abs(seen.rates - 1)))
     times = np.exp(seen.log_times)
-    figure = new_figure(9.5, 3.9)
+    figure = new_figure(PAGE_WIDTH, 3.9)
     sizes, scaled = figure.subplots(1, 2)
     _token_lines(sizes, times, seen.sizes[one])
+    late = times[times >= 1]  # before, the asymptotes are far above
     for limit in seen.limits[one][:2]:
-        sizes.plot(times, limit / np.sqrt(times), **PREDICTED)
-    sizes.set_ylim(seen.sizes[one].min() / 2, 2 * seen.sizes[one].max())
+        sizes.plot(late, limit / np.sqrt(late), **PREDICTED)
     _axes(sizes, f"tokens, a = {seen.rates[one]:g}", "t", "|x|", log="xy")
     sizes.legend(frameon=False, fontsize=8, loc="lower left")
-    for rate, run, limits in zip(seen.rates, seen.sizes, seen.limits, strict=True):
+    for run, limits in zip(seen.sizes, seen.limits, strict=True):
         _token_lines(scaled, times, run * np.sqrt(times)[:, None])
         scaled.axhline(limits[1], **PREDICTED)
-        label = f"a = {rate:g}"
-        _note(scaled, label, (times[-1], limits[1]), (-4, -10), "right")
     scaled.axhline(seen.limits[one][0], **PREDICTED)
-    where = (times[-1], seen.limits[one][0])
-    _note(scaled, "first token", where, (-4, 4), "right")
-    scaled.set_xlim(1, times[-1])
-    scaled.set_ylim(0.25, 1.1)
+    names = {f"a = {a:g}": limits[1] for a, limits in
+             zip(seen.rates, seen.limits, strict=True)}  # fmt: skip
+    _label_lines(scaled, names | {"first": seen.limits[one][0]})
     _axes(scaled, "the same times √t: constants", "t", "√t |x|", log="x")
     return figure
 
@@ -56,7 +55,7 @@ def convergence(portraits) -> Figure:
 def slow_divergence(portraits) -> Figure:
     """Draw tokens that diverge like ln t, and the power of ln t that bounds them."""
     seen = portraits.slow
-    figure = new_figure(9.5, 3.9)
+    figure = new_figure(PAGE_WIDTH, 3.9)
     over_log, over_bound = figure.subplots(1, 2)
     log_times = seen.log_times
     _token_lines(over_log, log_times, seen.x / log_times[:, None])
@@ -74,7 +73,7 @@ def slow_divergence(portraits) -> Figure:
 def blow_ups(portraits) -> Figure:
     """Draw tokens on their way to a blow-up, over the time left."""
     runs = portraits.blow_ups
-    figure = new_figure(3.4 * len(runs) + 0.4, 3.9)
+    figure = new_figure(PAGE_WIDTH, 3.6)
     axes = figure.subplots(1, len(runs), squeeze=False)[0]
     for ax, run in zip(axes, runs, strict=True):
         _token_lines(ax, run.left, run.sizes)
@@ -104,8 +103,8 @@ def phases(portraits) -> Figure:
         line = seen.time_alone / time
         ax.plot(seen.fine_sx, line, color=INK, linewidth=0.8)
         where = (np.interp(-top, -line, seen.fine_sx), top)
-        _note(ax, f"{time:g}", where, (0, 3), "center")
-    _note(ax, "T =", (0, top), (0, 3), "center")
+        name, align = ("T = 10", "right") if time == 10 else (f"{time:g}", "center")
+        _note(ax, name, where, (0, 3), align)
     ax.set_ylim(seen.mu[0], seen.mu[-1])
     ax.set_xlim(seen.sx[0], seen.sx[-1])
     ax.axhline(0, **PREDICTED)
@@ -124,7 +123,7 @@ def phases(portraits) -> Figure:
 def plane(portraits) -> Figure:
     """Draw ways of tokens of two channels, the whole plane in a disc."""
     runs = portraits.plane
-    figure = new_figure(10.5, 3.3)
+    figure = new_figure(PAGE_WIDTH, 2.9)
     axes = figure.subplots(1, len(runs))
     for ax, (name, run) in zip(axes, runs.items(), strict=True):
         ax.add_patch(Circle((0, 0), 1, fill=False, edgecolor="#b8bfca"))
@@ -163,7 +162,7 @@ def _null_cone(ax: Axes, M) -> None:
 def attention(portraits) -> Figure:
     """Draw hidden attention at a few times of each scenario."""
     runs = portraits.attention
-    figure = new_figure(8.6, 8.0)
+    figure = new_figure(PAGE_WIDTH, 7.8)
     grid = figure.subplots(len(runs), 3)
     image = None
     for row, (name, run) in zip(grid, runs.items(), strict=True):
@@ -213,6 +212,18 @@ def _note(ax: Axes, text: str, where, offset, align: str) -> None:
         text, where, xytext=offset, textcoords="offset points", fontsize=8,
         color=MUTED, ha=align,
     )  # fmt: skip
+
+
+def _label_lines(ax: Axes, names: dict[str, float]) -> None:
+    """Name lines at their heights on the right, apart where they are close."""
+    low, high = ax.get_ylim()
+    apart, place = 0.05 * (high - low), -np.inf
+    for name, height in sorted(names.items(), key=lambda item: item[1]):
+        place = max(height, place + apart)
+        ax.annotate(
+            name, (1.01, place), xycoords=("axes fraction", "data"), va="center",
+            fontsize=8, color=MUTED, annotation_clip=False,
+        )  # fmt: skip
 
 
 def _axes(ax: Axes, title: str, x: str, y: str, log: str = "") -> None:

@@ -165,7 +165,7 @@ def portraits_page(portraits: Portraits, figures: dict[str, bytes]) -> str:
       portraits: the runs.
       figures: PNG files by the name of their plate.
     """
-    plates = [figure_section(p, figures[p.name]) for p in PORTRAIT_PLATES]
+    plates = [figure_section(p, figures[p.name], portraits) for p in PORTRAIT_PLATES]
     machine = dict(portraits.environment)
     versions = machine.pop("versions", {})
     seconds = {name: f"{value} s" for name, value in portraits.timings.items()}
