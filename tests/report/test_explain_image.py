@@ -42,7 +42,9 @@ FEW = ("mamba_attribution", "unified_attribution", "mamba_lrp", "gradient_x_inpu
 @pytest.fixture(scope="module")
 def found():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MODULE, "METHODS", {name: METHODS[name] for name in FEW})
+        patch.setattr(
+            "jmamba.report.relevance.METHODS", {name: METHODS[name] for name in FEW}
+        )
         return explain_image(
             MODEL, PICTURE, method=FEW[0], target="dog", top=3, crop=True, compare=True
         )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jmamba.attention import METHODS, explain, patch_grid
+from jmamba.attention import explain, patch_grid
 from jmamba.models.vim.images import (
     normalise,
     open_image,
@@ -21,7 +21,6 @@ from jmamba.models.vim.model import Vim
 from jmamba.progress import Progress, ignore, timed
 from jmamba.report.choices import (
     DEFAULT_METHOD,
-    USUAL,
     check_logits,
     check_question,
     choose_large_layers,
@@ -31,6 +30,7 @@ from jmamba.report.environment import environment
 from jmamba.report.image.classes import choose_class, label_of
 from jmamba.report.image.explanation import ImageExplanation, Reading, Region
 from jmamba.report.predictions import best_predictions
+from jmamba.report.relevance import measure_relevance
 
 STAGES = ("prediction", "relevance", "hidden attention")
 
@@ -116,13 +116,13 @@ def explain_image(
         )
     explained = int(best.ids[0]) if wanted is None else wanted
     with timed(STAGES[1], timings, progress):
-        relevance = {method: _relevance(model, inputs, method, explained, chosen)}
-        refused = {}
-        if compare:
-            more, refused = _compare(
-                model, inputs, method, explained, partial(progress, STAGES[1])
-            )
-            relevance |= more
+        relevance = measure_relevance(
+            partial(_ask, model, inputs, explained),
+            method,
+            chosen,
+            compare=compare,
+            progress=partial(progress, STAGES[1]),
+        )
     with timed(STAGES[2], timings, progress):
         attention = _attend(
             model, inputs, best.ids, matrices, partial(progress, STAGES[2])
@@ -138,7 +138,7 @@ def explain_image(
         label=label_of(config, explained),
         probability=float(jax.nn.softmax(logits.astype(np.float32))[explained]),
         method=method,
-        relevance=relevance,
+        relevance=relevance.by,
         layers=large,
         **attention,
         settings={
@@ -149,7 +149,7 @@ def explain_image(
             "top": top,
             "compare": compare,
             "matrices": matrices,
-            **({"refused": refused} if refused else {}),
+            **relevance.notes,
             "crop": crop,
             "dtype": jnp.dtype(model.dtype).name,
         },
@@ -171,33 +171,11 @@ def seen_region(width: int, height: int, *, crop: bool) -> Region:
     return Region((height - side) // 2, (width - side) // 2, side, side)
 
 
-def _compare(
-    model: Vim, inputs, method: str, target: int, progress
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the relevance by all other methods, and why some refused."""
-    found, refused = {}, {}
-    others = [name for name in METHODS if name != method]
-    for done, name in enumerate(others):
-        try:
-            found[name] = _relevance(model, inputs, name, target, USUAL.get(name))
-        except ValueError as error:
-            refused[name] = str(error)
-        progress(done + 1, len(others))
-    return found, refused
-
-
-def _relevance(
-    model: Vim, inputs, method: str, target: int, settings: str | None
+def _ask(
+    model: Vim, inputs, target: int, method: str, **options: Any
 ) -> Float[np.ndarray, "rows columns"]:
-    options: dict[str, Any] = {} if settings is None else {"settings": settings}
     found = explain(model, inputs, method, target=target, **options)
-    grid = np.asarray(patch_grid(model, found, *inputs.shape[1:3])[0], np.float32)
-    if not np.isfinite(grid).all():
-        raise ValueError(
-            f"The relevance that {method} finds is not finite: the model overflows in "
-            "this dtype. Ask for float32, or another method."
-        )
-    return grid
+    return np.asarray(patch_grid(model, found, *inputs.shape[1:3])[0], np.float32)
 
 
 def _attend(model: Vim, inputs, ids, matrices, progress) -> dict[str, Any]:
