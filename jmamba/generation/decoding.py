@@ -37,6 +37,13 @@ class Generated(NamedTuple):
     lengths: Int[Array, "b"]
     cache: GenerationCache
 
+    def __repr__(self) -> str:
+        """Return how many tokens there are, without the cache's numbers."""
+        if is_traced(self.lengths):
+            return f"Generated(tokens={self.tokens}, lengths={self.lengths})"
+        counts = np.asarray(self.lengths).tolist()
+        return f"Generated(tokens of {len(counts)} rows: {counts})"
+
 
 def generate(
     model: LanguageModel,
