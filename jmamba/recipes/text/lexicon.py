@@ -110,8 +110,9 @@ def agree(
 
     Examples:
       >>> lexicon = Lexicon("toy", {"good": 2.0, "bad": -2.0, "film": 0.0}, 1.0)
-      >>> agree(lexicon, ["a", "good", "film"], [0.1, 3.0, -0.2], 1)
-      Agreement(area=1.0, sign=1.0, correlation=1.0)
+      >>> found = agree(lexicon, ["a", "good", "film"], [0.1, 3.0, -0.2], 1)
+      >>> found.area, found.sign, round(found.correlation, 6)
+      (1.0, 1.0, 1.0)
     """
     heat = np.asarray(relevance, np.float64)
     if heat.shape != (len(words),):
