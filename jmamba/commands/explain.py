@@ -76,10 +76,7 @@ def explain_command(
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(
-            help="Why the target comes rather than this next token.",
-            rich_help_panel=TEXTS,
-        ),
+        typer.Option(help="Why the target, rather than this token or class."),
     ] = None,
     crop: Annotated[
         bool | None,
@@ -117,9 +114,7 @@ def explain_command(
     Prints the prediction and writes a folder with a page, pictures and arrays.
     """
     picture = find_picture(text, image)
-    of_texts = _given(
-        against=against, jacobian=jacobian, probes=probes, max_tokens=max_tokens
-    )
+    of_texts = _given(jacobian=jacobian, probes=probes, max_tokens=max_tokens)
     of_images = _given(crop=crop)
     common = {"layers": parse_layers(layers)} | _given(
         matrices=matrices,
@@ -128,6 +123,7 @@ def explain_command(
         settings=settings,
         compare=compare,
         target=target,
+        against=against,
     )
     source, place = (model, revision, dtype), (out, overwrite)
     if picture is not None:

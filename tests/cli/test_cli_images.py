@@ -107,7 +107,7 @@ def test_checkpoints_explain_what_they_read(tmp_path):
         (["a picture.PNG", "--model", "x/missing/y"], "neither a folder here"),
         (["a picture.PNG", "--max-tokens", 9, "--no-jacobian"],
          "--jacobian, --max-tokens: only for texts, but this is an image."),
-        (["a picture.PNG", "--against", 1], "--against: only for texts"),
+        (["a picture.PNG", "--against", "9"], "There is no class 9"),
         (["a text", "--target", 1, "--compare", "--crop", "--method", "mamba_lrp"],
          "--crop: only for images, but this is a text."),
     ],

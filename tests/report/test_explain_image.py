@@ -203,6 +203,19 @@ def test_classes_without_names_go_by_number():
         choose_class(config, "cat")
 
 
+def test_why_one_class_rather_than_another():
+    options = {"method": "gradient_x_input", "crop": True, "matrices": False}
+    first, second, both = (
+        explain_image(MODEL, PICTURE, target=target, against=against, **options)
+        for target, against in (("dog", None), ("cat", None), ("dog", "cat"))
+    )
+    assert both.label == "dog rather than cat" and both.target == first.target
+    difference = first.relevance[first.method] - second.relevance[first.method]
+    np.testing.assert_allclose(
+        both.relevance[first.method], difference, rtol=1e-3, atol=1e-5
+    )
+
+
 def test_methods_that_refuse_are_named(found, monkeypatch):
     assert "refused" not in found.settings
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jmamba.attention import explain, patch_grid
+from jmamba.attention import Contrast, explain, patch_grid
+from jmamba.attention.question import Target
 from jmamba.models.vim.images import (
     normalise,
     open_image,
@@ -41,6 +42,7 @@ def explain_image(
     *,
     method: str = DEFAULT_METHOD,
     target: int | str | None = None,
+    against: int | str | None = None,
     settings: str | None = None,
     layers: Sequence[int] | None = None,
     top: int = 5,
@@ -60,6 +62,7 @@ def explain_image(
       image: a file, a `PIL.Image`, or an array of integers from 0 to 255.
       method: which explanation to draw large, a name in `jmamba.attention.METHODS`.
       target: the class to explain, its number or its name; None for the predicted one.
+      against: another, to ask why the target and not this; None to ask why at all.
       settings: of the method, a name in `jmamba.attention.PRESETS`; None for its usual
         ones, which the other methods have in any case.
       layers: layers to draw large, counted from 0, negative ones from the end; None
@@ -98,6 +101,7 @@ def explain_image(
     chosen = check_question(method, settings, top)
     config = model.config
     wanted = None if target is None else choose_class(config, target)
+    other = None if against is None else choose_class(config, against)
     large = choose_large_layers(layers, config.num_layers)
     picture = open_image(image)
     pixels = (
@@ -115,9 +119,17 @@ def explain_image(
             logits, top, lambda ids: tuple(label_of(config, i) for i in ids)
         )
     explained = int(best.ids[0]) if wanted is None else wanted
+    label = label_of(config, explained)
+    if other is not None:
+        label = f"{label} rather than {label_of(config, other)}"
     with timed(STAGES[1], timings, progress):
         relevance = measure_relevance(
-            partial(_ask, model, inputs, explained),
+            partial(
+                _ask,
+                model,
+                inputs,
+                explained if other is None else Contrast(explained, other),
+            ),
             method,
             chosen,
             compare=compare,
@@ -135,7 +147,7 @@ def explain_image(
         read_as=Reading(pixels.height, pixels.width, config.patch_size, config.stride),
         predictions=best,
         target=explained,
-        label=label_of(config, explained),
+        label=label,
         probability=float(jax.nn.softmax(logits.astype(np.float32))[explained]),
         method=method,
         relevance=relevance.by,
@@ -145,6 +157,7 @@ def explain_image(
             "method": method,
             "settings": chosen,
             "target": explained,
+            "against": other,
             "layers": list(large),
             "top": top,
             "compare": compare,
@@ -172,7 +185,7 @@ def seen_region(width: int, height: int, *, crop: bool) -> Region:
 
 
 def _ask(
-    model: Vim, inputs, target: int, method: str, **options: Any
+    model: Vim, inputs, target: Target, method: str, **options: Any
 ) -> Float[np.ndarray, "rows columns"]:
     found = explain(model, inputs, method, target=target, **options)
     return np.asarray(patch_grid(model, found, *inputs.shape[1:3])[0], np.float32)
