@@ -30,7 +30,7 @@ class Contrast(NamedTuple):
     against: int | Sequence[int] | Int[Array, "b"]
 
 
-Target = PerSample | Contrast
+TargetChoice = PerSample | Contrast
 """Whose logit is explained, or the difference of which two."""
 
 
@@ -50,7 +50,7 @@ class Question(NamedTuple):
 
 
 def ask(
-    model: LayeredModel, inputs: Inputs, target: Target, query: PerSample
+    model: LayeredModel, inputs: Inputs, target: TargetChoice, query: PerSample
 ) -> Question:
     """Check what is to be explained and fill in the query.
 

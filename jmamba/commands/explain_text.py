@@ -11,11 +11,18 @@ def explain_words(text: str, source, options, out: Path, overwrite: bool) -> Pat
     with stages() as show:
         show("loading the model", 0, 1)
         from jmamba.commands.terminal import render
+        from jmamba.report.choices import DEFAULT_METHOD, check_question
         from jmamba.report.folder import check_directory
         from jmamba.report.text.measure import explain_text
         from jmamba.report.text.page import write_text
 
         check_directory(out, overwrite=overwrite)
+        # before the model, as downloading takes long
+        check_question(
+            options.get("method", DEFAULT_METHOD),
+            options.get("settings"),
+            options.get("top", 8),
+        )
         language_model, tokenizer, name = load_text_model(*source)
         found = explain_text(
             language_model, tokenizer, text, name=name, progress=show, **options

@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-PICTURES = (
+PICTURE_ENDINGS = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jfif", ".jp2", ".webp", ".avif", ".heic"),
     *(".bmp", ".gif", ".ico", ".tif", ".tiff", ".tga", ".pgm", ".ppm", ".pnm"),
 )
@@ -80,7 +80,7 @@ def names_picture(argument: str) -> bool:
       >>> [names_picture(typed) for typed in ("my dog.PNG ", "a dog")]
       [True, False]
     """
-    return argument.rstrip().lower().endswith(PICTURES)
+    return argument.rstrip().lower().endswith(PICTURE_ENDINGS)
 
 
 def _as_text(argument: str, command: str = "explain") -> str:

@@ -90,7 +90,7 @@ class Adapter(NamedTuple):
     replaced: dict[str, StoredTensor]
 
 
-class Found(NamedTuple):
+class ModelPlace(NamedTuple):
     """Where a model is, and the adapter that is to be merged into it, if any."""
 
     place: Path
@@ -104,7 +104,7 @@ def find_place(
     revision: str | None = None,
     base: str | os.PathLike | None = None,
     filename: str | None = None,
-) -> Found:
+) -> ModelPlace:
     """Return the local place of a model, downloading it if need be.
 
     Args:
@@ -131,7 +131,7 @@ def find_place(
             str(place),
         )
     if base is None:
-        return Found(place)
+        return ModelPlace(place)
     if not has_adapter:
         raise CheckpointError(
             f"{path_or_id} is no LoRA adapter (a folder with adapter_config.json), so "
@@ -141,7 +141,7 @@ def find_place(
     place = _locate(base, released)
     if is_adapter(place):
         raise explain_adapter(place)
-    return Found(place, adapter)
+    return ModelPlace(place, adapter)
 
 
 def _locate(

@@ -39,8 +39,8 @@ class Generated(NamedTuple):
 
     def __repr__(self) -> str:
         """Return how many tokens there are, without the cache's numbers."""
-        if is_traced(self.lengths):
-            return f"Generated(tokens={self.tokens}, lengths={self.lengths})"
+        if not isinstance(self.lengths, Array) or is_traced(self.lengths):
+            return tuple.__repr__(self)  # a pytree of this form
         counts = np.asarray(self.lengths).tolist()
         return f"Generated(tokens of {len(counts)} rows: {counts})"
 

@@ -93,22 +93,28 @@ def states_after(
     batch, _, d = bare.u.shape
     if state is None:
         state = jnp.zeros((batch, d, bare.A.shape[-1]), bare.delta.dtype)
-    per_token = (bare.u, bare.delta, bare.B, bare.C)
-    length = bare.u.shape[1]
+    # one slot per chosen token, and one that all the others overwrite
+    slots = (
+        jnp.full((bare.u.shape[1],), tokens.shape[0])
+        .at[tokens]
+        .set(jnp.arange(tokens.shape[0]))
+    )
+    shape = (tokens.shape[0] + 1, *state.shape)
+    rows = jax.tree.map(
+        lambda x: jnp.moveaxis(x, 1, 0), (bare.u, bare.delta, bare.B, bare.C)
+    )
 
     def step(carry, token):
         state, kept = carry
-        place, (u, delta, B, C) = token
+        slot, (u, delta, B, C) = token
         one = Recurrence(u[:, None], delta[:, None], bare.A, B[:, None], C[:, None])
         state = run_recurrence(one, state=state).last_state
-        is_here = (tokens == place)[None, :, None, None]
-        return (state, jnp.where(is_here, state[:, None], kept)), None
+        kept = jax.lax.dynamic_update_index_in_dim(kept, state, slot, axis=0)
+        return (state, kept), None
 
-    kept = jnp.zeros((batch, tokens.shape[0], *state.shape[1:]), state.dtype)
-    rows = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), per_token)
-    places = jnp.arange(length, dtype=tokens.dtype)
-    (_, kept), _ = jax.lax.scan(step, (state, kept), (places, rows))
-    return kept
+    first = (state, jnp.zeros(shape, state.dtype))
+    (_, kept), _ = jax.lax.scan(step, first, (slots, rows))
+    return jnp.moveaxis(kept[slots[tokens]], 0, 1)  # the same token may come twice
 
 
 def by_channel(recurrence: Recurrence) -> Recurrence:

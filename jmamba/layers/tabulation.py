@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 from flax import nnx
 from flax.nnx import summary
 
-Method = TypeVar("Method", bound=Callable[..., Any])
+Call = TypeVar("Call", bound=Callable[..., Any])
 
 
-def tabulated(call: Method) -> Method:
+def tabulated(call: Call) -> Call:
     """Return a model's `__call__` such that `nnx.tabulate` shows the model.
 
     To draw a table, flax replaces all methods of all classes in a model. It cannot show

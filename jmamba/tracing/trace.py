@@ -42,7 +42,10 @@ class Trace(NamedTuple):
 
     def __repr__(self) -> str:
         """Return what was traced, without the numbers."""
-        count, batch, length, width = self.residual_in.shape
+        shape = getattr(self.residual_in, "shape", ())
+        if len(shape) != 4:  # a pytree of this form that holds something else
+            return tuple.__repr__(self)
+        count, batch, length, width = shape
         kind = type(self.recurrence).__name__
         states = "" if self.states is None else ", states of chosen tokens"
         return (

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jmamba.attention.question import (
     Inputs,
     PerSample,
-    Target,
+    TargetChoice,
     ask,
     pick,
     read_logits,
@@ -24,14 +24,11 @@ from jmamba.layers.model import LayeredModel
 from jmamba.requests import as_array
 from jmamba.types import Images, Tokens
 
-Baseline = Inputs | Float[Array, "*_ m"] | Int[Array, ""] | int | str
-"""Inputs that say nothing: inputs, embeddings, a token id, or a name in `BASELINES`."""
-
 BASELINES = ("mean", "zero")
 """mean: the mean embedding of the vocabulary, or pictures of their mean colour;
 zero: embeddings of 0, which leave the places of patches out as well."""
 
-TOLERANCE = 0.01
+MOST_MISSED = 0.01
 """Part of the change of a logit that relevance may miss without a warning."""
 
 
@@ -62,7 +59,8 @@ def embed_baseline(
         if not is_text:
             mean = jnp.mean(inputs, axis=(1, 2), keepdims=True)
             return model.embed(jnp.broadcast_to(mean, inputs.shape))
-        every = jnp.arange(model.num_targets)[None]
+        padded = getattr(model.config, "unpadded_vocab_size", None)
+        every = jnp.arange(padded or model.num_targets)[None]
         mean = jnp.mean(model.embed(every).astype(jnp.float32), axis=(0, 1))
         return jnp.broadcast_to(mean.astype(dtype), shape)
     values = jnp.asarray(as_array(baseline, "baseline"))
@@ -99,7 +97,7 @@ def completeness_gap(
     inputs: Inputs,
     relevance: Float[Array, "b l"],
     *,
-    target: Target = None,
+    target: TargetChoice = None,
     query: PerSample = None,
     baseline: Any = None,
 ) -> Float[Array, "b"]:
@@ -154,16 +152,16 @@ def logit_change(graphdef, state, inputs, target, query, start) -> Float[Array, 
 
 
 def warn_of_gap(gap: Float[Array, "b"], change: Float[Array, "b"], advice: str) -> None:
-    """Warn if relevance misses more than `TOLERANCE` of a logit's change.
+    """Warn if relevance misses more than `MOST_MISSED` of a logit's change.
 
     Nothing is said inside a transformation, where there are no numbers yet.
     """
     if isinstance(gap, Tracer) or isinstance(change, Tracer):
         return
     wanted, missed = np.asarray(change, np.float64), np.asarray(gap, np.float64)
-    worst = int(np.argmax(np.abs(missed) - TOLERANCE * np.abs(wanted)))
+    worst = int(np.argmax(np.abs(missed) - MOST_MISSED * np.abs(wanted)))
     rounding = 1e-4 * max(1.0, abs(wanted[worst]))
-    if abs(missed[worst]) <= max(TOLERANCE * abs(wanted[worst]), rounding):
+    if abs(missed[worst]) <= max(MOST_MISSED * abs(wanted[worst]), rounding):
         return
     warnings.warn(
         f"Relevance of sample {worst} adds up to {wanted[worst] + missed[worst]:.4g}, "

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from jmamba.attention.question import (
     Inputs,
     PerSample,
-    Target,
+    TargetChoice,
     ask,
     pick,
 )
@@ -31,7 +31,7 @@ def token_norms(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: Target = None,
+    target: TargetChoice = None,
     query: PerSample = None,
     p: float = 2.0,
 ) -> Float[Array, "b l"]:
@@ -86,7 +86,7 @@ def alti(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: Target = None,
+    target: TargetChoice = None,
     query: PerSample = None,
 ) -> Float[Array, "b l"]:
     """Return how much of the query's token is made of each input, by ALTI.
@@ -140,7 +140,7 @@ def alti_logit(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: Target = None,
+    target: TargetChoice = None,
     query: PerSample = None,
 ) -> Float[Array, "b l"]:
     """Return the share of each input in a logit, by ALTI-Logit.

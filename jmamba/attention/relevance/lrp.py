@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from jmamba.attention.question import (
     Inputs,
     PerSample,
-    Target,
+    TargetChoice,
     ask,
     pick,
     read_logits,
@@ -35,7 +35,7 @@ def mamba_lrp(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: Target = None,
+    target: TargetChoice = None,
     query: PerSample = None,
     composite: str | Gammas = "lrp_0",
 ) -> Float[Array, "b l"]:
@@ -81,7 +81,7 @@ def pixel_lrp(
     model: LayeredModel,
     images: Images | ArrayLike,
     *,
-    target: Target = None,
+    target: TargetChoice = None,
     query: PerSample = None,
     composite: str | Gammas = "gamma_conv",
 ) -> Float[Array, "b height width"]:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from jmamba.attention.question import (
     Inputs,
     PerSample,
-    Target,
+    TargetChoice,
 )
 from jmamba.attention.relevance.contributions import alti, alti_logit, token_norms
 from jmamba.attention.relevance.gradients import (
@@ -46,7 +46,7 @@ def explain(
     inputs: Inputs,
     method: str = "mamba_attribution",
     *,
-    target: Target = None,
+    target: TargetChoice = None,
     query: PerSample = None,
     **options: Any,
 ) -> Float[Array, "b l"]:

@@ -11,7 +11,7 @@ from jmamba.attention.question import (
     Inputs,
     PerSample,
     Question,
-    Target,
+    TargetChoice,
     ask,
 )
 from jmamba.attention.relevance.layer_maps import measure_layer
@@ -27,7 +27,7 @@ def raw_attention(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: Target = None,
+    target: TargetChoice = None,
     query: PerSample = None,
     settings: Settings = "paper",
 ) -> Float[Array, "b l"]:
@@ -82,7 +82,7 @@ def attention_rollout(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: Target = None,
+    target: TargetChoice = None,
     query: PerSample = None,
     settings: Settings = "paper",
 ) -> Float[Array, "b l"]:
@@ -137,7 +137,7 @@ def mamba_attribution(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: Target = None,
+    target: TargetChoice = None,
     query: PerSample = None,
     settings: Settings = "paper",
 ) -> Float[Array, "b l"]:
@@ -181,7 +181,7 @@ def unified_attribution(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: Target = None,
+    target: TargetChoice = None,
     query: PerSample = None,
     settings: Settings = "unified",
 ) -> Float[Array, "b l"]:

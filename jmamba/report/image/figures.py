@@ -36,7 +36,7 @@ SIGNED = LinearSegmentedColormap.from_list("signed", [AGAINST, "#f7f7f7", TOWARD
 WITHOUT_CLASS = ("raw_attention", "attention_rollout", "token_norms", "alti")
 """Methods that are the same for every class."""
 
-MOST_PIXELS = 640
+DRAWN_PIXELS = 640
 """Side of the picture as it is drawn; finer ones are thinned out."""
 
 
@@ -263,7 +263,7 @@ def _ratio(explanation: ImageExplanation) -> float:
 
 
 def _thin(picture: np.ndarray) -> np.ndarray:
-    step = math.ceil(max(picture.shape[:2]) / MOST_PIXELS)
+    step = math.ceil(max(picture.shape[:2]) / DRAWN_PIXELS)
     return picture[::step, ::step]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jmamba.attention import Contrast, explain, patch_grid
-from jmamba.attention.question import Target
+from jmamba.attention.question import TargetChoice
 from jmamba.models.vim.images import (
     normalise,
     open_image,
@@ -185,7 +185,7 @@ def seen_region(width: int, height: int, *, crop: bool) -> Region:
 
 
 def _ask(
-    model: Vim, inputs, target: Target, method: str, **options: Any
+    model: Vim, inputs, target: TargetChoice, method: str, **options: Any
 ) -> Float[np.ndarray, "rows columns"]:
     found = explain(model, inputs, method, target=target, **options)
     return np.asarray(patch_grid(model, found, *inputs.shape[1:3])[0], np.float32)
