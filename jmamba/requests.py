@@ -166,6 +166,44 @@ def choose_layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
     return tuple(sorted({i % count for i in layers}))
 
 
+def check_finite(parts: Mapping[str, Any], what: str) -> None:
+    """Raise if arrays hold NaN or infinity; nothing is checked while tracing.
+
+    Args:
+      parts: by name, pytrees of arrays; None where there is nothing.
+      what: would mean nothing then, such as "derivatives".
+
+    Raises:
+      ValueError: some do; the message names the parts.
+
+    Examples:
+      >>> check_finite({"delta": jnp.ones(2), "A": jnp.array([jnp.nan])}, "attention")
+      Traceback (most recent call last):
+      ValueError: A hold values that are not finite: attention would mean nothing...
+    """
+    leaves = {
+        name: [x for x in jax.tree.leaves(part) if jnp.issubdtype(x.dtype, jnp.inexact)]
+        for name, part in parts.items()
+    }
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves(leaves)):
+        return
+    fine = jax.device_get(_are_finite(leaves))
+    wrong = [name for name in parts if not fine[name]]
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)} hold values that are not finite: {what} would mean "
+            "nothing. Check the checkpoint, and the dtype for overflow."
+        )
+
+
+@jax.jit
+def _are_finite(parts):
+    def is_finite(arrays):
+        return jnp.array([jnp.isfinite(x).all() for x in arrays]).all()
+
+    return {name: is_finite(arrays) for name, arrays in parts.items()}
+
+
 def check_memory(name: str, counts: dict[str, int], itemsize: int, limit: int) -> None:
     """Raise if a result would take too many bytes, and say what to ask for instead.
 

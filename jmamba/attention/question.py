@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.model import LayeredModel
+from jmamba.requests import check_finite
 from jmamba.types import ArrayLike, Images, Tokens
 
 Inputs = Tokens | Images | ArrayLike
@@ -63,8 +64,9 @@ def ask(
         from the end; None for the class token of an image and the last of a text.
 
     Raises:
-      ValueError: the inputs do not fit the model, or target or query is out of range or
-        not one number per sample.
+      ValueError: the inputs do not fit the model, target or query is out of range or
+        not one number per sample, or a weight is not finite (nothing is checked while
+        tracing).
     """
     checked = model.check_inputs(inputs)
     batch, length = checked.shape[0], model.count_tokens(checked.shape)
@@ -73,6 +75,7 @@ def ask(
     if chosen is not None:
         chosen = chosen % length
     graphdef, state = nnx.split(model)
+    check_finite({"The model's weights": state}, "relevance")
     pair = target if isinstance(target, Contrast) else (target,)
     names, count = ("target", "against"), model.num_targets
     wanted = [

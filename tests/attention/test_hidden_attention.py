@@ -13,8 +13,11 @@ from jmamba.attention import (
     REDUCTIONS,
     channel_attention,
     hidden_attention,
+    inner_attention,
     reduced_attention,
+    top_channels,
 )
+from jmamba.dynamics import memory_horizons, sequence_exponents
 from jmamba.layers import run_recurrence
 from jmamba.ops import selective_scan
 from jmamba.types import Recurrence
@@ -292,3 +295,17 @@ def test_hidden_attention_messages():
         reduced_attention(recurrence, rows=[-12])
     with pytest.raises(ValueError, match="2 texts x 11 rows x 11 tokens.*rows="):
         reduced_attention(recurrence, memory_limit=100)
+
+
+@pytest.mark.parametrize("measure", [
+    hidden_attention, inner_attention, reduced_attention, lambda r: top_channels(r, 1),
+    sequence_exponents, memory_horizons,
+])  # fmt: skip
+def test_parameters_that_are_not_finite_are_refused(measure):
+    recurrence = draw_recurrence()
+    broken = recurrence._replace(
+        delta=recurrence.delta.at[0, 2].set(jnp.inf), A=recurrence.A * jnp.nan
+    )
+    with pytest.raises(ValueError, match="^delta, A hold values that are not finite"):
+        measure(broken)
+    jax.jit(measure).lower(broken)  # nothing is known of numbers while tracing

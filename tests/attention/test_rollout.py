@@ -28,6 +28,7 @@ from jmamba.attention import (
     METHODS,
     AttentionSettings,
     attention_rollout,
+    explain,
     hidden_attention,
     mamba_attribution,
     min_max,
@@ -301,3 +302,11 @@ def test_rollout_messages():
         AttentionSettings(channels="product", clamp="factors")
     with pytest.raises(ValueError, match="'paper' fold nothing into attention: give"):
         unified_attribution(model, tokens, settings="paper")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_that_are_not_finite_are_refused(method):
+    graphdef, state = nnx.split(model_of("text"))
+    broken = nnx.merge(graphdef, jax.tree.map(lambda x: x * jnp.nan, state))
+    with pytest.raises(ValueError, match="The model's weights hold values that are no"):
+        explain(broken, inputs_of("text"), method)

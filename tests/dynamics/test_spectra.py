@@ -152,7 +152,7 @@ def test_spectra_messages():
         layer_system(exact_model(), 7)
     graphdef, state = nnx.split(exact_model())
     broken = nnx.merge(graphdef, jax.tree.map(lambda x: x * jnp.nan, state))
-    with pytest.raises(ValueError, match="Layer 0: S_B, S_C, .*not finite"):
+    with pytest.raises(ValueError, match="S_B of layer 0, S_C of.*not finite"):
         layer_system(broken, 0)
     with pytest.raises(ValueError, match="direction='backward': a layer of this model"):
         layer_system(exact_model(), 0, direction="backward")

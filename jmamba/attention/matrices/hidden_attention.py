@@ -14,7 +14,7 @@ from jmamba.attention.matrices.channels import (
     open_directions,
 )
 from jmamba.attention.matrices.factors import AnyInputs, check_fold, first_recurrence
-from jmamba.requests import RESULT_BYTES, check_memory, choose_positions
+from jmamba.requests import RESULT_BYTES, check_finite, check_memory, choose_positions
 from jmamba.types import Recurrence
 
 
@@ -49,8 +49,9 @@ def hidden_attention(
       memory_limit: bytes the result may take.
 
     Raises:
-      ValueError: a channel, row or part does not exist, or the result would be larger
-        than the limit; the message names the bytes and what to do.
+      ValueError: a channel, row or part does not exist, a parameter is not finite
+        (nothing is checked while tracing), or the result would be larger than the
+        limit; the message names the bytes and what to do.
 
     Examples:
       >>> import jmamba
@@ -72,6 +73,7 @@ def hidden_attention(
       Zimerman et al., arXiv 2405.16504, section 3, for `fold`.
     """
     check_fold(recurrence, fold)
+    check_finite(recurrence._asdict(), "attention")
     one = first_recurrence(recurrence)
     queries = choose_positions(rows, one.u.shape[1], "rows")
     chosen = choose_positions(channels, count_matrices(one, fold), "channels")
@@ -121,8 +123,8 @@ def inner_attention(
 
     Raises:
       TypeError: these are both directions of Vision Mamba, or factors.
-      ValueError: a channel or row does not exist, or the result would be larger than
-        the limit.
+      ValueError: a channel or row does not exist, a parameter is not finite, or the
+        result would be larger than the limit.
 
     Examples:
       >>> import jmamba
@@ -146,6 +148,7 @@ def inner_attention(
             f"{type(recurrence).__name__}: give recurrence.forward or "
             "recurrence.backward of two directions, and factors.recurrence of factors."
         )
+    check_finite(recurrence._asdict(), "attention")
     queries = choose_positions(rows, recurrence.u.shape[1], "rows")
     chosen = choose_positions(channels, recurrence.delta.shape[2], "channels")
     check_memory(

@@ -17,7 +17,7 @@ from jmamba.attention.matrices.channels import (
     with_channels,
 )
 from jmamba.attention.matrices.factors import AnyInputs, check_fold, first_recurrence
-from jmamba.requests import RESULT_BYTES, check_memory, choose_positions
+from jmamba.requests import RESULT_BYTES, check_finite, check_memory, choose_positions
 
 
 class Reduction(NamedTuple):
@@ -82,7 +82,8 @@ def reduced_attention(
 
     Raises:
       ValueError: the reduction or a part is unknown, a row does not exist, there are
-        not so many channels, or the result would be larger than the limit.
+        not so many channels, a parameter is not finite, or the result would be larger
+        than the limit.
 
     Examples:
       >>> import jmamba
@@ -103,6 +104,7 @@ def reduced_attention(
             f"Unknown reduction {reduction!r}; give one of {', '.join(REDUCTIONS)}."
         )
     check_fold(recurrence, fold)
+    check_finite(recurrence._asdict(), "attention")
     one = first_recurrence(recurrence)
     (batch, length), channels = one.u.shape[:2], count_matrices(one, fold)
     queries = _queries(rows, batch, length)
@@ -144,7 +146,8 @@ def top_channels(
       count: how many channels.
 
     Raises:
-      ValueError: a row or part does not exist, or there are not so many channels.
+      ValueError: a row or part does not exist, there are not so many channels, or a
+        parameter is not finite.
 
     Examples:
       >>> import jmamba
@@ -161,6 +164,7 @@ def top_channels(
       True
     """
     check_fold(recurrence, fold)
+    check_finite(recurrence._asdict(), "attention")
     one = first_recurrence(recurrence)
     (batch, length), channels = one.u.shape[:2], count_matrices(one, fold)
     if not 1 <= count <= channels:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.dynamics.trained.jacobian import check_finite
+from jmamba.dynamics.trained.jacobian import check_map
 from jmamba.dynamics.trained.layer_jacobian import caches_before
 from jmamba.layers.block import Block
 from jmamba.layers.model import LayeredModel
@@ -81,7 +81,7 @@ def contraction_map(
         raise ValueError(
             f"steps={steps}: give 1 to {width}, the width of a token; 32 as a rule."
         )
-    check_finite([run.parameters for run in model.runs()], residual_in)
+    check_map([run.parameters for run in model.runs()], residual_in)
     graphdef, state = nnx.split(model)
     cache = jax.eval_shape(lambda: model.layer(0)(residual_in[:1, :1]).cache)
     numbers = 2 * steps * width + 12 * cache.ssm_state.size

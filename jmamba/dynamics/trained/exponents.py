@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from jmamba.dynamics.trained.jacobian import check_finite
+from jmamba.dynamics.trained.jacobian import check_map
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.stack import Run, cut_runs, walk
-from jmamba.requests import WORKING_BYTES, as_key
+from jmamba.requests import WORKING_BYTES, as_key, check_finite
 from jmamba.types import KeyLike, Recurrence
 
 KEPT_PER_DIRECTION = 4
@@ -164,7 +164,7 @@ def depth_exponents(
       Benettin et al., "Lyapunov characteristic exponents for smooth dynamical
       systems", 1980.
     """
-    check_finite(stack.parameters, x)
+    check_map(stack.parameters, x)
     free = x.size if token is None else x.shape[1]
     if not 1 <= count <= free:
         raise ValueError(
@@ -222,6 +222,9 @@ def sequence_exponents(recurrence: Recurrence) -> Float[Array, "b d n"]:
     Args:
       recurrence: of a layer, `trace(...).layer(i)`.
 
+    Raises:
+      ValueError: a step size or a rate is not finite; nothing is checked while tracing.
+
     Examples:
       >>> one = jnp.ones((1, 2, 1))
       >>> gates = one[:, :, None]
@@ -233,14 +236,20 @@ def sequence_exponents(recurrence: Recurrence) -> Float[Array, "b d n"]:
       Halloran, Gulati & Roysdon, "Mamba state-space models are Lyapunov-stable
       learners", arXiv 2406.00209: the bound; here the values.
     """
+    check_finite({"delta": recurrence.delta, "A": recurrence.A}, "exponents")
     return jnp.mean(recurrence.delta, axis=1)[:, :, None] * recurrence.A[None]
 
 
 def memory_horizons(recurrence: Recurrence) -> Float[Array, "b d n"]:
     """Return after how many tokens a state has forgotten all but 1/e: 1 / |lambda|.
 
+    A state that forgets nothing, of rate 0, has an infinite one.
+
     Args:
       recurrence: of a layer, `trace(...).layer(i)`.
+
+    Raises:
+      ValueError: a step size or a rate is not finite; nothing is checked while tracing.
 
     Examples:
       >>> one = jnp.ones((1, 2, 1))

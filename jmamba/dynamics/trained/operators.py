@@ -8,7 +8,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Complex, Float
 
-from jmamba.dynamics.trained.jacobian import WORKING_BYTES, TokenMap, check_finite
+from jmamba.dynamics.trained.jacobian import WORKING_BYTES, TokenMap, check_map
 from jmamba.requests import as_key
 from jmamba.types import KeyLike
 
@@ -37,7 +37,7 @@ def diagonal_blocks(
       >>> blocks[1].tolist()
       [[2.0, 0.0], [0.0, 2.0]]
     """
-    check_finite(f, x)
+    check_map(f, x)
     length, width = x.shape
     size = x.size * width * x.dtype.itemsize
     if size > memory_limit:
@@ -103,7 +103,7 @@ def log_norms(f: TokenMap, x: Float[Array, "l m"]) -> Float[Array, "l"]:
     References:
       Söderlind, "The logarithmic norm", BIT 2006.
     """
-    check_finite(f, x)
+    check_map(f, x)
     return _log_norms(_as_partial(f), x)
 
 
@@ -153,7 +153,7 @@ def singular_values(
       Golub & Kahan, "Calculating the singular values and pseudo-inverse of a matrix",
       1965.
     """
-    check_finite(f, x)
+    check_map(f, x)
     steps = min(4 * count + 24 if steps is None else steps, x.size)
     if not 1 <= count <= steps:
         raise ValueError(

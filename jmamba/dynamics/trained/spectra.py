@@ -9,6 +9,7 @@ from jaxtyping import Array, Complex, Float
 
 from jmamba.dynamics.theory.system import TokenSystem
 from jmamba.layers.model import LayeredModel
+from jmamba.requests import check_finite
 
 
 def layer_system(
@@ -58,12 +59,8 @@ def layer_system(
             f"{' and '.join(directions)}."
         )
     system = TokenSystem(*matrices[directions.index(direction)])
-    wrong = [k for k, v in system._asdict().items() if not bool(jnp.isfinite(v).all())]
-    if wrong:
-        raise ValueError(
-            f"Layer {index}: {', '.join(wrong)} hold values that are not finite; the "
-            "spectra would mean nothing. Check the checkpoint."
-        )
+    parts = {f"{name} of layer {index}": x for name, x in system._asdict().items()}
+    check_finite(parts, "spectra")
     return system
 
 
