@@ -166,6 +166,29 @@ def choose_layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:
     return tuple(sorted({i % count for i in layers}))
 
 
+def check_sizes(name: str, sizes: Mapping[str, int]) -> None:
+    """Raise if an axis has no entries.
+
+    Args:
+      name: of the function that was called.
+      sizes: of each axis, by its letter.
+
+    Raises:
+      ValueError: one has none.
+
+    Examples:
+      >>> check_sizes("selective_scan", {"b": 2, "l": 0})
+      Traceback (most recent call last):
+      ValueError: selective_scan: l=0 is an empty axis; give at least one entry...
+    """
+    empty = ", ".join(f"{axis}=0" for axis, size in sizes.items() if size == 0)
+    if empty:
+        raise ValueError(
+            f"{name}: {empty} is an empty axis; give at least one entry along each of "
+            f"{', '.join(sizes)}."
+        )
+
+
 def check_finite(parts: Mapping[str, Any], what: str) -> None:
     """Raise if arrays hold NaN or infinity; nothing is checked while tracing.
 

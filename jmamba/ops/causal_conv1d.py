@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from jmamba.ops.real_numbers import advise_real
 from jmamba.ops.sharding import keep_places
 from jmamba.ops.window import window_sum
+from jmamba.requests import check_sizes
 from jmamba_kernels import accumulation_dtype
 
 
@@ -134,11 +135,7 @@ def _check(x, weight, bias, activation, initial_state, segment_ids) -> int:
             f"and weight {weight.shape}. The order is batch, length, channel."
         )
     (b, l, d), k = x.shape, weight.shape[1]  # noqa: E741
-    if l == 0 or k == 0:
-        empty = "sequence is empty (l=0)" if l == 0 else "window is empty (k=0)"
-        raise ValueError(
-            f"causal_conv1d: the {empty}; give at least one token and tap."
-        )
+    check_sizes("causal_conv1d", {"b": b, "l": l, "d": d, "k": k})
     for name, value in {"x": x, "weight": weight, "bias": bias}.items():
         if value is not None and not jnp.issubdtype(
             jnp.result_type(value), jnp.floating

@@ -10,6 +10,8 @@ The new axis is folded into the first of three axes that every operand concerned
 import jax
 import jax.numpy as jnp
 
+from jmamba.requests import check_sizes
+
 
 def _choose_axes(in_axes, out_axes, batched) -> str:
     """Return the axes to fold into: "k", "b", "dg", or "" where none will do."""
@@ -60,6 +62,7 @@ def fold_batch(bind, values, dims, in_axes, out_axes):
         for x, dim, is_batched in zip(values, dims, batched, strict=True)
     ]
     size = next(x.shape[0] for x, yes in zip(values, batched, strict=True) if yes)
+    check_sizes("jax.vmap", {"the batch axis": size})
     target = _choose_axes(in_axes, out_axes, batched)
     if not target:
         return _loop(bind, values, batched), [0] * len(out_axes)

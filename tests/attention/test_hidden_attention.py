@@ -297,6 +297,18 @@ def test_hidden_attention_messages():
         reduced_attention(recurrence, memory_limit=100)
 
 
+@pytest.mark.parametrize("empty", "bldn")
+@pytest.mark.parametrize("measure", [
+    hidden_attention, inner_attention, reduced_attention,
+])  # fmt: skip
+def test_empty_axes_are_refused(measure, empty):
+    b, l, d, n = (0 if axis == empty else 2 for axis in "bldn")  # noqa: E741
+    u, gates = jnp.ones((b, l, d)), jnp.ones((b, l, 1, n))
+    recurrence = Recurrence(u, u, -jnp.ones((d, n)), gates, gates)
+    with pytest.raises(ValueError, match=f"attention: {empty}=0 is an empty axis"):
+        measure(recurrence)
+
+
 @pytest.mark.parametrize("measure", [
     hidden_attention, inner_attention, reduced_attention, lambda r: top_channels(r, 1),
     sequence_exponents, memory_horizons,

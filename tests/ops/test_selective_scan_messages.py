@@ -1,10 +1,11 @@
 """What a user is told who calls the op with something that does not fit."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 from helpers import OPTIONS, make_inputs, run_scan
 
-from jmamba.ops import selective_scan, selective_state_update
+from jmamba.ops import IMPLEMENTATIONS, selective_scan, selective_state_update
 
 
 def changed(**changes):
@@ -88,9 +89,31 @@ def test_selective_scan_needs_groups_that_divide_channels(groups):
         run_scan(changed(B=gates, C=gates), None)
 
 
-def test_selective_scan_refuses_an_empty_sequence():
-    with pytest.raises(ValueError, match=r"sequence is empty \(l=0\); give l >= 1"):
-        run_scan(make_inputs(length=0), None)
+@pytest.mark.parametrize("implementation", [None, *IMPLEMENTATIONS])
+@pytest.mark.parametrize("empty", "bldn")
+def test_selective_scan_refuses_an_empty_axis(empty, implementation):
+    b, l, d, n = (0 if axis == empty else 2 for axis in "bldn")  # noqa: E741
+    u, gates = jnp.ones((b, l, d)), jnp.ones((b, l, n))
+    with pytest.raises(ValueError, match=f"scan: {empty}=0 is an empty axis; give"):
+        selective_scan(u, u, -jnp.ones((d, n)), gates, gates,
+                       implementation=implementation)  # fmt: skip
+
+
+@pytest.mark.parametrize("empty", "bdn")
+def test_selective_state_update_refuses_an_empty_axis(empty):
+    b, d, n = (0 if axis == empty else 2 for axis in "bdn")
+    u, gates = jnp.ones((b, d)), jnp.ones((b, n))
+    with pytest.raises(ValueError, match=f"scan: {empty}=0 is an empty axis; give"):
+        selective_state_update(jnp.ones((b, d, n)), u, u, -jnp.ones((d, n)), gates,
+                               gates)  # fmt: skip
+
+
+def test_vmap_over_an_empty_axis_is_refused():
+    inputs = make_inputs()
+    with pytest.raises(ValueError, match="jax.vmap: the batch axis=0 is an empty axis"):
+        jax.vmap(lambda u: run_scan(inputs._replace(u=u), None))(
+            jnp.ones((0, *inputs.u.shape))
+        )
 
 
 @pytest.mark.parametrize("implementation", ["pallas", "", "XLA"])

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float
 
+from jmamba.requests import check_sizes
 from jmamba.types import AnyRecurrence, BidirectionalRecurrence, Recurrence
 
 FOLDS = ("D", "silu", "conv", "gate")
@@ -106,9 +107,12 @@ def first_recurrence(inputs: AnyInputs) -> Recurrence:
     """Return the recurrence of the only, or the forward direction.
 
     Raises:
-      ValueError: the layer sorts its tokens.
+      ValueError: the layer sorts its tokens, or an axis is empty.
     """
-    return recurrence_in(split_directions(inputs)[0])
+    one = recurrence_in(split_directions(inputs)[0])
+    (b, l, d), n = one.u.shape[-3:], one.B.shape[-1]  # noqa: E741
+    check_sizes("attention", {"b": b, "l": l, "d": d, "n": n})
+    return one
 
 
 def recurrence_in(inputs: Recurrence | Factors) -> Recurrence:

@@ -148,6 +148,7 @@ def inner_attention(
             f"{type(recurrence).__name__}: give recurrence.forward or "
             "recurrence.backward of two directions, and factors.recurrence of factors."
         )
+    first_recurrence(recurrence)  # which looks at its sizes
     check_finite(recurrence._asdict(), "attention")
     queries = choose_positions(rows, recurrence.u.shape[1], "rows")
     chosen = choose_positions(channels, recurrence.delta.shape[2], "channels")
