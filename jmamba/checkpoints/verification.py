@@ -8,7 +8,7 @@ import numpy as np
 
 from jmamba.files.adapters import Adapter
 from jmamba.files.errors import CheckpointError
-from jmamba.files.folders import read_json
+from jmamba.files.json_files import read_json
 from jmamba.files.orbax_files import is_orbax
 from jmamba.files.torch_files import require_torch
 from jmamba.files.weight_files import find_weights, read_headers

@@ -1,19 +1,19 @@
-"""The zip archives that torch.save writes: checked before anything is unpacked."""
+"""Files of torch.save: checked before anything in them is unpacked or run."""
 
-import mmap
 import zipfile
-import zlib
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 from jmamba.files.errors import CheckpointError
 from jmamba.files.untrusted import check_regular, reading
 
 MAGIC = b"PK\x03\x04"
-"""What an archive begins with; files older than torch 1.6 are none."""
+"""What a zip archive begins with; files older than torch 1.6 are none."""
 
 _ALLOCATES = b"bytearray"
-"""Of what PyTorch lets a file call, what makes memory of a number alone."""
+"""Of what PyTorch lets a file call, what fills memory of a number alone."""
 
 _CHUNK = 1 << 22
 
@@ -25,13 +25,13 @@ def is_archive(file: Path) -> bool:
 
 
 def check_torch_file(file: Path) -> None:
-    """Raise unless a file of torch.save can be read without harm.
+    """Raise unless a file of torch.save is whole and can be read without harm.
 
-    Nothing is looked at twice as long as the file does not change.
+    It is looked at once, as long as it does not change.
 
     Raises:
-      CheckpointError: it is no regular file; an archive is compressed, damaged or
-        unpacks to more than its own size; or it asks for memory that it does not fill.
+      CheckpointError: it is no regular file; an archive is compressed, its parts
+        overlap or differ from their checksums; or it asks for memory by a number.
     """
     check_regular(file)
     stat = file.stat()
@@ -40,60 +40,44 @@ def check_torch_file(file: Path) -> None:
 
 @lru_cache(maxsize=256)
 def _check_content(file: Path, *version: int) -> None:
-    """Check what a file holds, once for each of its versions."""
+    """Check what a file holds; `version` tells when it was written."""
     with reading(file, "cut short or no PyTorch file"):
         if not is_archive(file):
-            _check_pickle(file, 0, file.stat().st_size)
+            with file.open("rb") as opened:
+                _check_calls(file, opened)
             return
         with zipfile.ZipFile(file) as archive:
-            _check_sizes(file, archive.infolist())
-            _check_sums(file, archive)
+            entries = archive.infolist()
+            _check_sizes(file, entries)
+            has_sums = any(entry.CRC for entry in entries)  # torch can leave them out
+            for entry in entries:
+                if has_sums:
+                    with archive.open(entry) as opened:  # compares at the end
+                        _check_calls(file, opened, entry.filename)
 
 
 def _check_sizes(file: Path, entries: list[zipfile.ZipInfo]) -> None:
-    packed = [e.filename for e in entries if e.compress_type != zipfile.ZIP_STORED]
-    if packed:
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError(
             f"{file} is a compressed archive, which torch.save does not write and "
             "which may unpack to any size; save the tensors again with torch.save."
         )
-    total, size = sum(e.file_size for e in entries), file.stat().st_size
+    total, size = sum(entry.file_size for entry in entries), file.stat().st_size
     if total > size:
         raise CheckpointError(
-            f"{file} has {size:,} bytes but names {total:,} of them: its parts "
-            "overlap, as in an attack on the memory of whoever opens it."
+            f"{file} has {size:,} bytes and says that its parts have {total:,}, as in "
+            "an attack on the memory of whoever opens it; save it again."
         )
 
 
-def _check_sums(file: Path, archive: zipfile.ZipFile) -> None:
-    """Compare the checksums of all entries, where torch.save wrote them."""
-    has_sums = any(entry.CRC for entry in archive.infolist())
-    for entry in archive.infolist():
-        with archive.open(entry) as opened:
-            if not has_sums:
-                opened._expected_crc = None  # type: ignore[attr-defined]
-            while chunk := opened.read(_CHUNK):
-                _check_chunk(file, chunk, entry.filename)
-
-
-def _check_chunk(file: Path, chunk: bytes, name: str) -> None:
-    if name.endswith(".pkl") and _ALLOCATES in chunk:
-        raise _refuse(file)
-
-
-def _check_pickle(file: Path, start: int, stop: int) -> None:
-    if stop == start:
-        raise CheckpointError(f"{file} is cut short or no PyTorch file: it is empty.")
-    with (
-        file.open("rb") as opened,
-        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
-        if content.find(_ALLOCATES, start, stop) >= 0:
-            raise _refuse(file)
-
-
-def _refuse(file: Path) -> CheckpointError:
-    return CheckpointError(
-        f"{file} holds more than tensors, perhaps code; nothing of it was run. "
-        "(It asks for a bytearray.) Ask its author for a safetensors file."
-    )
+def _check_calls(file: Path, opened: IO[bytes], name: str = ".pkl") -> None:
+    """Read all of a part, and refuse a pickle that makes memory of a number."""
+    chunks: Iterable[bytes] = iter(lambda: opened.read(_CHUNK), b"")
+    end = b""
+    for chunk in chunks:
+        if name.endswith(".pkl") and _ALLOCATES in end + chunk:
+            raise CheckpointError(
+                f"{file} holds more than tensors, perhaps code; nothing of it was run. "
+                "(It asks for a bytearray.) Ask its author for a safetensors file."
+            )
+        end = chunk[-len(_ALLOCATES) :]

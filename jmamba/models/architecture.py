@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jmamba.files.errors import CheckpointError
-from jmamba.files.folders import read_json
+from jmamba.files.json_files import read_json
 from jmamba.files.keys import ParameterPath, Row, plain_table
 
 Raw = Mapping[str, Any]

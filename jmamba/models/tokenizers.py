@@ -9,9 +9,9 @@ from jmamba.files.folders import (
     ADAPTER_CONFIG,
     GENERATION_CONFIG,
     TOKENIZER_FILES,
-    read_json,
 )
 from jmamba.files.hub import locate_files
+from jmamba.files.json_files import read_json
 from jmamba.files.tokenizer import BYTES, ByteTokenizer, FileTokenizer, Tokenizer
 from jmamba.files.vocabulary import end_tokens
 from jmamba.models.architecture import registered
