@@ -88,21 +88,24 @@ def check_verifiable(architecture: Architecture, place: Path) -> None:
     Raises:
       CheckpointError: it does not.
     """
-    file = place / "config.json"
-    refusal = None
-    assert architecture.refusal is not None
-    if is_orbax(place):
-        refusal = "is an Orbax checkpoint"
-    elif file.is_file():
-        config, _ = architecture.read(read_json(file), str(file))
-        refusal = architecture.refusal(config)
-    else:
-        refusal = architecture.refusal(None)
+    refusal = why_unverifiable(architecture, place)
     if refusal is not None:
         raise CheckpointError(
             f"{place} {refusal}, which transformers cannot read, so there is nothing "
             "to verify against; leave verify out."
         )
+
+
+def why_unverifiable(architecture: Architecture, place: Path) -> str | None:
+    """Return what a checkpoint is that transformers does not read; None if it does."""
+    file = place / "config.json"
+    assert architecture.refusal is not None
+    if is_orbax(place):
+        return "is an Orbax checkpoint"
+    if not file.is_file():
+        return architecture.refusal(None)
+    config, _ = architecture.read(read_json(file), str(file))
+    return architecture.refusal(config)
 
 
 def _load_transformers(

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable
 
-
 MOST_ITEMS = 60
 """Names that a message lists; files may hold a million."""
 

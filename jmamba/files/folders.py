@@ -47,6 +47,9 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 """Files of a LoRA adapter that PEFT wrote."""
 
+CHECKSUMS = "SHA256SUMS"
+"""What the files were when they were written; see `checksums`."""
+
 PARAMETERS = "parameters"
 """Orbax's own folder."""
 
@@ -62,6 +65,7 @@ MODEL_FILES = (
     ADAPTER_CONFIG,
     *ADAPTER_WEIGHTS,
     PARAMETERS,
+    CHECKSUMS,
 )
 """Patterns of what a model is written to, in any layout, or read instead of it."""
 
