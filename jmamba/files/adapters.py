@@ -244,7 +244,7 @@ def _scale(raw: Mapping[str, Any], name: str, rank: int) -> float:
     for pattern, other in (raw.get("alpha_pattern") or {}).items():
         if len(name) > 500 or _SLOW.search(pattern):
             raise CheckpointError(
-                f"alpha_pattern {pattern[:80]!r} may take for ever to match. {_MERGE_IT}"
+                f"alpha_pattern {pattern[:80]!r} may take for ever. {_MERGE_IT}"
             )
         if re.fullmatch(rf"(.*\.)?({pattern})", module):
             alpha = other

@@ -26,11 +26,11 @@ class Within:
       (None, None)
     """
 
-    least: float
-    most: float = sys.float_info.max
+    least: float | int
+    most: float | int = sys.float_info.max
     is_open: bool = False
 
-    def includes(self, number: float) -> bool:
+    def includes(self, number: float | int) -> bool:
         """Say whether a number lies within; NaN does not."""
         above = number > self.least if self.is_open else number >= self.least
         return bool(above and number <= self.most)

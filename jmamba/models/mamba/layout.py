@@ -292,7 +292,8 @@ def _ids(raw: Mapping, default: int | None) -> dict[str, Any]:
         wrong = [i for i in ids if i is not None and not is_token_id(i)]
         if wrong or (isinstance(value, list) and name != "eos_token_id"):
             raise CheckpointError(
-                f"{name} must be the id of a token or null, but is {reprlib.repr(value)}."
+                f"{name} must be the id of a token or null, but is "
+                f"{reprlib.repr(value)}."
             )
         found[name] = tuple(ids) if several else ids[0] if ids else None
     return found

@@ -41,8 +41,9 @@ class VimConfig(SortingChoices, GateSigns, MixerSizes):
         known.
 
     Raises:
-      ValueError: a field is of another type or not in its range, the class token has no such place, there
-        are not as many names as classes, or a choice is unknown or does nothing.
+      ValueError: a field is of another type or not in its range, the class token has
+        no such place, there are not as many names as classes, or a choice is unknown or
+        does nothing.
 
     Examples:
       >>> config = VimConfig.named("vim-tiny")
