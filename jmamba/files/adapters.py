@@ -225,7 +225,7 @@ def _pair(sides: Mapping, raw: Mapping[str, Any], file: Path) -> dict[str, LowRa
         elif A.ndim != 2 or B.ndim != 2 or not 0 < A.shape[0] == B.shape[1]:
             wrong.append(f"{name} (A {A.shape}, B {B.shape})")
         else:
-            with reading(file.parent / ADAPTER_CONFIG, "not that of a LoRA"):
+            with reading(file.parent / ADAPTER_CONFIG, "is not that of a LoRA"):
                 scale = _scale(raw, name, A.shape[0])
             changes[name] = LowRank(A, B, scale, is_table)
     if wrong:

@@ -41,7 +41,7 @@ def check_torch_file(file: Path) -> None:
 @lru_cache(maxsize=256)
 def _check_content(file: Path, *version: int) -> None:
     """Check what a file holds; `version` tells when it was written."""
-    with reading(file, "cut short or no PyTorch file"):
+    with reading(file, "is cut short or no PyTorch file"):
         if not is_archive(file):
             with file.open("rb") as opened:
                 _check_calls(file, opened)

@@ -55,7 +55,7 @@ def compare_checksums(folder: Path) -> int:
 def _read_checksums(file: Path) -> dict[str, str]:
     """Return the name and the checksum of each file."""
     check_regular(file)
-    with reading(file, "no list of checksums", "delete it or restore it"):
+    with reading(file, "is no list of checksums", "delete it or restore it"):
         lines = file.read_text(encoding="utf-8").splitlines()
         found = {}
         for number, line in enumerate(lines, 1):

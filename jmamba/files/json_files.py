@@ -30,7 +30,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} has {size:,} bytes, more than any {path.name} needs "
             f"({MOST_BYTES:,}); restore it or download it again."
         )
-    with reading(path, "not valid JSON", "restore it or download it again"):
+    with reading(path, "is not valid JSON", "restore it or download it again"):
         raw = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} holds {type(raw).__name__}, not a JSON object.")

@@ -91,5 +91,7 @@ def _is_array(leaf: Any) -> bool:
 
 def _reading(folder: Path) -> AbstractContextManager[None]:
     return reading(
-        folder / PARAMETERS, "no complete Orbax checkpoint", "convert or copy it again"
+        folder / PARAMETERS,
+        "is no complete Orbax checkpoint",
+        "convert or copy it again",
     )

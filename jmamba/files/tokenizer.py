@@ -128,7 +128,7 @@ class FileTokenizer:
 
         self.eos_ids = tuple(eos_ids)
         described = read_json(file)
-        with reading(file, "no tokenizer that this version of tokenizers reads"):
+        with reading(file, "is no tokenizer that this version of tokenizers reads"):
             _keep_blanks(described.get("post_processor"))
             self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(described))
             self._tokenizer.no_padding()  # a file may ask for any length

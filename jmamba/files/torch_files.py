@@ -55,7 +55,7 @@ def open_torch(
         anything but tensors, or is not a dict from names to tensors.
     """
     state = _load(file)
-    with reading(file, "no plain state dict", _SAVE_PLAIN):
+    with reading(file, "is no plain state dict", _SAVE_PLAIN):
         found = _tensors(file, _part_of(state, part, file))
     yield found
 
@@ -170,7 +170,7 @@ def _load_safely(torch: Any, file: Path):
     check_torch_file(file)
     # mmap needs the zip format; files older than torch 1.6 are read whole
     options = {"weights_only": True, "map_location": "cpu", "mmap": is_archive(file)}
-    with reading(file, "cut short or no PyTorch file"), warnings.catch_warnings():
+    with reading(file, "is cut short or no PyTorch file"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what a damaged file seems to hold
         try:
             return torch.load(file, **options)
@@ -208,7 +208,7 @@ def require_torch(purpose: str) -> Any:
 
 
 def _to_numpy(file: Path, tensor: Any) -> np.ndarray:
-    with reading(file, "damaged"):
+    with reading(file, "is damaged"):
         tensor = tensor.detach()
         if str(tensor.dtype) != "torch.bfloat16":
             return tensor.numpy()

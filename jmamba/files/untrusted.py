@@ -36,7 +36,7 @@ def reading(
 
     Args:
       file: what is read.
-      what: the file is or is not, after "is ".
+      what: is wrong with it, after its name.
       advice: what to do.
       error_class: of the error.
 
@@ -44,7 +44,7 @@ def reading(
       FileError: anything went wrong, recursion and lack of memory too.
 
     Examples:
-      >>> with reading("a.json", "no valid JSON", "restore it"):
+      >>> with reading("a.json", "is no valid JSON", "restore it"):
       ...     [][0]
       Traceback (most recent call last):
       jmamba.files.errors.CheckpointError: a.json is no valid JSON (list index out of \
@@ -57,7 +57,7 @@ range); restore it.
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
             raise  # Ctrl-C
-        message = f"{file} is {what} ({first_line(error)}); {advice}."
+        message = f"{file} {what} ({first_line(error)}); {advice}."
         raise error_class(message) from error
 
 

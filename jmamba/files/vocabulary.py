@@ -106,7 +106,7 @@ def count_tokens(
 def _listed_ids(tokenizer: Path) -> list[int]:
     """Return the ids that a tokenizer.json gives to tokens."""
     content = read_json(tokenizer)
-    with reading(tokenizer, "no tokenizer"):
+    with reading(tokenizer, "is no tokenizer"):
         found = content.get("model", {}).get("vocab", {})  # a dict, or a list of pairs
         ids = list(found.values() if isinstance(found, dict) else range(len(found)))
         ids += [token["id"] for token in content.get("added_tokens") or []]

@@ -170,7 +170,7 @@ def open_safetensors(file: Path) -> Iterator[dict[str, StoredTensor]]:
         yield found
 
 
-_NO_SAFETENSORS = "cut short or no safetensors file"
+_NO_SAFETENSORS = "is cut short or no safetensors file"
 
 
 _OPENERS: dict[str, Callable[[Path], AbstractContextManager]] = {

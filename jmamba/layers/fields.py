@@ -68,10 +68,9 @@ def check_fields(config: Any) -> None:
       ... class Sizes:
       ...     width: Width
       ...     is_wide: bool = False
-      >>> check_fields(Sizes(0, is_wide=1))
+      >>> check_fields(Sizes(0, is_wide=True))
       Traceback (most recent call last):
-      ValueError: Sizes: width must be an integer from 1 to 1,048,576, but is 0; is_wide \
-must be True or False, but is 1.
+      ValueError: Sizes: width must be an integer from 1 to 1,048,576, but is 0.
     """
     hints = _hints(type(config))
     values = {name: getattr(config, name) for name in hints}

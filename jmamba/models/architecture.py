@@ -146,7 +146,7 @@ class Architecture:
         """
         self.check_owned(raw, where)
         assert self.read_config is not None
-        with reading(where, "no configuration of a model", "restore it"):
+        with reading(where, "is no configuration of a model", "restore it"):
             try:
                 return self.read_config(raw)
             except (ValueError, TypeError) as error:  # the configuration's checks too

@@ -74,6 +74,6 @@ def _own_ends(files: dict[str, Path]) -> tuple[int, ...]:
     token = token.get("content") if isinstance(token, dict) else token
     file = files["tokenizer.json"]
     vocabulary = read_json(file).get("added_tokens") or []
-    with reading(file, "no tokenizer"):
+    with reading(file, "is no tokenizer"):
         ids = [entry["id"] for entry in vocabulary if entry["content"] == token]
         return end_tokens({"eos_token_id": ids})

@@ -207,7 +207,7 @@ def _open_file(given: str | os.PathLike) -> Any:
     formats = [name for name in FORMATS if name in Image.OPEN]
     advice = f"give a whole {', '.join(FORMATS[:2])} or other file that Pillow knows"
     with reading(
-        path, "damaged or no picture", advice, error_class=FileError
+        path, "cannot be read as a picture", advice, error_class=FileError
     ), warnings.catch_warnings():  # fmt: skip
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:

@@ -100,7 +100,9 @@ def infer_config(
       >>> config.stride, config.class_position()
       (8, 364)
     """
-    with reading(where, "no checkpoint of a Vision Mamba", "give its config.json too"):
+    with reading(
+        where, "is no checkpoint of a Vision Mamba", "give its config.json too"
+    ):
         return _infer(shapes, args, where, dict(changes or {}))
 
 
