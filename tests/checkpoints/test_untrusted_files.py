@@ -209,6 +209,7 @@ def test_namespace_whose_model_is_no_text_is_refused(model, tmp_path):
         Vim.from_pretrained(tmp_path / "a.pth")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_damaged_orbax_of_every_kind_is_one_error(tmp_path):
     save_orbax(MambaLM.from_pretrained(write_hf(tmp_path / "model")), tmp_path / "o")
     for file in sorted((tmp_path / "o/parameters").rglob("*")):

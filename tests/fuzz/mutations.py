@@ -1,4 +1,4 @@
-"""What may be wrong with a file: bits, lengths, JSON, headers, tensors, kinds of file."""
+"""What may be wrong with a file: bits, lengths, JSON, headers, tensors, its kind."""
 
 import argparse
 import copy
