@@ -2,7 +2,6 @@
 
 import dataclasses
 import reprlib
-import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from numbers import Integral, Real
@@ -20,14 +19,12 @@ class Within:
       is_open: whether `least` itself is not allowed.
 
     Examples:
-      >>> print(Within(1, 4096)), print(Within(0, is_open=True))
-      from 1 to 4,096
-      above 0
-      (None, None)
+      >>> str(Within(1, 4096)), str(Within(0, 9, is_open=True))
+      ('from 1 to 4,096', 'above 0 and at most 9')
     """
 
     least: float | int
-    most: float | int = sys.float_info.max
+    most: float | int
     is_open: bool = False
 
     def includes(self, number: float | int) -> bool:
@@ -50,7 +47,8 @@ Depth = Annotated[int, Within(1, 2**14)]
 Rows = Annotated[int, Within(1, 2**24)]
 Side = Annotated[int, Within(1, 2**14)]
 TokenId = Annotated[int, Within(0, 2**31 - 1)]
-Positive = Annotated[float, Within(0, is_open=True)]
+Positive = Annotated[float, Within(0, 1e6, is_open=True)]
+Magnitude = Annotated[float, Within(0, 1e6)]
 """Types of fields. Their bounds are far above any model, and so that no product of them
 overflows: what a file says is compared with its weights before anything is made."""
 

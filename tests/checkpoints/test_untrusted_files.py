@@ -147,7 +147,10 @@ def test_flipped_bit_in_a_bin_is_found(tmp_path):
     content = bytearray(file.read_bytes())
     with zipfile.ZipFile(file) as archive:
         entry = next(e for e in archive.infolist() if e.filename.endswith("data/3"))
-    content[entry.header_offset + 64 + len(entry.filename)] ^= 1
+    start = entry.header_offset
+    names = int.from_bytes(content[start + 26 : start + 28], "little")
+    extra = int.from_bytes(content[start + 28 : start + 30], "little")
+    content[start + 30 + names + extra] ^= 1  # the lowest of a float's bits
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match="Bad CRC-32|cut short"):
         MambaLM.from_pretrained(tmp_path / "model")
@@ -251,7 +254,7 @@ def test_verify_finds_a_flipped_bit_and_a_missing_file(tmp_path):
     save_orbax(model, tmp_path / "o")
     found = convert(tmp_path / "o", tmp_path / "out", format="hf", verify=True)
     assert found.num_checked > 3 and found.verification is None
-    assert compare_checksums(tmp_path / "out") == 2
+    assert compare_checksums(tmp_path / "out") == 3
     file = tmp_path / "out/model.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
