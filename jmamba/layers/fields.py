@@ -34,10 +34,8 @@ class Within:
 
     def __str__(self) -> str:
         """Return the bounds in words."""
-        if self.most == sys.float_info.max:
-            return (
-                f"above {self.least:g}" if self.is_open else f"{self.least:g} or more"
-            )
+        if self.is_open:
+            return f"above {self.least:,} and at most {self.most:,}"
         return f"from {self.least:,} to {self.most:,}"
 
 
