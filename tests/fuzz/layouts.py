@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,13 @@ from jmamba.checkpoints import load_orbax, load_tokenizer, save_orbax
 from jmamba.files.checksums import compare_checksums
 from jmamba.models.vim.images import preprocess
 
-SIZES = {"vocab_size": 16, "d_model": 8, "num_layers": 2, "d_state": 2}
-VIM_SIZES = {"d_model": 8, "num_layers": 2, "d_state": 2, "num_classes": 3}
+SIZES: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "num_layers": 2, "d_state": 2}
+VIM_SIZES: dict[str, Any] = {
+    "d_model": 8,
+    "num_layers": 2,
+    "d_state": 2,
+    "num_classes": 3,
+}
 VIM_SIZES |= {"image_size": 16, "patch_size": 8, "image_channels": 3}
 
 

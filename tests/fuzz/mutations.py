@@ -114,7 +114,7 @@ def change_tree(tree: Any, draw: random.Random) -> str:
         return f"{key} = {str(node[key])[:40]!r}"
     value = node[key] if way == "add" else node.pop(key)
     if way != "delete":
-        node[draw.choice([key + "x", "", "layers.9.mixer.D", "é" * 50])] = value
+        node[draw.choice([f"{key}x", "", "layers.9.mixer.D", "é" * 50])] = value
     return f"{way} {key}"
 
 

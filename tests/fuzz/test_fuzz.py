@@ -1,4 +1,4 @@
-"""The fast part of the fuzzers: fixed seeds; the long one is a command, `fuzz.py`."""
+"""The fast part of the fuzzers: fixed seeds; the long one is a command, `damage.py`."""
 
 import signal
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
-from fuzz import LAYOUTS, run, stop
+from damage import LAYOUTS, run, stop
 
 
 @pytest.mark.filterwarnings("ignore")  # of damaged files a library may warn

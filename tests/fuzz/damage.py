@@ -1,6 +1,6 @@
 """Damage files of all layouts at random; reading them works, or is one error.
 
-    python tests/fuzz/fuzz.py --count 20000 --seed 1
+    python tests/fuzz/damage.py --count 20000 --seed 1
 
 Prints what else was raised, what took longer than 5 seconds, and how much memory was
 used at most; the exit code is 1 if there was anything.
