@@ -201,8 +201,8 @@ def test_state_that_holds_itself_is_refused(tmp_path):
 
 @pytest.mark.parametrize("model", [3, ["a"], {"a": 1}])
 def test_namespace_whose_model_is_no_text_is_refused(model, tmp_path):
-    sizes = {"d_model": 8, "num_layers": 1, "image_size": 16, "patch_size": 8}
-    vim = Vim(VimConfig(**sizes, d_state=2, num_classes=2), rngs=nnx.Rngs(0))
+    config = VimConfig(d_model=8, num_layers=1, image_size=16, patch_size=8)
+    vim = Vim(config, rngs=nnx.Rngs(0))
     vim.save_pretrained(tmp_path / "vim")
     state = load_file(tmp_path / "vim/model.safetensors")
     state = {key: torch.from_numpy(value) for key, value in state.items()}

@@ -17,7 +17,8 @@ from jmamba.checkpoints import load_orbax, load_tokenizer, save_orbax
 from jmamba.files.checksums import compare_checksums
 from jmamba.models.vim.images import preprocess
 
-SIZES: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "num_layers": 2, "d_state": 2}
+SIZES: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "num_layers": 2}
+SIZES |= {"d_state": 2}
 VIM_SIZES: dict[str, Any] = {
     "d_model": 8,
     "num_layers": 2,
