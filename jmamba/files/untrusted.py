@@ -89,7 +89,7 @@ def check_regular(
         mode = os.stat(file).st_mode
     except (OSError, ValueError) as error:  # ValueError: characters no path can have
         raise error_class(
-            f"{shorten(file)} cannot be opened ({reason(error)}); check the name."
+            f"{brief_path(file)} cannot be opened ({reason(error)}); check the name."
         ) from error
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
@@ -128,7 +128,7 @@ of a user who is not known here; give the whole path.
         path = Path(given).expanduser()
     except RuntimeError as error:
         raise error_class(
-            f"{shorten(given)!r} names the home folder of a user who is not known "
+            f"{brief_path(given)!r} names the home folder of a user who is not known "
             "here; give the whole path."
         ) from error
     try:
@@ -137,7 +137,7 @@ of a user who is not known here; give the whole path.
         pass  # whoever needs it says so
     except (OSError, ValueError) as error:
         raise error_class(
-            f"{shorten(given)!r} cannot be opened ({reason(error)}); check the name."
+            f"{brief_path(given)!r} cannot be opened ({reason(error)}); check the name."
         ) from error
     return path
 
@@ -147,7 +147,7 @@ def reason(error: Exception) -> str:
     return (getattr(error, "strerror", None) or first_line(error)).lower()
 
 
-def shorten(given: str | os.PathLike) -> str:
+def brief_path(given: str | os.PathLike) -> str:
     """Return a path for a message, long ones without their middle."""
     text = os.fsdecode(given)
     return text if len(text) <= 200 else f"{text[:90]} ... {text[-90:]}"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jmamba.files.errors import FileError
-from jmamba.files.untrusted import as_path, check_regular, reading, shorten
+from jmamba.files.untrusted import as_path, brief_path, check_regular, reading
 from jmamba.models.vim.config import VimConfig
 from jmamba.models.vim.levels import check_depth, scale_levels
 
@@ -201,7 +201,7 @@ def _open_file(given: str | os.PathLike) -> Any:
 
     path = as_path(given, error_class=FileError)
     if not path.exists():
-        raise FileError(f"There is no picture {shorten(path)}; check the name.")
+        raise FileError(f"There is no picture {brief_path(path)}; check the name.")
     check_regular(path, error_class=FileError)
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
