@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from io import BufferedIOBase
 from pathlib import Path
+from typing import IO
 
 from jmamba.files.errors import CheckpointError
 from jmamba.files.untrusted import check_regular, reading
@@ -70,7 +71,9 @@ def _check_sizes(file: Path, entries: list[zipfile.ZipInfo]) -> None:
         )
 
 
-def _check_calls(file: Path, opened: BufferedIOBase, name: str = ".pkl") -> None:
+def _check_calls(
+    file: Path, opened: BufferedIOBase | IO[bytes], name: str = ".pkl"
+) -> None:
     """Read all of a part, and refuse a pickle that makes memory of a number."""
     chunks: Iterable[bytes] = iter(lambda: opened.read(_CHUNK), b"")
     end = b""
