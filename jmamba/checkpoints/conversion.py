@@ -11,8 +11,10 @@ from jmamba.checkpoints.verification import (
     Verification,
     check_verifiable,
     verify_logits,
+    why_unverifiable,
 )
 from jmamba.files.adapters import find_place
+from jmamba.files.checksums import compare_checksums, write_checksums
 from jmamba.files.dtypes import main_dtype
 from jmamba.files.errors import CheckpointError
 from jmamba.files.filling import ByteProgress
@@ -44,7 +46,9 @@ class Conversion:
       source_bytes: size of the source's files.
       destination_bytes: size of the destination's files.
       seconds: time it took, download included.
-      verification: how far the logits are from transformers', if that was asked for.
+      num_checked: files of the source that were compared with its SHA256SUMS.
+      verification: how far the logits are from transformers', if that was asked for and
+        transformers reads the source.
     """
 
     source: str
@@ -57,6 +61,7 @@ class Conversion:
     source_bytes: int
     destination_bytes: int
     seconds: float
+    num_checked: int
     verification: Verification | None
 
 
@@ -96,8 +101,9 @@ def convert(
         of Vision Mamba's authors.
       dtype: dtype of the written weights; None for the source's.
       revision: branch, tag or commit on the Hub.
-      verify: whether to compare logits with those that transformers gets from the
-        source; needs transformers and torch.
+      verify: whether to compare the source's files with its SHA256SUMS, where it has
+        them, and logits with those that transformers gets from the source, which needs
+        transformers and torch.
       overwrite: whether a checkpoint that is there already is replaced; other files of
         its folder stay.
       free: whether definite gates are written out as those of an ordinary model, which
@@ -125,7 +131,8 @@ def convert(
             f"checkpoints with a {part!r}. Leave part out."
         )
     layout, raw = _describe(architecture, place)
-    if verify:
+    checked = compare_checksums(place) if verify else 0
+    if verify and not checked:
         check_verifiable(architecture, place)
     choices = Choices("auto" if dtype is None else dtype)
     model = read_model(
@@ -138,13 +145,14 @@ def convert(
         if model.reads == "tokens":
             extra |= _copy_tokenizers(source, base, new, revision)
         FORMATS[format](model, new, extra, progress)
+        write_checksums(new)
         sizes: dict[str, Any] = _facts(model) | {
             "source_bytes": _size(place) + (_size(adapter.folder) if adapter else 0),
             "destination_bytes": _size(new),
         }
         del model
         found = None
-        if verify:
+        if verify and why_unverifiable(architecture, place) is None:
             found = verify_logits(place, new, dtype=sizes["dtype"], adapter=adapter)
     return Conversion(
         source=str(source),
@@ -152,6 +160,7 @@ def convert(
         layout=layout,
         format=format,
         seconds=time.perf_counter() - start,
+        num_checked=checked,
         verification=found,
         **sizes,
     )

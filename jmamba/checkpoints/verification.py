@@ -8,7 +8,7 @@ import numpy as np
 
 from jmamba.files.adapters import Adapter
 from jmamba.files.errors import CheckpointError
-from jmamba.files.folders import read_json
+from jmamba.files.json_files import read_json
 from jmamba.files.orbax_files import is_orbax
 from jmamba.files.torch_files import require_torch
 from jmamba.files.weight_files import find_weights, read_headers
@@ -88,21 +88,24 @@ def check_verifiable(architecture: Architecture, place: Path) -> None:
     Raises:
       CheckpointError: it does not.
     """
-    file = place / "config.json"
-    refusal = None
-    assert architecture.refusal is not None
-    if is_orbax(place):
-        refusal = "is an Orbax checkpoint"
-    elif file.is_file():
-        config, _ = architecture.read(read_json(file), str(file))
-        refusal = architecture.refusal(config)
-    else:
-        refusal = architecture.refusal(None)
+    refusal = why_unverifiable(architecture, place)
     if refusal is not None:
         raise CheckpointError(
             f"{place} {refusal}, which transformers cannot read, so there is nothing "
             "to verify against; leave verify out."
         )
+
+
+def why_unverifiable(architecture: Architecture, place: Path) -> str | None:
+    """Return what a checkpoint is that transformers does not read; None if it does."""
+    file = place / "config.json"
+    assert architecture.refusal is not None
+    if is_orbax(place):
+        return "is an Orbax checkpoint"
+    if not file.is_file():
+        return architecture.refusal(None)
+    config, _ = architecture.read(read_json(file), str(file))
+    return architecture.refusal(config)
 
 
 def _load_transformers(

@@ -42,7 +42,9 @@ def convert_command(
     ] = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Compare logits with transformers' (needs it)."),
+        typer.Option(
+            "--verify", help="Compare SHA256SUMS, and logits with transformers'."
+        ),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a checkpoint that is there.")
@@ -128,6 +130,8 @@ def summary_table(found: Conversion) -> Table:
     table.add_row("read", f"{found.source_bytes / 2**20:,.1f} MiB")
     table.add_row("written", f"{found.destination_bytes / 2**20:,.1f} MiB")
     table.add_row("time", f"{found.seconds:.1f} s")
+    if found.num_checked:
+        table.add_row("checksums", f"{found.num_checked} files are as SHA256SUMS says")
     check = found.verification
     if check is not None:
         table.add_row(

@@ -23,9 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jmamba.files.errors import CheckpointError, compress
-from jmamba.files.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json
+from jmamba.files.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from jmamba.files.hub import locate, locate_bare
+from jmamba.files.json_files import read_json
 from jmamba.files.tensors import FLOATS, StoredTensor
+from jmamba.files.untrusted import reading
 from jmamba.files.weight_files import PREFERENCE, open_weights
 
 _LOGGER = logging.getLogger("jmamba")
@@ -220,10 +222,12 @@ def _pair(sides: Mapping, raw: Mapping[str, Any], file: Path) -> dict[str, LowRa
         A, B = found.get(f"{kind}A"), found.get(f"{kind}B")
         if A is None or B is None or len(found) != 2:
             wrong.append(f"{name} (only {', '.join(found)})")
-        elif A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
+        elif A.ndim != 2 or B.ndim != 2 or not 0 < A.shape[0] == B.shape[1]:
             wrong.append(f"{name} (A {A.shape}, B {B.shape})")
         else:
-            changes[name] = LowRank(A, B, _scale(raw, name, A.shape[0]), is_table)
+            with reading(file.parent / ADAPTER_CONFIG, "is not that of a LoRA"):
+                scale = _scale(raw, name, A.shape[0])
+            changes[name] = LowRank(A, B, scale, is_table)
     if wrong:
         raise CheckpointError(
             f"{file} does not hold two matrices A (r, in) and B (out, r) for each "
@@ -238,11 +242,20 @@ def _scale(raw: Mapping[str, Any], name: str, rank: int) -> float:
     module = name.removesuffix(".weight")
     alpha = raw.get("lora_alpha", 8)
     for pattern, other in (raw.get("alpha_pattern") or {}).items():
+        if len(name) > 500 or _SLOW.search(pattern):
+            raise CheckpointError(
+                f"alpha_pattern {pattern[:80]!r} may take for ever. {_MERGE_IT}"
+            )
         if re.fullmatch(rf"(.*\.)?({pattern})", module):
             alpha = other
             break
+    if isinstance(alpha, bool) or not math.isfinite(alpha):
+        raise CheckpointError(f"lora_alpha must be a number, but is {alpha!r}.")
     return alpha / (math.sqrt(rank) if raw.get("use_rslora") else rank)
 
+
+_SLOW = re.compile(r"\)[*+?{]|([*+?{].*){3}|\\[1-9]", re.DOTALL)
+"""Patterns whose time grows faster than the cube of a name's length."""
 
 _MERGE_IT = (
     "Merge it with PEFT, model.merge_and_unload().save_pretrained(...), and load that."

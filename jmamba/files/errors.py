@@ -1,10 +1,20 @@
-"""What goes wrong with a checkpoint, said in one paragraph."""
+"""What goes wrong with files, said in one paragraph."""
 
 import re
 from collections.abc import Iterable
 
+MOST_ITEMS = 60
+"""Names that a message lists; files may hold a million."""
 
-class CheckpointError(ValueError):
+
+class FileError(ValueError):
+    """A file cannot be used as what it should be, whatever is wrong with it.
+
+    The message is one paragraph: what was found, what is needed, what to do.
+    """
+
+
+class CheckpointError(FileError):
     """A checkpoint, a Hub id or an output folder cannot be used as it is.
 
     The message is one paragraph: what was found, what is needed, what to do.
@@ -12,7 +22,9 @@ class CheckpointError(ValueError):
 
 
 def compress(keys: Iterable[str], *, separator: str = ", ") -> str:
-    """Return all keys as one readable list, layers that agree sharing an item.
+    """Return keys as one readable list, layers that agree sharing an item.
+
+    Of very many the first are listed, and how many more there are.
 
     Examples:
       >>> compress(["layers.0.D", "layers.1.D", "layers.3.D", "norm"])
@@ -20,15 +32,17 @@ def compress(keys: Iterable[str], *, separator: str = ", ") -> str:
     """
     layers: dict[str, list[int]] = {}
     for key in keys:
-        found = re.search(r"(?<=layers\.)\d+(?=\.)", key)
+        found = re.search(r"(?<=layers\.)\d{1,9}(?=\.)", key)
         name = (
             key if found is None else key[: found.start()] + "{}" + key[found.end() :]
         )
         layers.setdefault(name, []).extend([] if found is None else [int(found[0])])
-    return separator.join(
+    items = [
         name.replace("{}", _ranges(sorted(numbers)) if numbers else "{}")
-        for name, numbers in layers.items()
-    )
+        for name, numbers in list(layers.items())[:MOST_ITEMS]
+    ]
+    more = len(layers) - len(items)
+    return separator.join(items + ([f"and {more} more"] if more else []))
 
 
 def _ranges(numbers: list[int]) -> str:

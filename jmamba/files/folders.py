@@ -47,6 +47,9 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 """Files of a LoRA adapter that PEFT wrote."""
 
+CHECKSUMS = "SHA256SUMS"
+"""What the files were when they were written; see `checksums`."""
+
 PARAMETERS = "parameters"
 """Orbax's own folder."""
 
@@ -62,6 +65,7 @@ MODEL_FILES = (
     ADAPTER_CONFIG,
     *ADAPTER_WEIGHTS,
     PARAMETERS,
+    CHECKSUMS,
 )
 """Patterns of what a model is written to, in any layout, or read instead of it."""
 
@@ -74,28 +78,6 @@ def is_of_checkpoint(name: str) -> bool:
       [True, False]
     """
     return any(fnmatch(name, part) for part in (*MODEL_FILES, *TEXT_FILES, TEMPLATES))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
-
-    Raises:
-      CheckpointError: there is no such file, or it does not hold a JSON object.
-    """
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path.parent} holds no {path.name}. A checkpoint is a folder with "
-            "config.json and its weights (model.safetensors or pytorch_model.bin)."
-        )
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is not valid JSON ({error}); restore it or download it again."
-        ) from error
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path} holds {type(raw).__name__}, not a JSON object.")
-    return raw
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from jmamba.files.folders import (
     TEMPLATES,
     TOKENIZER,
 )
+from jmamba.files.untrusted import as_path, first_line
 from jmamba.files.weight_files import INDEX_FILES, PREFERENCE, shard_names
 
 
@@ -82,7 +83,7 @@ def locate_bare(
     Raises:
       CheckpointError: there is none.
     """
-    path = Path(path_or_id).expanduser()
+    path = as_path(path_or_id)
     if path.is_file():
         return path
     local = local_folder(path_or_id, revision=revision)
@@ -140,7 +141,8 @@ def locate_templates(
     if folder is None:
         repository = Repository(str(path_or_id), revision)
         return repository.fetch_folder(TEMPLATES)
-    return {f"{TEMPLATES}/{p.name}": p for p in folder.glob(f"{TEMPLATES}/*.jinja")}
+    found = folder.glob(f"{TEMPLATES}/*.jinja")
+    return {f"{TEMPLATES}/{file.name}": file for file in found if file.is_file()}
 
 
 def local_folder(
@@ -151,7 +153,7 @@ def local_folder(
     Raises:
       CheckpointError: it is a file, or neither a folder nor of the form of a Hub id.
     """
-    path = Path(path_or_id).expanduser()
+    path = as_path(path_or_id)
     if path.is_dir():
         if revision is not None:
             raise CheckpointError(
@@ -265,7 +267,7 @@ class Repository:
         # the HTTP client's base class, which depends on the version of the Hub client
         except (OSError, errors.HTTPError) as error:  # type: ignore[attr-defined]
             raise CheckpointError(
-                f"Downloading {name} of {self.repo_id} failed ({_first_line(error)}). "
+                f"Downloading {name} of {self.repo_id} failed ({first_line(error)}). "
                 "What came is kept: repeat the command to go on from there."
             ) from error
         self.revision = file.relative_to(_snapshots(file)).parts[0]
@@ -286,12 +288,8 @@ def why_unreachable(error: Exception) -> str:
             "the Hub was not asked, since HF_HUB_OFFLINE is set. To go online type: "
             "unset HF_HUB_OFFLINE."
         )
-    cause = _first_line(error.__cause__ or error)
+    cause = first_line(error.__cause__ or error)
     return (
         f"the Hub at {constants.ENDPOINT} cannot be reached ({cause}). Check the "
         "connection, HTTPS_PROXY and HF_ENDPOINT, and try again."
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -60,8 +60,8 @@ def resolve_names(
     """
     patterns = {key.removeprefix(base): (key, True) for key in rows if base}
     patterns |= {key: (key, False) for key in rows}
-    stored = list(stored)
-    matches = {name: match for name in stored if (match := _match(name, patterns))}
+    longest = max(pattern.count(".") + 1 for pattern in patterns)
+    matches = {n: match for n in stored if (match := _match(n, patterns, longest))}
     groups = Counter((match.prefix, match.is_bare) for match in matches.values())
     order = [group for group, _ in sorted(groups.items(), key=_rank)]
     names: dict[str, str] = {}
@@ -78,10 +78,18 @@ def resolve_names(
     return Naming(names, tuple(_notes(used, names, base)))
 
 
-def _match(name: str, patterns: dict[str, tuple[str, bool]]) -> _Match | None:
-    """Return which row a stored name is of, by the longest ending that is one."""
+def _match(
+    name: str, patterns: dict[str, tuple[str, bool]], longest: int
+) -> _Match | None:
+    """Return which row a stored name is of, by the longest ending that is one.
+
+    Args:
+      name: the stored name, which may have a million parts.
+      patterns: what endings are looked for.
+      longest: most parts that one of them has.
+    """
     parts = [part for part in name.split(".") if part not in WRAPPERS]
-    for start in range(len(parts)):
+    for start in range(max(0, len(parts) - longest), len(parts)):
         ending = parts[start:]
         pattern = ".".join("{}" if part.isdigit() else part for part in ending)
         if pattern in patterns:

@@ -1,6 +1,7 @@
 """Orbax's own files of parameters."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jmamba.files.errors import CheckpointError, compress
 from jmamba.files.folders import PARAMETERS
 from jmamba.files.keys import ParameterPath, flatten, nest
+from jmamba.files.untrusted import check_all_regular, reading
 
 
 def is_orbax(folder: Path) -> bool:
@@ -36,12 +38,17 @@ def read_metadata(folder: Path) -> dict[ParameterPath, Any]:
     """
     import orbax.checkpoint as ocp
 
-    with ocp.StandardCheckpointer() as checkpointer:
-        try:
-            metadata = checkpointer.metadata(folder.absolute() / PARAMETERS)
-            return flatten(metadata.item_metadata.tree)
-        except (ValueError, OSError, KeyError, AttributeError) as error:
-            raise _damaged(folder, error) from error
+    check_all_regular(folder / PARAMETERS)
+    with _reading(folder), ocp.StandardCheckpointer() as checkpointer:
+        metadata = checkpointer.metadata(folder.absolute() / PARAMETERS)
+        leaves = flatten(metadata.item_metadata.tree)
+        odd = [path for path, leaf in leaves.items() if not _is_array(leaf)]
+        if odd or not leaves:
+            raise CheckpointError(
+                f"{folder / PARAMETERS} holds what is no floating array: "
+                f"{compress(map('.'.join, odd)) or 'nothing'}; convert it again."
+            )
+        return leaves
 
 
 def read_parameters(
@@ -54,11 +61,8 @@ def read_parameters(
     """
     import orbax.checkpoint as ocp
 
-    with ocp.StandardCheckpointer() as checkpointer:
-        try:
-            tree = checkpointer.restore(folder.absolute() / PARAMETERS, nest(wanted))
-        except (ValueError, OSError, KeyError) as error:
-            raise _damaged(folder, error) from error
+    with _reading(folder), ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(folder.absolute() / PARAMETERS, nest(wanted))
     arrays = flatten(tree)
     finite = _are_finite(list(arrays.values()))
     bad = [
@@ -76,9 +80,18 @@ def _are_finite(arrays: list[jax.Array]) -> list[jax.Array]:
     return [jnp.isfinite(array).all() for array in arrays]
 
 
-def _damaged(folder: Path, error: Exception) -> CheckpointError:
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return CheckpointError(
-        f"{folder / PARAMETERS} is no complete Orbax checkpoint ({line}); convert or "
-        "copy it again."
+def _is_array(leaf: Any) -> bool:
+    dtype = getattr(leaf, "dtype", None)
+    return (
+        dtype is not None
+        and isinstance(getattr(leaf, "shape", None), tuple)
+        and jnp.issubdtype(dtype, jnp.floating)
+    )
+
+
+def _reading(folder: Path) -> AbstractContextManager[None]:
+    return reading(
+        folder / PARAMETERS,
+        "is no complete Orbax checkpoint",
+        "convert or copy it again",
     )

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from jmamba.files.errors import CheckpointError
-from jmamba.files.folders import TEXT_FILES, read_json
+from jmamba.files.folders import TEXT_FILES
 from jmamba.files.hub import locate_files, locate_templates
+from jmamba.files.json_files import read_json
+from jmamba.files.untrusted import reading
 
 BYTES = "bytes"
 """Value of "tokenizer" in the config.json of a byte-level model."""
@@ -125,15 +127,12 @@ class FileTokenizer:
         import tokenizers
 
         self.eos_ids = tuple(eos_ids)
-        try:
-            described = json.loads(file.read_text(encoding="utf-8"))
+        described = read_json(file)
+        with reading(file, "is no tokenizer that this version of tokenizers reads"):
             _keep_blanks(described.get("post_processor"))
             self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(described))
-        except Exception as error:  # the library raises bare Exception
-            raise CheckpointError(
-                f"{file} is no tokenizer that this version of tokenizers reads "
-                f"({error}); copy or download it again."
-            ) from error
+            self._tokenizer.no_padding()  # a file may ask for any length
+            self._tokenizer.no_truncation()
         self._bytes = {char: byte for byte, char in enumerate(_byte_alphabet())}
         splitter = self._tokenizer.pre_tokenizer
         # Words were separated by the blanks that are dropped, anything else by nothing.

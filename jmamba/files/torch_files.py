@@ -3,23 +3,28 @@
 import argparse
 import pickle
 import re
-import zipfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from jmamba.files.errors import CheckpointError
-from jmamba.files.tensors import StoredTensor
+from jmamba.files.archives import check_torch_file, is_archive
+from jmamba.files.errors import CheckpointError, compress
+from jmamba.files.tensors import FLOATS, StoredTensor
+from jmamba.files.untrusted import first_line, reading
 
 PARTS = ("model", "model_ema")
 """Where training checkpoints keep weights, and their moving average."""
 
 HOLDERS = ("state_dict", "model_state_dict", "model", "module")
 """What trainers call the entry of a file that holds the weights."""
+
+_DEEPEST = 8  # dicts in each other; a file may hold one that holds itself
 
 OLDEST_TORCH = (2, 6)
 """Before it, a file could run code in spite of weights_only (CVE-2025-32434)."""
@@ -50,6 +55,16 @@ def open_torch(
         anything but tensors, or is not a dict from names to tensors.
     """
     state = _load(file)
+    with reading(file, "is no plain state dict", _SAVE_PLAIN):
+        found = _tensors(file, _part_of(state, part, file))
+    yield found
+
+
+_SAVE_PLAIN = "save the model's own with torch.save(model.state_dict(), path)"
+
+
+def _part_of(state: Any, part: str | None, file: Path) -> dict[str, Any]:
+    """Return the tensors of a part of a training checkpoint, plain values left out."""
     for name in part.split("/") if part is not None else ():
         if not isinstance(state, dict) or not isinstance(state.get(name), dict):
             has = ", ".join(map(str, state)) if isinstance(state, dict) else "no names"
@@ -58,21 +73,48 @@ def open_torch(
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{file} holds no tensors by name (a state dict).")
     state = {key: value for key, value in state.items() if not _is_plain(value)}
-    odd = [str(key) for key, value in state.items() if not _is_tensor(value)]
+    odd = [
+        key if isinstance(key, str) else repr(key)
+        for key, value in state.items()
+        if not _is_tensor(value) or not isinstance(key, str)
+    ]
     if odd:
         raise CheckpointError(
-            f"{file} is not a plain state dict, it also holds {', '.join(odd[:8])}. "
-            "Save the model's own with torch.save(model.state_dict(), path)."
+            f"{file} is not a plain state dict, it also holds {compress(odd)}. "
+            f"S{_SAVE_PLAIN[1:]}."
         )
-    found = {}
+    return state
+
+
+def _tensors(file: Path, state: dict[str, Any]) -> dict[str, StoredTensor]:
+    """Return tensors that can be read, of no more bytes than the file accounts for."""
+    found, total = {}, 0
     for key, tensor in state.items():
-        name = str(tensor.dtype).removeprefix("torch.")
+        dtype = _dtype(tensor)
+        if dtype in FLOATS:
+            total += tensor.numel() * tensor.element_size()
         found[key] = StoredTensor(
-            tuple(tensor.shape),
-            _NAMES.get(name, name),
-            lambda tensor=tensor: _to_numpy(tensor),
+            tuple(tensor.shape), dtype, partial(_to_numpy, file, tensor)
         )
-    yield found
+    size = file.stat().st_size
+    if total > 2 * size:  # tied matrices are there once and have two names
+        raise CheckpointError(
+            f"{file} has {size:,} bytes and tensors of {total:,}: they share memory. "
+            "Save them with torch.save({name: x.clone() for name, x in "
+            "model.state_dict().items()}, path)."
+        )
+    return found
+
+
+def _dtype(tensor: Any) -> str:
+    """Return the name of a dtype, none of a float for tensors that hold no values."""
+    name = str(tensor.dtype).removeprefix("torch.")
+    layout = str(tensor.layout).removeprefix("torch.")
+    if layout != "strided" or tensor.is_nested:
+        return f"{layout} {name}"
+    if tensor.device.type != "cpu":
+        return f"{name} without values"
+    return _NAMES.get(name, name)
 
 
 def find_part(file: Path) -> str | None:
@@ -85,6 +127,10 @@ def find_part(file: Path) -> str | None:
     """
     state, path = _load(file), []
     while isinstance(state, dict) and not any(map(_is_tensor, state.values())):
+        if len(path) == _DEEPEST:
+            raise CheckpointError(
+                f"{file} holds dicts more than {_DEEPEST} deep; {_SAVE_PLAIN}."
+            )
         held = [name for name in HOLDERS if isinstance(state.get(name), dict)]
         if not held:
             break
@@ -94,7 +140,7 @@ def find_part(file: Path) -> str | None:
 
 
 def _is_tensor(value: Any) -> bool:
-    return hasattr(value, "numpy")
+    return hasattr(value, "element_size")
 
 
 def _is_plain(value: Any) -> bool:
@@ -121,28 +167,21 @@ def _load(file: Path):
 
 
 def _load_safely(torch: Any, file: Path):
+    check_torch_file(file)
     # mmap needs the zip format; files older than torch 1.6 are read whole
-    options = {"weights_only": True, "map_location": "cpu", "mmap": True}
-    if not zipfile.is_zipfile(file):
-        options["mmap"] = False
-    try:
-        return torch.load(file, **options)
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" not in str(error) and "weights_only" not in str(error):
-            raise _broken(file, error) from error
-        raise CheckpointError(
-            f"{file} holds more than tensors, perhaps code; nothing of it was run. "
-            f"({_first_line(error)}) Ask its author for a safetensors file."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise _broken(file, error) from error
-
-
-def _broken(file: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{file} is cut short or no PyTorch file ({_first_line(error)}); copy or "
-        "download it again."
-    )
+    options = {"weights_only": True, "map_location": "cpu", "mmap": is_archive(file)}
+    with reading(file, "is cut short or no PyTorch file"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what a damaged file seems to hold
+        try:
+            return torch.load(file, **options)
+        except pickle.UnpicklingError as error:
+            says = str(error)
+            if "Unsupported global" not in says and "weights_only" not in says:
+                raise
+            raise CheckpointError(
+                f"{file} holds more than tensors, perhaps code; nothing of it was run. "
+                f"({first_line(error)}) Ask its author for a safetensors file."
+            ) from error
 
 
 def require_torch(purpose: str) -> Any:
@@ -168,15 +207,12 @@ def require_torch(purpose: str) -> Any:
     return torch
 
 
-def _to_numpy(tensor) -> np.ndarray:
-    tensor = tensor.detach()
-    if str(tensor.dtype) != "torch.bfloat16":
-        return tensor.numpy()
-    import torch
+def _to_numpy(file: Path, tensor: Any) -> np.ndarray:
+    with reading(file, "is damaged"):
+        tensor = tensor.detach()
+        if str(tensor.dtype) != "torch.bfloat16":
+            return tensor.numpy()
+        import torch
 
-    # numpy has no bfloat16 of its own: carry the bits over
-    return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        # numpy has no bfloat16 of its own: carry the bits over
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)

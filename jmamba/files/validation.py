@@ -45,6 +45,31 @@ def check_keys(
         )
 
 
+def check_layer_count(
+    num_layers: int,
+    found: Mapping[str, tuple[int, ...]],
+    where: str,
+    *,
+    explain: Callable[[Mapping[str, tuple[int, ...]]], str],
+) -> None:
+    """Raise if a model has more layers than there are tensors, before it is made.
+
+    Args:
+      num_layers: of the model.
+      found: name -> shape that is there.
+      where: what to call the checkpoint.
+      explain: makes the last sentence of the message from what is there.
+
+    Raises:
+      CheckpointError: it has more.
+    """
+    if num_layers > len(found):
+        raise CheckpointError(
+            f"The weights in {where} do not fit its config.json, which says "
+            f"{num_layers:,} layers: there are {len(found)} tensors. {explain(found)}"
+        )
+
+
 def check_floats(
     stored: Mapping[str, StoredTensor], needed: Collection[str], where: str
 ) -> None:

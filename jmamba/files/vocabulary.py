@@ -1,11 +1,15 @@
 """Tokens as a checkpoint's files tell them: which end a text, how many there are."""
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jmamba.files.folders import GENERATION_CONFIG, TOKENIZER, read_json
+from jmamba.files.errors import CheckpointError
+from jmamba.files.folders import GENERATION_CONFIG, TOKENIZER
+from jmamba.files.json_files import read_json
 from jmamba.files.tokenizer import BYTES
+from jmamba.files.untrusted import reading
 
 
 def read_generation(folder: Path) -> dict[str, Any] | None:
@@ -50,6 +54,9 @@ def end_tokens(
       raw: what config.json says.
       generation: what generation_config.json says, which wins.
 
+    Raises:
+      CheckpointError: they are no ids.
+
     Examples:
       >>> end_tokens({"eos_token_id": [2, 5]}), end_tokens({"eos_token_id": None})
       ((2, 5), ())
@@ -57,8 +64,24 @@ def end_tokens(
       (7,)
     """
     ids = (raw if generation is None else generation).get("eos_token_id")
-    listed = ids if isinstance(ids, list | tuple) else [ids]
-    return tuple(i for i in listed if isinstance(i, int))
+    listed = ids if isinstance(ids, list | tuple) else [] if ids is None else [ids]
+    if not all(map(is_token_id, listed)):
+        where = "config.json" if generation is None else GENERATION_CONFIG
+        raise CheckpointError(
+            f"eos_token_id in {where} must be the id of a token, several or null, but "
+            f"is {reprlib.repr(ids)}."
+        )
+    return tuple(listed)
+
+
+def is_token_id(x: Any) -> bool:
+    """Say whether something may be the id of a token.
+
+    Examples:
+      >>> [is_token_id(x) for x in (3, -1, True, 2.0, "3")]
+      [True, False, False, False, False]
+    """
+    return isinstance(x, int) and not isinstance(x, bool) and x >= 0
 
 
 def count_tokens(
@@ -74,10 +97,19 @@ def count_tokens(
     if raw.get("tokenizer") == BYTES:
         ids = [255]
     elif tokenizer.is_file():
-        content = read_json(tokenizer)
-        found = content.get("model", {}).get("vocab", {})  # a dict, or a list of pairs
-        ids = list(found.values() if isinstance(found, dict) else range(len(found)))
-        ids += [token["id"] for token in content.get("added_tokens", [])]
+        ids = _listed_ids(tokenizer)
     else:
         ids = []
     return 1 + max([*ids, *ends]) if ids else None
+
+
+def _listed_ids(tokenizer: Path) -> list[int]:
+    """Return the ids that a tokenizer.json gives to tokens."""
+    content = read_json(tokenizer)
+    with reading(tokenizer, "is no tokenizer"):
+        found = content.get("model", {}).get("vocab", {})  # a dict, or a list of pairs
+        ids = list(found.values() if isinstance(found, dict) else range(len(found)))
+        ids += [token["id"] for token in content.get("added_tokens") or []]
+        if not all(map(is_token_id, ids)):
+            raise CheckpointError(f"{tokenizer} gives tokens ids that are none.")
+    return ids

@@ -1,7 +1,10 @@
 """Weight files: which there are, and reading them tensor by tensor."""
 
+import os
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -9,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from jmamba.files.errors import CheckpointError, compress
-from jmamba.files.folders import read_json
+from jmamba.files.json_files import read_json
 from jmamba.files.tensors import StoredTensor
 from jmamba.files.torch_files import find_part, open_torch
+from jmamba.files.untrusted import check_regular, reading
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -92,7 +96,7 @@ def _find_files(folder: Path) -> Weights:
                 (folder / name,)
             )  # fmt: skip
     for suffix in _OPENERS:
-        found = sorted(folder.glob("*" + suffix))
+        found = sorted(filter(os.path.isfile, folder.glob("*" + suffix)))
         if len(found) == 1:
             return Weights((found[0],))
     raise CheckpointError(
@@ -103,10 +107,10 @@ def _find_files(folder: Path) -> Weights:
 
 def _find_shards(folder: Path, name: str) -> Weights:
     shards = shard_names(folder / name)
-    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    missing = [shard for shard in shards if not os.path.isfile(folder / shard)]
     if missing:
         raise CheckpointError(
-            f"{folder / name} names files that are not there: {', '.join(missing)}. "
+            f"{folder / name} names files that are not there: {compress(missing)}. "
             "Copy or download the missing shards into the same folder."
         )
     index = read_json(folder / name)["weight_map"]
@@ -117,18 +121,27 @@ def shard_names(index: Path) -> list[str]:
     """Return the files an index names, each once.
 
     Raises:
-      CheckpointError: the index has no weight_map, or names a file in another folder.
+      CheckpointError: the index has no weight_map, or names what is no weight file of
+        its kind, or a file in another folder.
     """
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
             f'{index} has no "weight_map" from tensors to files; restore the file.'
         )
-    names = sorted({str(name) for name in weight_map.values()})
+    suffix = Path(index.name.removesuffix(".index.json")).suffix
+    odd = [name for name in weight_map.values() if not isinstance(name, str)]
+    odd = odd or [name for name in weight_map.values() if not name.endswith(suffix)]
+    if odd:
+        raise CheckpointError(
+            f"{index} names no files that end in {suffix}: "
+            f"{compress(map(reprlib.repr, odd))}; restore the file."
+        )
+    names = sorted(set(weight_map.values()))
     outside = [name for name in names if Path(name).name != name or name in (".", "..")]
     if outside:
         raise CheckpointError(
-            f"{index} names files outside of its folder: {', '.join(outside)}; a shard "
+            f"{index} names files outside of its folder: {compress(outside)}; a shard "
             "is a plain file name beside the index."
         )
     return names
@@ -137,25 +150,27 @@ def shard_names(index: Path) -> list[str]:
 @contextmanager
 def open_safetensors(file: Path) -> Iterator[dict[str, StoredTensor]]:
     """Open a safetensors file; nothing but its header is read until asked for."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
+    check_regular(file)
+
+    def read(key: str) -> np.ndarray:
+        with reading(file, _NO_SAFETENSORS):
+            return tensors.get_tensor(key)
+
+    with reading(file, _NO_SAFETENSORS):
         opened = safe_open(file, framework="np")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{file} is cut short or no safetensors file ({error}); copy or download "
-            "it again."
-        ) from error
     with opened as tensors:
         found = {}
-        for key in tensors.keys():
-            part = tensors.get_slice(key)
-            found[key] = StoredTensor(
-                tuple(part.get_shape()),
-                part.get_dtype(),
-                lambda key=key: tensors.get_tensor(key),
-            )
+        with reading(file, _NO_SAFETENSORS):
+            for key in tensors.keys():
+                part = tensors.get_slice(key)
+                shape = tuple(part.get_shape())
+                found[key] = StoredTensor(shape, part.get_dtype(), partial(read, key))
         yield found
+
+
+_NO_SAFETENSORS = "is cut short or no safetensors file"
 
 
 _OPENERS: dict[str, Callable[[Path], AbstractContextManager]] = {

@@ -4,8 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-MIXER_SIZES = ("d_model", "num_layers", "d_state", "d_conv", "d_inner", "dt_rank")
-"""Fields that are at least 1."""
+from jmamba.layers.fields import Depth, DerivedWidth, Positive, Width, check_fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +25,7 @@ class MixerSizes:
       dt_min, dt_max, dt_init_floor: range of the step sizes at initialisation.
 
     Raises:
-      ValueError: a size is not positive.
+      ValueError: a field is of another type, or not in its range.
 
     Examples:
       >>> sizes = MixerSizes(d_model=64, num_layers=2)
@@ -38,23 +37,23 @@ class MixerSizes:
       Zuo et al., "Falcon Mamba", arXiv 2410.05355, section 3.
     """
 
-    d_model: int
-    num_layers: int
-    d_state: int = 16
-    d_conv: int = 4
-    d_inner: int = 0
-    dt_rank: int = 0
+    d_model: Width
+    num_layers: Depth
+    d_state: Width = 16
+    d_conv: Width = 4
+    d_inner: DerivedWidth = 0
+    dt_rank: DerivedWidth = 0
     use_bias: bool = False
     use_conv_bias: bool = True
-    mixer_rms_eps: float | None = None
-    dt_min: float = 1e-3
-    dt_max: float = 1e-1
-    dt_init_floor: float = 1e-4
+    mixer_rms_eps: Positive | None = None
+    dt_min: Positive = 1e-3
+    dt_max: Positive = 1e-1
+    dt_init_floor: Positive = 1e-4
 
     def __post_init__(self):
-        """Fill in the derived sizes and check all of them."""
+        """Check all fields and fill in the derived sizes."""
+        check_fields(self)
         self.derive_sizes()
-        check_sizes(self, *MIXER_SIZES)
 
     def derive_sizes(self) -> None:
         """Fill in the channels and the rank where they are 0."""
@@ -72,15 +71,3 @@ def derive(config: Any, **values: int) -> None:
     for name, value in values.items():
         if getattr(config, name) == 0:
             object.__setattr__(config, name, value)
-
-
-def check_sizes(config: Any, *names: str) -> None:
-    """Raise unless fields of a configuration are at least 1.
-
-    Raises:
-      ValueError: some are not.
-    """
-    wrong = {k: getattr(config, k) for k in names if not getattr(config, k) >= 1}
-    if wrong:
-        kind = type(config).__name__
-        raise ValueError(f"{kind}: sizes must be at least 1, but got {wrong}.")

@@ -1,13 +1,15 @@
 """Architectures: what the library must know of one to load, save and convert it."""
 
 import dataclasses
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jmamba.files.errors import CheckpointError
-from jmamba.files.folders import read_json
+from jmamba.files.json_files import read_json
 from jmamba.files.keys import ParameterPath, Row, plain_table
+from jmamba.files.untrusted import reading
 
 Raw = Mapping[str, Any]
 """What a config.json says."""
@@ -126,8 +128,7 @@ class Architecture:
         Raises:
           CheckpointError: it is of another, or of an unknown one.
         """
-        assert self.owns is not None
-        if self.owns(raw):
+        if self in owners(raw, where):
             return
         kind = self.model_class.__name__
         other = find_architecture(raw, where).model_class.__name__
@@ -145,10 +146,11 @@ class Architecture:
         """
         self.check_owned(raw, where)
         assert self.read_config is not None
-        try:
-            return self.read_config(raw)
-        except (ValueError, TypeError) as error:  # also the configuration's own checks
-            raise CheckpointError(f"{where}: {error}") from error
+        with reading(where, "is no configuration of a model", "restore it"):
+            try:
+                return self.read_config(raw)
+            except (ValueError, TypeError) as error:  # the configuration's checks too
+                raise CheckpointError(f"{where}: {error}") from error
 
 
 _REGISTERED: dict[str, Architecture] = {}
@@ -220,6 +222,20 @@ def architectures_below(model_class: type) -> tuple[Architecture, ...]:
     return tuple(below) if below else (architecture_of(model_class),)
 
 
+def owners(raw: Raw, where: str = "config.json") -> tuple[Architecture, ...]:
+    """Return the architectures whose config.json this is.
+
+    Raises:
+      CheckpointError: its "model_type" is no text.
+    """
+    kind = raw.get("model_type")
+    if kind is not None and not isinstance(kind, str):
+        raise CheckpointError(
+            f"{where}: model_type must be a text, but is {reprlib.repr(kind)}."
+        )
+    return tuple(one for one in registered() if one.owns is not None and one.owns(raw))
+
+
 def find_architecture(raw: Raw, where: str = "config.json") -> Architecture:
     """Return the architecture whose config.json this is.
 
@@ -230,9 +246,9 @@ def find_architecture(raw: Raw, where: str = "config.json") -> Architecture:
       >>> find_architecture({"model_type": "falcon_mamba"}).name
       'mamba'
     """
-    for one in registered():
-        if one.owns is not None and one.owns(raw):
-            return one
+    found = owners(raw, where)
+    if found:
+        return found[0]
     types = [kind for one in registered() for kind in one.model_types]
     raise CheckpointError(
         f"{where} describes a model of type {raw.get('model_type')!r}; jmamba reads "

@@ -89,7 +89,7 @@ class StackedModel(LayeredModel):
         overwrite: bool = False,
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
-        """Write config.json and model.safetensors.
+        """Write config.json, model.safetensors, and SHA256SUMS of all files.
 
         Transformers loads the folder of a `MambaLM`; a `Vim`, which it does not know,
         has its authors' names.
@@ -116,7 +116,7 @@ class StackedModel(LayeredModel):
           >>> with tempfile.TemporaryDirectory() as folder:
           ...     model.save_pretrained(folder, tokenizer="bytes")
           ...     sorted(os.listdir(folder))
-          ['config.json', 'model.safetensors']
+          ['SHA256SUMS', 'config.json', 'model.safetensors']
         """
         save_safetensors(
             self,

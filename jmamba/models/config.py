@@ -1,10 +1,11 @@
 """Sizes and choices around the blocks of a language model."""
 
 import dataclasses
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jmamba.layers.sizes import check_sizes
+from jmamba.layers.fields import Depth, Positive, Rows, TokenId, Width, check_fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,27 +28,27 @@ class LanguageModelConfig:
         written back as it was; its end tokens win, as in transformers.
 
     Raises:
-      ValueError: a size is not positive, or an id is no token's.
+      ValueError: a field is of another type or not in its range.
     """
 
-    vocab_size: int
-    d_model: int
-    num_layers: int
-    norm_eps: float = 1e-5
+    vocab_size: Rows
+    d_model: Width
+    num_layers: Depth
+    norm_eps: Positive = 1e-5
     residual_in_fp32: bool = True
     tie_embeddings: bool = True
-    bos_token_id: int | None = None
-    eos_token_id: int | Sequence[int] | None = None
-    pad_token_id: int | None = None
+    bos_token_id: TokenId | None = None
+    eos_token_id: TokenId | Sequence[TokenId] | None = None
+    pad_token_id: TokenId | None = None
     unpadded_vocab_size: int | None = None
     generation_config: Mapping[str, Any] | None = dataclasses.field(
         default=None, compare=False, repr=False
     )
 
     def __post_init__(self):
-        """Check the sizes and the vocabulary."""
-        check_sizes(self, "vocab_size", "d_model", "num_layers")
+        """Check all fields and the vocabulary."""
         self.check_vocabulary()
+        check_fields(self)
 
     def check_vocabulary(self) -> None:
         """Raise unless the end tokens and the number of tokens can be.
@@ -56,22 +57,24 @@ class LanguageModelConfig:
           ValueError: they cannot.
         """
         ids = self.eos_token_id
-        if isinstance(ids, Iterable):  # a tuple has a hash
+        if isinstance(ids, Iterable) and not isinstance(ids, str):  # to have a hash
             object.__setattr__(self, "eos_token_id", tuple(ids))
         generation = self.generation_config or {}
         for ends in (ids, generation.get("eos_token_id")):
             if not all(map(_is_count, _listed(ends))):
                 raise ValueError(
                     "eos_token_id must be a token id, several or None, but is "
-                    f"{ends!r}."
+                    f"{reprlib.repr(ends)}."
                 )
         count = self.unpadded_vocab_size
         if count is not None and not (
-            _is_count(count) and 0 < count <= self.vocab_size
+            _is_count(count)
+            and _is_count(self.vocab_size)
+            and 0 < count <= self.vocab_size
         ):
             raise ValueError(
                 f"unpadded_vocab_size must be 1 to vocab_size={self.vocab_size}, or "
-                f"None if no row is padding, but is {count!r}."
+                f"None if no row is padding, but is {reprlib.repr(count)}."
             )
 
     @property
@@ -88,7 +91,8 @@ class LanguageModelConfig:
 def _listed(ids: Any) -> tuple[Any, ...]:
     if ids is None:
         return ()
-    return tuple(ids) if isinstance(ids, Iterable) else (ids,)
+    several = isinstance(ids, Iterable) and not isinstance(ids, str)
+    return tuple(ids) if several else (ids,)
 
 
 def _is_count(x: Any) -> bool:

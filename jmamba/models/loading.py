@@ -18,7 +18,8 @@ from jmamba.files.filling import ByteProgress, check_copy, fill
 from jmamba.files.orbax_files import is_orbax, read_metadata, read_parameters
 from jmamba.files.tensors import FLOATS, StoredTensor
 from jmamba.files.torch_files import PARTS, check_part, read_training_checkpoint
-from jmamba.files.validation import check_keys
+from jmamba.files.untrusted import as_path
+from jmamba.files.validation import check_keys, check_layer_count
 from jmamba.files.vocabulary import read_generation, read_settings
 from jmamba.files.weight_files import Weights, find_weights, read_headers, unwrap
 from jmamba.layers.stack import Remat
@@ -110,7 +111,7 @@ def load_orbax(
       CheckpointError: the folder is no such checkpoint, is damaged, or its parameters
         do not fit its config.json or are not finite.
     """
-    folder = Path(directory).expanduser().absolute()
+    folder = as_path(directory).absolute()
     file = folder / "config.json"
     raw = read_settings(file)
     architecture = find_architecture(raw, str(file))
@@ -153,6 +154,12 @@ def read_model(
         kind = architecture.model_class.__name__
         says = f"a {kind} of {config.num_layers} layers and width {config.d_model}"
     config, layout = stored
+    check_layer_count(
+        config.num_layers,
+        {key: tensor.shape for key, tensor in headers.items()},
+        str(place),
+        explain=lambda found: architecture.explain(found, config),
+    )
     skeleton = choices.skeleton(config, _float_dtypes(headers))
     parameters = skeleton.parameters
     named = name_weights(architecture, layout, parameters, weights, headers)

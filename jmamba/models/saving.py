@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from jmamba.files.checksums import write_checksums
 from jmamba.files.dtypes import main_dtype
 from jmamba.files.errors import CheckpointError, compress
 from jmamba.files.filling import ByteProgress
@@ -38,6 +39,7 @@ def save_safetensors(
     with new_folder(directory, overwrite=overwrite) as folder:
         extra = _write_tokenizer(tokenizer, directory, folder)
         write_safetensors(model, folder, extra=extra, shard_bytes=shard_bytes)
+        write_checksums(folder)
 
 
 def push_safetensors(
@@ -85,6 +87,7 @@ def save_orbax(
     with new_folder(directory, overwrite=overwrite) as folder:
         extra = _write_tokenizer(tokenizer, directory, folder)
         write_orbax(model, folder, extra=extra)
+        write_checksums(folder)
 
 
 def _write_tokenizer(

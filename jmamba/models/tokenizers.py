@@ -9,12 +9,13 @@ from jmamba.files.folders import (
     ADAPTER_CONFIG,
     GENERATION_CONFIG,
     TOKENIZER_FILES,
-    read_json,
 )
 from jmamba.files.hub import locate_files
+from jmamba.files.json_files import read_json
 from jmamba.files.tokenizer import BYTES, ByteTokenizer, FileTokenizer, Tokenizer
+from jmamba.files.untrusted import reading
 from jmamba.files.vocabulary import end_tokens
-from jmamba.models.architecture import registered
+from jmamba.models.architecture import owners
 
 
 def load_tokenizer(
@@ -43,7 +44,7 @@ def load_tokenizer(
     ends = end_tokens(raw, None if generation is None else read_json(generation))
     if raw.get("tokenizer") == BYTES:
         return ByteTokenizer(ends)
-    for architecture in (one for one in registered() if one.owns and one.owns(raw)):
+    for architecture in owners(raw, str(path_or_id)):
         model = architecture.model_class
         if model.reads != "tokens":
             raise CheckpointError(
@@ -71,5 +72,8 @@ def _own_ends(files: dict[str, Path]) -> tuple[int, ...]:
         return ()
     token = read_json(files["tokenizer_config.json"]).get("eos_token")
     token = token.get("content") if isinstance(token, dict) else token
-    vocabulary = read_json(files["tokenizer.json"]).get("added_tokens", [])
-    return tuple(entry["id"] for entry in vocabulary if entry["content"] == token)
+    file = files["tokenizer.json"]
+    vocabulary = read_json(file).get("added_tokens") or []
+    with reading(file, "is no tokenizer"):
+        ids = [entry["id"] for entry in vocabulary if entry["content"] == token]
+        return end_tokens({"eos_token_id": ids})

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from jmamba.layers.fields import Magnitude
+
 MODES = ("pos", "neg", "mixed")
 """Signs of the non-zero eigenvalues of M: all positive, all negative, half of each."""
 
@@ -40,7 +42,7 @@ class GateSigns:
     """
 
     definite: str = "free"
-    definite_threshold: float | None = None
+    definite_threshold: Magnitude | None = None
     equal_magnitudes: bool = False
 
     @property

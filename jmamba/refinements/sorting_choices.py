@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+from jmamba.layers.fields import Positive
+
 REORDER = ("none", "official", "corrected")
 """Whether layers sort their tokens, and whether they put outputs back in place."""
 
@@ -34,7 +36,7 @@ class SortingChoices:
     reorder: str = "none"
     reorder_layers: Sequence[int] | None = None
     reorder_by: str = "importance"
-    reorder_tau: float = 1.0
+    reorder_tau: Positive = 1.0
     reorder_hard: bool = False
     reorder_normalise: bool = False
     reorder_seed: int = 0

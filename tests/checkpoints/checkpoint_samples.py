@@ -122,5 +122,6 @@ def edit_config(folder: Path, **changes) -> None:
 
 
 def contents(folder: Path) -> list[str]:
-    """Return the names of all files below a folder."""
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    """Return the names of all files below a folder, but of its checksums."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
+    return sorted(str(p.relative_to(folder)) for p in files)

@@ -204,8 +204,11 @@ def test_broken_config_is_refused(text, match, tmp_path):
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu', needs 'silu' or 'swish'"),
         ({"rms_norm": False}, "does not compute: rms_norm = False"),
         ({"quantization_config": {"bits": 4}}, "does not compute: quantization_config"),
-        ({"hidden_size": "8"}, "hidden_size must be a positive integer, but is '8'"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers must be a positive integer"),
+        (
+            {"hidden_size": "8"},
+            "hidden_size must be an integer from 1 to .*, but is '8'",
+        ),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be an integer of 1 or more"),
         ({"vocab_size": None}, "vocab_size is missing"),
         ({"layer_norm_epsilon": "x"}, "layer_norm_epsilon must be a number"),
         ({"use_bias": "yes"}, "use_bias = 'yes', needs True or False"),

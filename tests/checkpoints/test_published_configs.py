@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jmamba import MambaConfig
-from jmamba.files.folders import read_json
+from jmamba.files.json_files import read_json
 from jmamba.models.architecture import find_architecture
 from jmamba.models.mamba.layout import write_config
 

@@ -44,7 +44,7 @@ def test_config_named_lists_names():
 
 
 def test_config_lists_all_wrong_sizes():
-    with pytest.raises(ValueError, match=r"at least 1.*'d_model': 0, 'd_state': -4"):
+    with pytest.raises(ValueError, match="d_model must be .* is 0; d_state .* is -4"):
         MambaConfig(vocab_size=10, d_model=0, num_layers=1, d_state=-4, d_inner=2)
 
 

@@ -213,7 +213,7 @@ def test_definite_messages():
             ValueError, match="does nothing to 'psd_general': leave it o"
         ):
             config(**sizes, definite="psd_general", equal_magnitudes=True)
-        with pytest.raises(ValueError, match="definite_threshold=-1: give 0 or more"):
+        with pytest.raises(ValueError, match="definite_threshold must be .*is -1"):
             config(**sizes, definite="pos", definite_threshold=-1)
         with pytest.raises(ValueError, match="17 states and 16 channels: U has a unit"):
             config(**sizes, definite="pos", d_state=17)

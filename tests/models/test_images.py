@@ -1,3 +1,4 @@
+import os
 import struct
 import warnings
 import zlib
@@ -7,6 +8,7 @@ import pytest
 from helpers import assert_close
 from PIL import Image
 
+from jmamba.files.errors import FileError
 from jmamba.models.vim.config import VimConfig
 from jmamba.models.vim.images import (
     normalise,
@@ -245,3 +247,23 @@ def test_preprocessing_keeps_the_shorter_side():
     found = preprocess(picture, **options)
     expected = normalise(picture[None, :, 2:8].astype(np.float32) / 255)
     assert_close(found, expected, 1e-6)
+
+
+def test_only_formats_of_pillow_itself_are_read(tmp_path):
+    Image.fromarray(draw_picture(8, 8)).save(tmp_path / "vector.eps")
+    with pytest.raises(FileError, match="vector.eps cannot be read as a picture"):
+        open_image(tmp_path / "vector.eps")
+
+
+@pytest.mark.parametrize("given", ["~nobody-here/a.png", "x" * 5000, "a\0b.png"])
+def test_pictures_whose_path_cannot_be_are_said(given):
+    with pytest.raises(FileError, match="give the whole path|cannot be opened"):
+        open_image(given)
+
+
+def test_pipes_and_devices_are_no_pictures(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(FileError, match="is a named pipe, not a file"):
+        open_image(tmp_path / "pipe.png")
+    with pytest.raises(FileError, match="is a device, not a file"):
+        open_image("/dev/zero")

@@ -306,7 +306,7 @@ def test_reordering_messages():
             ValueError, match=r"reorder_layers=\(.*\): give different o"
         ):
             make(**HARD, reorder_layers=layers)
-    with pytest.raises(ValueError, match="reorder_tau=0.0: give a positive one"):
+    with pytest.raises(ValueError, match="reorder_tau must be .* above 0.* 0.0"):
         make(**HARD, reorder_tau=0.0)
     with pytest.raises(ValueError, match="reorder_seed=-1: give 0 to"):
         make(reorder="official", reorder_by="random", reorder_seed=-1)

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from jmamba.layers.sizes import MIXER_SIZES, MixerSizes, check_sizes
+from jmamba.layers.fields import check_fields
+from jmamba.layers.sizes import MixerSizes
 from jmamba.models.config import LanguageModelConfig
 from jmamba.refinements.signs import GateSigns, check_definite
 
@@ -16,7 +17,8 @@ class MambaConfig(GateSigns, MixerSizes, LanguageModelConfig):
     `GateSigns`, the refinement of B and C.
 
     Raises:
-      ValueError: a size is not positive, or a choice is unknown or cannot be.
+      ValueError: a field is of another type or not in its range, or a choice is
+        unknown or cannot be.
 
     Examples:
       >>> config = MambaConfig(vocab_size=256, d_model=64, num_layers=2)
@@ -32,10 +34,10 @@ class MambaConfig(GateSigns, MixerSizes, LanguageModelConfig):
     """
 
     def __post_init__(self):
-        """Fill in the derived sizes and check all of them."""
-        self.derive_sizes()
-        check_sizes(self, "vocab_size", *MIXER_SIZES)
+        """Check all fields and fill in the derived sizes."""
         self.check_vocabulary()
+        check_fields(self)
+        self.derive_sizes()
         check_definite(self, self.d_state, self.d_inner)
 
     @property

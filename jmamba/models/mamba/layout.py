@@ -1,10 +1,13 @@
 """Configurations of checkpoints: three dialects in, one out."""
 
 import math
+import reprlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from jmamba.files.errors import CheckpointError
+from jmamba.files.vocabulary import is_token_id
+from jmamba.layers.fields import Within, check_field, fits
 from jmamba.models.mamba.config import MambaConfig
 
 MODEL_TYPES = {"mamba": "hf", "falcon_mamba": "falcon"}
@@ -110,49 +113,53 @@ def layout_to_write(config: MambaConfig) -> str:
 def _from_hf(raw: Mapping) -> MambaConfig:
     falcon = raw["model_type"] == "falcon_mamba"
     _check_keys(raw, (_HARMLESS | _READ) - (set() if falcon else {"mixer_rms_eps"}))
-    d_model = _size(raw, "hidden_size", "d_model")
+    d_model = _size(raw, "d_model", "hidden_size", "d_model")
     rank = raw.get("time_step_rank", "auto")
     return MambaConfig(
-        vocab_size=_size(raw, "vocab_size"),
+        vocab_size=_size(raw, "vocab_size", "vocab_size"),
         d_model=d_model,
-        num_layers=_size(raw, "num_hidden_layers", "n_layer"),
-        d_state=_size(raw, "state_size", default=16),
-        d_conv=_size(raw, "conv_kernel", default=4),
-        d_inner=_size(
-            raw, "intermediate_size", default=int(_number(raw, "expand", 2.0) * d_model)
-        ),
-        dt_rank=0 if rank == "auto" else _size(raw, "time_step_rank"),
-        use_bias=bool(raw.get("use_bias", False)),
-        use_conv_bias=bool(raw.get("use_conv_bias", True)),
-        norm_eps=_number(raw, "layer_norm_epsilon", 1e-5),
-        mixer_rms_eps=_number(raw, "mixer_rms_eps", 1e-6) if falcon else None,
-        residual_in_fp32=bool(raw.get("residual_in_fp32", True)),
-        tie_embeddings=bool(raw.get("tie_word_embeddings", True)),
+        num_layers=_size(raw, "num_layers", "num_hidden_layers", "n_layer"),
+        d_state=_size(raw, "d_state", "state_size", default=16),
+        d_conv=_size(raw, "d_conv", "conv_kernel", default=4),
+        d_inner=_size(raw, "d_inner", "intermediate_size", default=0)
+        or _expand(raw, d_model),
+        dt_rank=0 if rank == "auto" else _size(raw, "dt_rank", "time_step_rank"),
+        use_bias=_entry(raw, "use_bias", "use_bias", False),
+        use_conv_bias=_entry(raw, "use_conv_bias", "use_conv_bias", True),
+        norm_eps=_entry(raw, "norm_eps", "layer_norm_epsilon", 1e-5),
+        mixer_rms_eps=_entry(raw, "mixer_rms_eps", "mixer_rms_eps", 1e-6)
+        if falcon
+        else None,
+        residual_in_fp32=_entry(raw, "residual_in_fp32", "residual_in_fp32", True),
+        tie_embeddings=_entry(raw, "tie_embeddings", "tie_word_embeddings", True),
         **_ids(raw, 0),  # transformers' own where there is none
-        unpadded_vocab_size=_tokens_used(raw, _size(raw, "vocab_size")),
-        dt_min=_number(raw, "time_step_min", 1e-3),
-        dt_max=_number(raw, "time_step_max", 1e-1),
-        dt_init_floor=_number(raw, "time_step_floor", 1e-4),
-        definite=raw.get("definite", "free"),
-        definite_threshold=_threshold(raw),
-        equal_magnitudes=bool(raw.get("equal_magnitudes", False)),
+        unpadded_vocab_size=_tokens_used(raw, raw["vocab_size"]),
+        dt_min=_entry(raw, "dt_min", "time_step_min", 1e-3),
+        dt_max=_entry(raw, "dt_max", "time_step_max", 1e-1),
+        dt_init_floor=_entry(raw, "dt_init_floor", "time_step_floor", 1e-4),
+        definite=_entry(raw, "definite", "definite", "free"),
+        definite_threshold=_entry(
+            raw, "definite_threshold", "definite_threshold", None
+        ),
+        equal_magnitudes=_entry(raw, "equal_magnitudes", "equal_magnitudes", False),
     )
 
 
 def _from_original(raw: Mapping) -> MambaConfig:
     _check_keys(raw, _ORIGINAL | set(_IDS))
     ssm = raw.get("ssm_cfg") or {}
+    if not isinstance(ssm, Mapping):
+        raise CheckpointError(f"ssm_cfg must be an object, but is {reprlib.repr(ssm)}.")
     _check_keys(ssm, _ORIGINAL_SSM, "ssm_cfg")
     if ssm.get("layer", "Mamba1") != "Mamba1":
         raise CheckpointError(
             f"the layers are {ssm['layer']!r}, but jmamba reads Mamba-1 and "
             "Falcon-Mamba."
         )
-    rows, multiple = _size(raw, "vocab_size"), _size(
-        raw, "pad_vocab_size_multiple", default=8
-    )  # fmt: skip
+    rows = _size(raw, "vocab_size", "vocab_size")
+    multiple = _size(raw, "vocab_size", "pad_vocab_size_multiple", default=8)
     padded = math.ceil(rows / multiple) * multiple
-    d_model, rank = _size(raw, "d_model"), ssm.get("dt_rank", "auto")
+    d_model, rank = _size(raw, "d_model", "d_model"), ssm.get("dt_rank", "auto")
     neox = (
         0 if rows in _NEOX_VOCAB else None
     )  # the released models' tokenizer ends by 0
@@ -160,19 +167,19 @@ def _from_original(raw: Mapping) -> MambaConfig:
         vocab_size=padded,
         unpadded_vocab_size=_tokens_used(raw, padded, rows),
         d_model=d_model,
-        num_layers=_size(raw, "n_layer"),
-        d_state=_size(ssm, "d_state", default=16),
-        d_conv=_size(ssm, "d_conv", default=4),
-        d_inner=int(_number(ssm, "expand", 2.0) * d_model),
-        dt_rank=0 if rank == "auto" else _size(ssm, "dt_rank"),
-        use_bias=bool(ssm.get("bias", False)),
-        use_conv_bias=bool(ssm.get("conv_bias", True)),
-        residual_in_fp32=bool(raw.get("residual_in_fp32", True)),
-        tie_embeddings=bool(raw.get("tie_embeddings", True)),
+        num_layers=_size(raw, "num_layers", "n_layer"),
+        d_state=_size(ssm, "d_state", "d_state", default=16),
+        d_conv=_size(ssm, "d_conv", "d_conv", default=4),
+        d_inner=_expand(ssm, d_model),
+        dt_rank=0 if rank == "auto" else _size(ssm, "dt_rank", "dt_rank"),
+        use_bias=_entry(ssm, "use_bias", "bias", False),
+        use_conv_bias=_entry(ssm, "use_conv_bias", "conv_bias", True),
+        residual_in_fp32=_entry(raw, "residual_in_fp32", "residual_in_fp32", True),
+        tie_embeddings=_entry(raw, "tie_embeddings", "tie_embeddings", True),
         **_ids(raw, neox),
-        dt_min=_number(ssm, "dt_min", 1e-3),
-        dt_max=_number(ssm, "dt_max", 1e-1),
-        dt_init_floor=_number(ssm, "dt_init_floor", 1e-4),
+        dt_min=_entry(ssm, "dt_min", "dt_min", 1e-3),
+        dt_max=_entry(ssm, "dt_max", "dt_max", 1e-1),
+        dt_init_floor=_entry(ssm, "dt_init_floor", "dt_init_floor", 1e-4),
     )
 
 
@@ -230,7 +237,7 @@ def _check_keys(raw: Mapping, known: frozenset[str], place: str = "") -> None:
             "may change what the model computes; remove them if you know they do not."
         )
     wrong = [
-        f"{key} = {raw[key]!r}, needs {' or '.join(map(repr, allowed))}"
+        f"{key} = {reprlib.repr(raw[key])}, needs {' or '.join(map(repr, allowed))}"
         for key, allowed in _ONLY_VALUES.items()
         if key in raw and raw[key] not in allowed
     ]
@@ -240,36 +247,36 @@ def _check_keys(raw: Mapping, known: frozenset[str], place: str = "") -> None:
         )
 
 
-def _size(raw: Mapping, *names: str, default: int | None = None) -> int:
-    """Return the first of the named sizes that is there."""
+def _size(raw: Mapping, field: str, *names: str, default: int | None = None) -> int:
+    """Return the first of the named entries that is there, a size of `MambaConfig`."""
     for name in names:
-        value = raw.get(name)
-        if value is not None:
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise CheckpointError(
-                    f"{name} must be a positive integer, but is {value!r}."
-                )
-            return value
+        if raw.get(name) is not None:
+            if raw[name] == 0:
+                raise CheckpointError(f"{name} must be an integer of 1 or more.")
+            return check_field(MambaConfig, field, raw[name], name)
     if default is None:
         raise CheckpointError(f"{names[0]} is missing; add it with the model's size.")
     return default
 
 
-def _number(raw: Mapping, name: str, default: float) -> float:
-    value = raw.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise CheckpointError(f"{name} must be a number, but is {value!r}.")
-    return float(value)
+def _entry(raw: Mapping, field: str, name: str, default: Any) -> Any:
+    """Return an entry that a field of `MambaConfig` may be."""
+    return check_field(MambaConfig, field, raw.get(name, default), name)
 
 
-def _threshold(raw: Mapping) -> float | None:
-    name = "definite_threshold"
-    return None if raw.get(name) is None else _number(raw, name, 0.0)
+def _expand(raw: Mapping, d_model: int) -> int:
+    """Return the channels of a mixer that is so many times as wide as the stream."""
+    expand = raw.get("expand", 2)
+    if not fits(expand, Annotated[float, Within(0, 1024, is_open=True)]):
+        raise CheckpointError(
+            f"expand must be a number up to 1024, but is {reprlib.repr(expand)}."
+        )
+    return int(expand * d_model)
 
 
 def _tokens_used(raw: Mapping, rows: int, known: int | None = None) -> int | None:
     """Return how many rows of the table are tokens; None for all."""
-    used = raw.get("unpadded_vocab_size")
+    used = _entry(raw, "unpadded_vocab_size", "unpadded_vocab_size", None)
     if used is None:
         used = _NEOX_VOCAB[0] if rows == _NEOX_VOCAB[1] else known
     return used if used is not None and used < rows else None
@@ -282,10 +289,11 @@ def _ids(raw: Mapping, default: int | None) -> dict[str, Any]:
         value = raw.get(name, default)
         ids = value if isinstance(value, list | tuple) else [value]
         several = name == "eos_token_id" and len(ids) > 1
-        wrong = [i for i in ids if isinstance(i, bool) or not isinstance(i, int | None)]
+        wrong = [i for i in ids if i is not None and not is_token_id(i)]
         if wrong or (isinstance(value, list) and name != "eos_token_id"):
             raise CheckpointError(
-                f"{name} must be the id of a token or null, but is {value!r}."
+                f"{name} must be the id of a token or null, but is "
+                f"{reprlib.repr(value)}."
             )
         found[name] = tuple(ids) if several else ids[0] if ids else None
     return found

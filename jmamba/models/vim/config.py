@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
-from jmamba.layers.sizes import MIXER_SIZES, MixerSizes, check_sizes, derive
+from jmamba.layers.fields import Depth, Positive, Rows, Side, Within, check_fields, fits
+from jmamba.layers.sizes import MixerSizes, derive
 from jmamba.refinements.signs import GateSigns, check_definite
 from jmamba.refinements.sorting_choices import SortingChoices, check_sorting
 
@@ -40,8 +41,9 @@ class VimConfig(SortingChoices, GateSigns, MixerSizes):
         known.
 
     Raises:
-      ValueError: a size is not positive, the class token has no such place, there
-        are not as many names as classes, or a choice is unknown or does nothing.
+      ValueError: a field is of another type or not in its range, the class token has
+        no such place, there are not as many names as classes, or a choice is unknown or
+        does nothing.
 
     Examples:
       >>> config = VimConfig.named("vim-tiny")
@@ -53,25 +55,24 @@ class VimConfig(SortingChoices, GateSigns, MixerSizes):
       Vo et al., arXiv 2410.03292, section 5, for definite gates and reordering.
     """
 
-    num_layers: int = 24
+    num_layers: Depth = 24
     mixer_rms_eps: None = dataclasses.field(default=None, init=False)
-    num_classes: int = 1000
-    image_size: int = 224
-    patch_size: int = 16
-    stride: int = 0
-    image_channels: int = 3
+    num_classes: Rows = 1000
+    image_size: Side = 224
+    patch_size: Side = 16
+    stride: Annotated[int, Within(0, 2**14)] = 0
+    image_channels: Annotated[int, Within(1, 2**10)] = 3
     class_token: str | int = "middle"
     divide_out: bool = True
-    norm_eps: float = 1e-5
+    norm_eps: Positive = 1e-5
     residual_in_fp32: bool = True
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self):
-        """Fill in the derived sizes and check all of them."""
+        """Check all fields and fill in the derived sizes."""
+        check_fields(self)
         self.derive_sizes()
         derive(self, stride=self.patch_size)
-        own = ("num_classes", "image_size", "patch_size", "stride", "image_channels")
-        check_sizes(self, *MIXER_SIZES, *own)
         if self.image_size < self.patch_size:
             raise ValueError(
                 f"VimConfig: an image of side {self.image_size} holds no patch of side "
@@ -180,11 +181,15 @@ class VimConfig(SortingChoices, GateSigns, MixerSizes):
         """
         flags = {name: fields[name] for name in DIVIDE_FLAGS if name in fields}
         rest = {name: value for name, value in fields.items() if name not in flags}
+        wrong = {name: value for name, value in flags.items() if not fits(value, bool)}
+        if wrong:
+            raise ValueError(f"A flag must be True or False, but got {wrong}.")
         if len(set(flags.values())) > 1:
             raise ValueError(f"Spellings of one flag disagree: {flags}; keep one.")
         for value in flags.values():
-            rest["divide_out"] = bool(value)
-        rest["class_names"] = tuple(rest.get("class_names", ()))
+            rest["divide_out"] = value
+        if isinstance(rest.get("class_names"), list):  # a list has no hash
+            rest["class_names"] = tuple(rest["class_names"])
         known = {field.name for field in dataclasses.fields(cls) if field.init}
         unknown = sorted(set(rest) - known)
         if unknown:

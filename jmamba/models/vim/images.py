@@ -2,17 +2,24 @@
 
 import os
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jmamba.files.errors import FileError
+from jmamba.files.untrusted import as_path, brief_path, check_regular, reading
 from jmamba.models.vim.config import VimConfig
 from jmamba.models.vim.levels import check_depth, scale_levels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Mean and deviation of ImageNet's colours, scaled to [0, 1]: red, green, blue."""
+
+FORMATS = (
+    *("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "ICO"),
+    *("PPM", "TGA", "QOI", "PCX", "DDS", "ICNS", "SGI"),
+)
+"""What Pillow decodes by itself: of others, such as EPS, it asks further programs."""
 
 RESAMPLINGS = ("bicubic", "bilinear", "nearest")
 
@@ -172,7 +179,7 @@ def open_image(image: Any) -> Any:
     if isinstance(image, Image.Image):
         return _flatten(image, "The picture")
     if isinstance(image, str | os.PathLike):
-        return _open_file(Path(image).expanduser())
+        return _open_file(image)
     array = np.asarray(image)
     fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
     if not fits or 0 in array.shape or not np.issubdtype(array.dtype, np.integer):
@@ -189,30 +196,31 @@ def open_image(image: Any) -> Any:
     return Image.fromarray(array.astype(np.uint8)).convert("RGB")
 
 
-def _open_file(path: Path) -> Any:
+def _open_file(given: str | os.PathLike) -> Any:
     from PIL import Image
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(path)
-            with opened:
+    path = as_path(given, error_class=FileError)
+    if not path.exists():
+        raise FileError(f"There is no picture {brief_path(path)}; check the name.")
+    check_regular(path, error_class=FileError)
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    advice = f"give a whole {', '.join(FORMATS[:2])} or other file that Pillow knows"
+    with reading(
+        path, "cannot be read as a picture", advice, error_class=FileError
+    ), warnings.catch_warnings():  # fmt: skip
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path, formats=formats) as opened:
                 raw_mode = _raw_mode(opened)
                 opened.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(
-            f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, which may be an "
-            "attack on the memory of whoever opens it; shrink it first."
-        ) from error
-    except FileNotFoundError as error:
-        raise ValueError(f"There is no picture {path}; check the name.") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(
-            f"{path} cannot be read as a picture ({error}); give a whole PNG, "
-            "JPEG or other file that Pillow knows."
-        ) from error
-    check_depth(opened, raw_mode, str(path))
-    return _flatten(opened, str(path), raw_mode)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise FileError(
+                f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, which may be "
+                "an attack on the memory of whoever opens it; shrink it first."
+            ) from error
+        check_depth(opened, raw_mode, str(path))
+        return _flatten(opened, str(path), raw_mode)
 
 
 def _raw_mode(opened: Any) -> str:

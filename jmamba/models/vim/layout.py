@@ -1,11 +1,14 @@
 """Configurations of Vision Mamba: written ones, and those read off the tensors."""
 
 import math
+import reprlib
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
 from jmamba.files.errors import CheckpointError
+from jmamba.files.untrusted import reading
+from jmamba.layers.fields import check_field
 from jmamba.models.architecture import write_fields
 from jmamba.models.vim.config import DIVIDE_FLAGS, VimConfig
 
@@ -57,7 +60,7 @@ def _names(labels: Any) -> tuple[str, ...]:
             '"id2label" must map "0", "1", ... to the names of the classes, '
             f"but is {str(labels)[:80]}."
         )
-    return tuple(str(labels[str(i)]) for i in range(len(labels)))
+    return tuple(labels[str(i)] for i in range(len(labels)))
 
 
 def infer_config(
@@ -97,6 +100,18 @@ def infer_config(
       >>> config.stride, config.class_position()
       (8, 364)
     """
+    with reading(
+        where, "is no checkpoint of a Vision Mamba", "give its config.json too"
+    ):
+        return _infer(shapes, args, where, dict(changes or {}))
+
+
+def _infer(
+    shapes: Mapping[str, tuple[int, ...]],
+    args: Namespace | None,
+    where: str,
+    known: dict[str, Any],
+) -> VimConfig:
     ranks = {
         "pos_embed": 3,
         "patch_embed.proj.weight": 4,
@@ -115,7 +130,6 @@ def infer_config(
     d_model, colours, patch, _ = shapes["patch_embed.proj.weight"]
     has_class = "cls_token" in shapes
     options = vars(args) if args is not None else {}
-    known = dict(changes or {})
     d_inner, d_state = shapes["layers.0.mixer.A_log"]
     fields = {
         "d_model": d_model,
@@ -153,8 +167,13 @@ def _class_token(name: object, where: str, *, has_class: bool) -> str:
         return "none"
     if name is None:
         return "middle"
+    if not isinstance(name, str):
+        raise CheckpointError(
+            f"{where} says that its model is called {reprlib.repr(name)}, which is no "
+            "text."
+        )
     for part, place in _PLACES.items():
-        if part in str(name) and place != "none":
+        if part in name and place != "none":
             return place
     raise CheckpointError(
         f"{where} is of a model called {name!r}, which does not say where its class "
@@ -175,8 +194,8 @@ def _side(patches: int, where: str) -> int:
 
 def _grid(side: int, patch: int, image_size: object, where: str) -> dict[str, int]:
     """Return image size and stride that make a grid of the given side."""
-    if isinstance(image_size, int):
-        size = image_size
+    if image_size is not None:
+        size = check_field(VimConfig, "image_size", image_size, "input_size")
     else:
         gap = RELEASED_IMAGE_SIZE - patch
         fits = side > 1 and 0 <= gap and gap % (side - 1) == 0

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from jmamba.files.errors import FileError
+
 DEPTHS = (1, 8, 10, 12, 14, 16)
 """Bits per pixel that cameras and scanners deliver, whatever file they are put in."""
 
@@ -64,7 +66,7 @@ def level_range(values: np.ndarray, what: str = "The picture") -> tuple[float, f
     """
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
-        raise ValueError(f"{what} holds numbers that are not finite; fill them in.")
+        raise FileError(f"{what} holds numbers that are not finite; fill them in.")
     if values.dtype.kind == "f":
         return min(low, 0.0), max(high, 1.0)
     fitting = [2.0**bits - 1 for bits in DEPTHS if high < 2**bits]
@@ -89,7 +91,7 @@ def check_depth(picture: Any, raw_mode: str, what: str) -> None:
         return
     brightest = np.asarray(picture.convert("RGB")).max()
     if brightest < DARKEST:
-        raise ValueError(
+        raise FileError(
             f"{what} has 16 bits per colour but colours of at most "
             f"{256 * int(brightest) + 255} of {WORD}, which would look black. Save it "
             "with 8 bits per colour, its own white at 255."

@@ -1,0 +1,159 @@
+"""One small checkpoint, picture or tokenizer in every layout that is read."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flax import nnx
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from jmamba import MambaConfig, MambaLM, Vim, VimConfig
+from jmamba.checkpoints import load_orbax, load_tokenizer, save_orbax
+from jmamba.files.checksums import compare_checksums
+from jmamba.models.vim.images import preprocess
+
+SIZES: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "num_layers": 2}
+SIZES |= {"d_state": 2}
+VIM_SIZES: dict[str, Any] = {
+    "d_model": 8,
+    "num_layers": 2,
+    "d_state": 2,
+    "num_classes": 3,
+}
+VIM_SIZES |= {"image_size": 16, "patch_size": 8, "image_channels": 3}
+
+
+def language_model() -> MambaLM:
+    return MambaLM(MambaConfig(**SIZES), rngs=nnx.Rngs(0))
+
+
+def vision_model() -> Vim:
+    return Vim(VimConfig(**VIM_SIZES), rngs=nnx.Rngs(0))
+
+
+def torch_tensors(folder: Path) -> dict:
+    """Return the tensors of a folder as torch has them, and remove their file."""
+    file = folder / "model.safetensors"
+    tensors = {k: torch.from_numpy(v) for k, v in load_file(file).items()}
+    file.unlink()
+    return tensors
+
+
+def write_single(folder: Path) -> None:
+    language_model().save_pretrained(folder)
+
+
+def write_sharded(folder: Path) -> None:
+    language_model().save_pretrained(folder, shard_bytes=2000)
+
+
+def write_zip(folder: Path) -> None:
+    write_single(folder)
+    torch.save(torch_tensors(folder), folder / "pytorch_model.bin")
+
+
+def write_legacy(folder: Path) -> None:
+    write_single(folder)
+    file = folder / "pytorch_model.bin"
+    tensors = torch_tensors(folder)
+    torch.save(tensors, file, _use_new_zipfile_serialization=False)
+
+
+def write_state_spaces(folder: Path) -> None:
+    write_single(folder)
+    tensors = torch_tensors(folder)
+    key = "backbone.embeddings.weight"
+    tensors["backbone.embedding.weight"] = tensors.pop(key)
+    torch.save(tensors, folder / "pytorch_model.bin")
+    config = {"d_model": 8, "n_layer": 2, "vocab_size": 16, "ssm_cfg": {"d_state": 2}}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def write_vim(folder: Path) -> None:
+    vision_model().save_pretrained(folder)
+
+
+def write_vim_training(folder: Path) -> None:
+    write_vim(folder)
+    args = argparse.Namespace(model="vim_midclstok", input_size=16)
+    content = {"model": torch_tensors(folder), "epoch": 3, "args": args}
+    (folder / "config.json").unlink()
+    torch.save(content, folder / "vim.pth")
+
+
+def write_orbax_folder(folder: Path) -> None:
+    save_orbax(language_model(), folder)
+
+
+def write_adapter(folder: Path) -> None:
+    write_single(folder / "base")
+    path = "base_model.model.backbone.layers.0.mixer.in_proj.lora_"
+    A, B = np.ones((2, 8), np.float32), np.ones((32, 2), np.float32)
+    tensors = {f"{path}A.weight": A, f"{path}B.weight": B}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "alpha_pattern": {"a": 2}}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+def write_tokenizer(folder: Path) -> None:
+    folder.mkdir()
+    words = {"<end>": 0, "a": 1, "b": 2}
+    end = {"id": 0, "content": "<end>", "single_word": False, "lstrip": False}
+    end |= {"rstrip": False, "normalized": False, "special": True}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [end],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+        "post_processor": {"type": "ByteLevel", "trim_offsets": True},
+        "model": {"type": "BPE", "vocab": words, "merges": []},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<end>"}')
+    (folder / "config.json").write_text('{"model_type": "mamba", "vocab_size": 3}')
+    (folder / "generation_config.json").write_text('{"eos_token_id": [0, 1]}')
+
+
+def write_pictures(folder: Path) -> None:
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3)).astype(np.uint8)
+    picture = Image.fromarray(pixels)
+    for ending in ("png", "jpg", "gif", "tiff", "bmp", "webp", "ppm", "tga", "ico"):
+        picture.save(folder / f"picture.{ending}")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 200).save(folder / "deep.png")
+    picture.save(folder / "vector.eps")
+
+
+def read_pictures(folder: Path) -> None:
+    """Read the one picture that a mutation left its mark on."""
+    changed = max(folder.iterdir(), key=lambda file: file.lstat().st_mtime_ns)
+    preprocess(changed, crop=8)
+
+
+def read_tokenizer(folder: Path) -> None:
+    tokenizer = load_tokenizer(folder)
+    tokenizer.pieces(tokenizer.encode("ab"))
+
+
+LAYOUTS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
+    "safetensors": (write_single, MambaLM.from_pretrained),
+    "shards": (write_sharded, MambaLM.from_pretrained),
+    "zip": (write_zip, MambaLM.from_pretrained),
+    "legacy": (write_legacy, MambaLM.from_pretrained),
+    "state-spaces": (write_state_spaces, MambaLM.from_pretrained),
+    "vim": (write_vim, Vim.from_pretrained),
+    "vim-training": (write_vim_training, Vim.from_pretrained),
+    "orbax": (write_orbax_folder, load_orbax),
+    "adapter": (
+        write_adapter,
+        lambda folder: MambaLM.from_pretrained(folder, base=folder / "base"),
+    ),
+    "tokenizer": (write_tokenizer, read_tokenizer),
+    "pictures": (write_pictures, read_pictures),
+    "checksums": (write_single, compare_checksums),
+}
+"""Name -> how a folder is written, and read."""
