@@ -192,15 +192,15 @@ def _run_steps(states, state, draw, config, step_of, report) -> TrainState:
             with hold_interrupts():
                 state, value = step_of(state, batch)
                 value = float(value)
-            if not math.isfinite(value):
-                raise FloatingPointError(_broken_loss(value, step, config, states))
+                if not math.isfinite(value):
+                    raise FloatingPointError(_broken_loss(value, step, config, states))
             report(StepReport(step + 1, value))
             with hold_interrupts():
                 states.save(state, step + 1, last=step + 1 == config.steps)
     except KeyboardInterrupt:
-        step = int(state.step)
-        if step > 0:
-            states.save(state, step, last=True)
+        is_whole = not state.step.is_deleted()  # it is not after a second Ctrl-C
+        if is_whole and int(state.step) > 0:
+            states.save(state, int(state.step), last=True)
         raise
     return state
 
