@@ -133,7 +133,7 @@ class Workbench:
         found = _read_part(path)
         if not _is_measured(found):
             raise ValueError(
-                f"{path} holds no finite numbers; delete it to measure them again."
+                f"{path} holds what are no numbers; delete it to measure them again."
             )
         return found
 
@@ -230,12 +230,12 @@ def _read_part(path: Path) -> Any:
 
 
 def _is_measured(found: Any) -> bool:
-    """Say whether all that a part holds are finite numbers, by name or in lists."""
+    """Say whether all that a part holds are numbers, by name or in lists."""
     if isinstance(found, dict):
         return all(map(_is_measured, found.values()))
     if isinstance(found, list):
         return all(map(_is_measured, found))
-    return isinstance(found, int | float) and abs(found) < float("inf")
+    return isinstance(found, int | float)
 
 
 def _difference(found: dict, wanted: dict) -> str:
