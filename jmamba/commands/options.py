@@ -15,7 +15,7 @@ MOST = 10**7
 """Most of anything that is counted: tokens, probes, exponents."""
 
 
-def parse_path(text: str) -> Path:
+def parse_path(text: str | Path) -> Path:
     """Return a path that was typed, ~ replaced.
 
     Raises:
@@ -26,7 +26,7 @@ def parse_path(text: str) -> Path:
         path.exists()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"{text[:60]!r} cannot be a path: {why}.") from error
+        raise ValueError(f"{str(text)[:60]!r} cannot be a path: {why}.") from error
     return path
 
 
