@@ -24,7 +24,7 @@ from jmamba.training.card import Result, write_card
 from jmamba.training.data import check_windows, read_bytes, split_bytes
 from jmamba.training.loop import StepReport, TrainConfig, new_model, train
 from jmamba.training.losses import LOSSES, LossLog
-from jmamba.training.memory import check_memory
+from jmamba.training.memory import check_training_memory
 from jmamba.training.states import read_run_settings
 
 STATE, EXACT, MODEL = "state", "model-float32", "model"
@@ -113,7 +113,7 @@ def train_command(
     )
     check_dtype(dtype)
     check_out(out, extend=extend)
-    check_memory(config, settings)
+    check_training_memory(config, settings)
     splits = split_bytes(read_bytes(data))
     check_windows(len(splits.train), length)
     bytes_per_stream(len(splits.test))

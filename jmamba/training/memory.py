@@ -30,7 +30,7 @@ def training_bytes(config: MambaConfig, settings: TrainConfig) -> int:
     return 4 * (4 * weights + values)
 
 
-def check_memory(config: MambaConfig, settings: TrainConfig) -> None:
+def check_training_memory(config: MambaConfig, settings: TrainConfig) -> None:
     """Raise if a model cannot be trained in the memory there is.
 
     Raises:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 LIMITS = {
     "jmamba.attention.matrices.hidden_attention": 15,
     "jmamba.attention.relevance.lrp": 25,
-    "jmamba.commands.explain_text": 112,  # every method of explanation among them
+    "jmamba.commands.explain_text": 113,  # every method of explanation among them
 }
 """Module -> most files that its imports reach, itself included."""
 
