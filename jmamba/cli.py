@@ -1,17 +1,33 @@
 """The command line: finds a command, runs it, and says what went wrong."""
 
 import importlib
+import io
 import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 import typer.core
 import typer.main
 
-INTERRUPTED = 130
+from jmamba.commands.signals import (
+    INTERRUPTED,
+    TERMINATED,
+    Terminated,
+    catch_termination,
+)
+
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # type: ignore[assignment]
+"""What typer raises of options; it is click's, or a copy of its own."""
+
+MISTAKES = (
+    *(ValueError, TypeError, ArithmeticError, OSError, MemoryError),
+    UsageError,
+)
+"""What a user's mistake raises."""
+
 LATER = {
     "explain": (
         "jmamba.commands.explain:explain_command",
@@ -79,20 +95,26 @@ class Commands(typer.core.TyperGroup):
         """Run a command; a user's mistake exits with 2, Ctrl-C with 130."""
         debug = ctx.params.get("debug")
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), catch_termination():
                 warnings.showwarning = _notes()
                 return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            _complain("Interrupted; nothing half-written is left.")
-            raise typer.Exit(INTERRUPTED) from error
+            _complain(f"Interrupted; {f'{error}' or 'nothing half-written is left.'}")
+            is_ended = isinstance(error, Terminated)
+            raise typer.Exit(TERMINATED if is_ended else INTERRUPTED) from error
         except typer.Exit as error:
             if debug and error.__cause__ is not None:
                 raise error.__cause__ from None
             raise
-        except (ValueError, TypeError, ArithmeticError, OSError, MemoryError) as error:
+        except MISTAKES as error:
             if debug or isinstance(error, BrokenPipeError):  # `| head` is no mistake
                 raise
-            _complain(f"{error}" or type(error).__name__)
+            _complain(_explain_error(error))
+            raise typer.Exit(2) from error
+        except RuntimeError as error:
+            if debug or "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            _complain(f"The memory does not suffice: {str(error).splitlines()[0]}")
             raise typer.Exit(2) from error
 
 
@@ -132,6 +154,18 @@ def _complain(message: str) -> None:
     sys.stderr.write(f"{message}\n")
 
 
+def _explain_error(error: BaseException) -> str:
+    """Return what an error says, in one paragraph."""
+    if isinstance(error, UsageError):
+        ctx = getattr(error, "ctx", None)
+        command = "jmamba" if ctx is None else ctx.command_path
+        return f"{error.format_message()} See {command} --help."
+    if isinstance(error, OSError) and error.strerror:
+        name = f"{error.filename}: " if error.filename else ""
+        return f"{name}{error.strerror}."
+    return f"{error}" or type(error).__name__
+
+
 def _notes() -> Callable[..., None]:
     """Return what shows a warning as a note, each once and without its line of code."""
     said: set[str] = set()
@@ -146,13 +180,23 @@ def _notes() -> Callable[..., None]:
 
 def main() -> None:
     """Run the command line."""
+    sys.stdout, sys.stderr = _usable(sys.stdout), _usable(sys.stderr)
     try:
         app()
     except SystemExit as ended:
-        if ended.code == INTERRUPTED:
+        if ended.code in (INTERRUPTED, TERMINATED):
             # XLA may still be at work in other threads, which tearing down the
             # interpreter below them crashes.
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(INTERRUPTED)
+            os._exit(ended.code)
         raise
+
+
+def _usable(stream: TextIO | None) -> TextIO:
+    """Return a stream that takes any text: one that is closed drops it all."""
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="replace")  # a terminal may know ASCII only
+    return stream

@@ -15,7 +15,7 @@ from jmamba.checkpoints.verification import (
 )
 from jmamba.files.adapters import find_place
 from jmamba.files.checksums import compare_checksums, write_checksums
-from jmamba.files.dtypes import main_dtype
+from jmamba.files.dtypes import check_dtype, main_dtype
 from jmamba.files.errors import CheckpointError
 from jmamba.files.filling import ByteProgress
 from jmamba.files.folders import check_destination, new_folder
@@ -121,6 +121,7 @@ def convert(
     if format not in FORMATS:
         raise ValueError(f"format must be {' or '.join(FORMATS)}, but is {format!r}.")
     check_part(part)
+    check_dtype(dtype)
     check_destination(destination, overwrite=overwrite)
     start = time.perf_counter()
     place, adapter = find_place(source, _released(), revision=revision, base=base)

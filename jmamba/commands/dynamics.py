@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from jmamba.commands.options import (
+    MOST,
     Dtype,
     File,
     Model,
@@ -14,9 +15,11 @@ from jmamba.commands.options import (
     Revision,
     Text,
     load_text_model,
+    parse_path,
 )
 from jmamba.commands.reading import read_text
 from jmamba.commands.stages import stages
+from jmamba.files.dtypes import check_dtype
 
 
 def dynamics_command(
@@ -25,17 +28,20 @@ def dynamics_command(
     model: Model = None,
     revision: Revision = None,
     dtype: Dtype = None,
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path(
-        "jmamba-dynamics"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder to write.", parser=parse_path, metavar="PATH")
+    ] = Path("jmamba-dynamics"),
     overwrite: Overwrite = False,
-    exponents: Annotated[int, typer.Option(help="How many exponents over depth.")] = 8,
+    exponents: Annotated[
+        int, typer.Option(help="How many exponents over depth.", min=1, max=MOST)
+    ] = 8,
 ) -> None:
     """Show how the tokens of a text move from layer to layer.
 
     Prints what the theory of token dynamics asks of each layer and writes a folder
     with a page, pictures and arrays.
     """
+    check_dtype(dtype)
     text = read_text(text, file)
     with stages() as show:
         show("loading the model", 0, 1)

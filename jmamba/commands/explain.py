@@ -7,12 +7,15 @@ import typer
 
 from jmamba.attention import METHODS, PRESETS
 from jmamba.commands.options import (
+    MOST,
     Dtype,
     Model,
     Overwrite,
     Revision,
+    parse_path,
 )
 from jmamba.commands.reading import find_picture, parse_layers, read_text
+from jmamba.files.dtypes import check_dtype
 from jmamba.report.choices import DEFAULT_METHOD
 
 TEXTS, IMAGES = "Options for texts", "Options for images"
@@ -28,23 +31,37 @@ def explain_command(
         ),
     ] = None,
     image: Annotated[
-        Path | None, typer.Option(help="A picture, whatever its file is called.")
+        Path | None,
+        typer.Option(
+            help="A picture, whatever its file is called.",
+            parser=parse_path,
+            metavar="PATH",
+        ),
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option(help="Read the text from a UTF-8 file.", rich_help_panel=TEXTS),
+        typer.Option(
+            help="Read the text from a UTF-8 file.",
+            rich_help_panel=TEXTS,
+            parser=parse_path,
+            metavar="PATH",
+        ),
     ] = None,
     model: Model = None,
     revision: Revision = None,
     dtype: Dtype = None,
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("jmamba-out"),
+    out: Annotated[
+        Path, typer.Option(help="Folder to write.", parser=parse_path, metavar="PATH")
+    ] = Path("jmamba-out"),
     overwrite: Overwrite = False,
     layers: Annotated[
         str | None, typer.Option(help="Layers to draw large, such as 3,6,-1.")
     ] = None,
     top: Annotated[
         int | None,
-        typer.Option(help="How many predictions: 8 tokens or 5 classes if left out."),
+        typer.Option(
+            help="How many predictions: 8 tokens or 5 classes if left out.", max=MOST
+        ),
     ] = None,
     matrices: Annotated[
         bool | None,
@@ -96,13 +113,19 @@ def explain_command(
     probes: Annotated[
         int | None,
         typer.Option(
-            help="Random directions per token for the Jacobian.", rich_help_panel=TEXTS
+            help="Random directions per token for the Jacobian.",
+            rich_help_panel=TEXTS,
+            min=1,
+            max=MOST,
         ),
     ] = None,
     max_tokens: Annotated[
         int | None,
         typer.Option(
-            help="Longest text for --matrices; 512 if left out.", rich_help_panel=TEXTS
+            help="Longest text for --matrices; 512 if left out.",
+            rich_help_panel=TEXTS,
+            min=1,
+            max=MOST,
         ),
     ] = None,
     open_page: Annotated[
@@ -113,6 +136,7 @@ def explain_command(
 
     Prints the prediction and writes a folder with a page, pictures and arrays.
     """
+    check_dtype(dtype)
     picture = find_picture(text, image)
     of_texts = _given(jacobian=jacobian, probes=probes, max_tokens=max_tokens)
     of_images = _given(crop=crop)

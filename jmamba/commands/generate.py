@@ -7,6 +7,8 @@ import typer
 
 from jmamba.commands.continuation import print_continuation
 from jmamba.commands.options import (
+    LARGEST_SEED,
+    MOST,
     Dtype,
     File,
     Model,
@@ -15,6 +17,7 @@ from jmamba.commands.options import (
 )
 from jmamba.commands.reading import read_text
 from jmamba.commands.stages import stages
+from jmamba.files.dtypes import check_dtype
 from jmamba.generation.sampling import Sampling
 from jmamba.report.labels import visible
 
@@ -27,7 +30,9 @@ def generate_command(
     model: Model = None,
     revision: Revision = None,
     dtype: Dtype = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Most tokens to add.")] = 200,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Most tokens to add.", min=1, max=MOST)
+    ] = 200,
     temperature: Annotated[
         float, typer.Option(help="0 takes the likeliest token, 1 draws as it is.")
     ] = 0.0,
@@ -47,13 +52,16 @@ def generate_command(
         list[str] | None,
         typer.Option(help="End at this text, which is not shown; may be repeated."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the draws.", min=0, max=LARGEST_SEED)
+    ] = 0,
 ) -> None:
     """Continue a text, printing it as it is made."""
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    check_dtype(dtype)
     prompt = read_text(prompt, file)
     with stages() as show:
         show("loading the model", 0, 1)
-        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         language_model, tokenizer, _ = load_text_model(model, revision, dtype)
     speed = print_continuation(
         language_model,

@@ -5,6 +5,31 @@ from typing import Annotated, Any
 
 import typer
 
+from jmamba.files.dtypes import check_dtype
+from jmamba.files.exchange import expand_user
+
+LARGEST_SEED = 2**32 - 1
+"""What jax makes keys of."""
+
+MOST = 10**7
+"""Most of anything that is counted: tokens, probes, exponents."""
+
+
+def parse_path(text: str | Path) -> Path:
+    """Return a path that was typed, ~ replaced.
+
+    Raises:
+      ValueError: it is no path that a system could have.
+    """
+    path = expand_user(text)
+    try:
+        path.exists()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"{str(text)[:60]!r} cannot be a path: {why}.") from error
+    return path
+
+
 Model = Annotated[
     str | None,
     typer.Option(help="Checkpoint folder or Hub id; the embedded model if left out."),
@@ -13,7 +38,12 @@ Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the
 Dtype = Annotated[
     str | None, typer.Option(help="float32 (if left out), bfloat16 or float16.")
 ]
-File = Annotated[Path | None, typer.Option(help="Read the text from a UTF-8 file.")]
+File = Annotated[
+    Path | None,
+    typer.Option(
+        help="Read the text from a UTF-8 file.", parser=parse_path, metavar="PATH"
+    ),
+]
 Text = Annotated[str | None, typer.Argument(help='The text; "-" reads standard input.')]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Write into a folder of other files.")
@@ -28,6 +58,7 @@ def load_text_model(
     Raises:
       ValueError: a revision is given without a model, or as `from_pretrained` says.
     """
+    check_dtype(dtype)
     if model is None:
         check_revision(revision)
         from jmamba.embedded.text import load_embedded

@@ -31,9 +31,9 @@ def read_text(text: str | None, file: Path | None) -> str:
                 f"{text!r} is the name of a picture, but this command reads texts. "
                 + _as_text(text, "dynamics")
             )
-        return text
+        return _whole(text)
     source = "Standard input" if file is None else str(file)
-    data = sys.stdin.buffer.read() if file is None else file.read_bytes()
+    data = _read_input() if file is None else _read_file(file)
     try:
         found = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -43,6 +43,38 @@ def read_text(text: str | None, file: Path | None) -> str:
             "iconv -f LATIN1 -t UTF-8."
         ) from error
     return found.removesuffix("\n").removesuffix("\r")
+
+
+def _whole(text: str) -> str:
+    """Return a text that was typed, or raise if it cannot be written as UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"The text is not UTF-8 at character {error.start}. Give it in a UTF-8 "
+            "terminal, or as a file with --file."
+        ) from error
+    return text
+
+
+def _read_input() -> bytes:
+    if sys.stdin is None or sys.stdin.closed:
+        raise ValueError(
+            "Standard input is closed, so there is no text to read. Give the text "
+            "itself, or a file with --file."
+        )
+    return sys.stdin.buffer.read()
+
+
+def _read_file(file: Path) -> bytes:
+    if not file.exists():
+        raise ValueError(f"There is no file {file}; check the name given to --file.")
+    if not file.is_file():
+        raise ValueError(f"{file} is no file with text; give one to --file.")
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}.") from error
 
 
 def find_picture(argument: str | None, image: Path | None) -> Path | None:

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
+from jmamba.commands.options import parse_path
+from jmamba.commands.signals import resumable
 from jmamba.commands.stages import stages
 from jmamba.recipes.registry import RECIPES, load_recipe
 from jmamba.recipes.workbench import Workbench
@@ -21,10 +23,18 @@ def reproduce_command(
         str | None, typer.Argument(help="The recipe; none lists them all.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write; jmamba-NAME if left out.")
+        Path | None,
+        typer.Option(
+            help="Folder to write; jmamba-NAME if left out.",
+            parser=parse_path,
+            metavar="PATH",
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder with the data sets.")
+        Path | None,
+        typer.Option(
+            help="Folder with the data sets.", parser=parse_path, metavar="PATH"
+        ),
     ] = None,
     size: Annotated[str, typer.Option(help="quick, cpu or large.")] = "cpu",
     change: Annotated[
@@ -56,8 +66,9 @@ def reproduce_command(
             show=show,
             command=shlex.join(command),
         )
-        recipe.run(config, bench)
-        path = bench.finish()
+        with resumable():
+            recipe.run(config, bench)
+            path = bench.finish()
     _print_results(path.read_text(encoding="utf-8"), console)
     console.print(f"All of it is in {path.parent}.", soft_wrap=True)
 
@@ -101,15 +112,29 @@ def _fields(config):
 
 
 def _parse(key: str, text: str, old: Any) -> Any:
-    """Read a value of the type that the field had."""
+    """Read a value of the type, and in the range, that the field had."""
     try:
         value: Any = text if isinstance(old, str) else json.loads(text)
         value = tuple(value) if isinstance(old, tuple) else value
         value = float(value) if isinstance(old, float) else value
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
         value = error
-    if type(value) is not type(old):
+    if not _is_like(value, old):
         raise ValueError(
             f"--set {key}={text}: give a value like the present one, {old!r}."
         )
     return value
+
+
+def _is_like(value: Any, old: Any) -> bool:
+    """Say whether a value can be in the place of another."""
+    if type(value) is not type(old):
+        return False
+    if isinstance(old, tuple):
+        is_empty = bool(old) and not value
+        twice = len({repr(one) for one in value}) < len(value)
+        return not (is_empty or twice) and all(_is_like(v, old[0]) for v in value)
+    if isinstance(old, bool) or not isinstance(old, int | float):
+        return True
+    least = 1 if isinstance(old, int) and old > 0 else 0
+    return least <= value < 2**31  # nor NaN

@@ -2,18 +2,25 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from jmamba.files.exchange import expand_user
 
 FORMAT = 1
 """Version of the file's layout."""
 
 _START = b'{"records": '
 """What every file of records begins with: no other is ever cut or thrown away."""
+
+
+_LOGGER = logging.getLogger("jmamba")
 
 
 class Measurements(NamedTuple):
@@ -52,11 +59,12 @@ class RecordFile:
         *,
         restart: bool = False,
     ):
-        self.path = None if path is None else Path(path).expanduser()
+        self.path = None if path is None else Path(path)
         self.found: dict[str, dict[str, dict[str, Any]]] = {}
         text = _canonical(settings)
         if self.path is None:
             return
+        self.path = expand_user(self.path)
         lines = _read_lines(self.path, repair=True)
         if restart and lines:
             self.path.unlink()
@@ -103,10 +111,16 @@ class RecordFile:
     def _write(self, lines: list[dict]) -> None:
         assert self.path is not None
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-        with self.path.open("ab") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("ab") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:  # half a block must not stand before the next one
+            with suppress(OSError):
+                os.truncate(self.path, size)
+            raise
 
 
 def read_records(path: str | Path) -> dict[str, Measurements]:
@@ -115,7 +129,7 @@ def read_records(path: str | Path) -> dict[str, Measurements]:
     Raises:
       ValueError: there is no such file, or it is not one of records.
     """
-    path = Path(path).expanduser()
+    path = expand_user(path)
     lines = _read_lines(path, repair=False)
     if not lines:
         raise ValueError(f"There are no records in {path}; run evaluate first.")
@@ -152,22 +166,30 @@ def _canonical(settings: Mapping[str, Any]) -> str:
 
 def _read_lines(path: Path, *, repair: bool) -> list[dict]:
     """Return all whole lines, and cut a last one that is not whole off the file."""
+    if not path.exists():
+        return []
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; give one that evaluate wrote.")
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
-        return []
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
     if content[: len(_START)] != _START[: len(content)]:
         raise ValueError(
             f"{path} is no file of records; give one that evaluate wrote, or a new one."
         )
     whole = content.rfind(b"\n") + 1
-    if repair and whole < len(content):
-        os.truncate(path, whole)
+    if whole < len(content):
+        _LOGGER.warning(
+            "The last line of %s was not written to its end, and is left out.", path
+        )
+        if repair:
+            os.truncate(path, whole)
     lines = []
     for number, line in enumerate(content[:whole].splitlines(), start=1):
         try:
             parsed = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"Line {number} of {path} is no JSON ({error}); delete that line, or "
                 "give another path."
@@ -200,10 +222,34 @@ def _check_settings(path: Path, head: dict, wanted: dict) -> None:
 def _collect(path: Path, lines: list[dict]) -> dict[str, dict[str, dict[str, Any]]]:
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for number, line in enumerate(lines, start=2):
-        if not {"method", "sample", "values"} <= line.keys():
+        method, sample, values = map(line.get, ("method", "sample", "values"))
+        if not isinstance(method, str) or not isinstance(sample, str):
             raise ValueError(f"Line {number} of {path} is no record; delete it.")
-        found.setdefault(line["method"], {})[line["sample"]] = line["values"]
+        there = found.setdefault(method, {})
+        earlier = next(iter(there.values()), values)
+        if _shapes(values) is None or _shapes(values) != _shapes(earlier):
+            raise ValueError(
+                f"Line {number} of {path} holds no measurements like the others': "
+                f"finite numbers, or lists of them, by name. Delete it."
+            )
+        there[sample] = values
     return found
+
+
+def _shapes(values: Any) -> dict[str, tuple[int, ...]] | None:
+    """Return the shape of each measurement, None if they are not finite numbers."""
+    if not isinstance(values, dict):
+        return None
+    shapes = {}
+    for name, value in values.items():
+        try:
+            array = np.asarray(value)
+        except (ValueError, OverflowError, RecursionError):  # lists of several lengths
+            return None
+        if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+            return None
+        shapes[name] = array.shape
+    return shapes
 
 
 def _rows(method: str, names: Sequence[str], values: Mapping[str, Any]) -> list[dict]:

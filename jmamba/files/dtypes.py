@@ -32,6 +32,21 @@ def choose_dtypes(dtype, param_dtype, stored: str) -> tuple[np.dtype, np.dtype]:
     return compute, compute if param_dtype is None else _parse(param_dtype, stored)
 
 
+def check_dtype(dtype) -> None:
+    """Raise unless weights can be stored or computed with in a dtype.
+
+    Args:
+      dtype: what was asked for; "auto" and None are fine.
+
+    Raises:
+      ValueError: it is no floating dtype, or float64 while jax_enable_x64 is off.
+
+    Examples:
+      >>> check_dtype("bfloat16")
+    """
+    choose_dtypes(dtype, None, "float32")
+
+
 def _parse(dtype, stored: str) -> np.dtype:
     try:
         found = jnp.dtype(

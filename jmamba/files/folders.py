@@ -1,19 +1,19 @@
 """Folders of checkpoints: what is in them, and new ones that are never half there.
 
-A new folder is written beside its place, then renamed.
+A new folder is written beside its place, then exchanged with what is there.
 """
 
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from jmamba.files.errors import CheckpointError
+from jmamba.files.exchange import expand_user, is_hidden, put_in_place, recover
 
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER = "tokenizer.json"
@@ -95,25 +95,25 @@ def new_folder(destination: str | os.PathLike, *, overwrite: bool) -> Iterator[P
     Raises:
       CheckpointError: the destination exists and may not be overwritten.
     """
-    destination = Path(destination).expanduser().absolute()
+    destination = expand_user(destination).absolute()
     check_destination(destination, overwrite=overwrite)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    name = f".{destination.name}."
-    partial = Path(tempfile.mkdtemp(".partial", name, destination.parent))
-    try:
-        folder = partial / "new"  # mkdtemp's own is closed to other users
+    with put_in_place(destination) as folder:
         folder.mkdir()
         yield folder
-        _keep_others(destination, folder)
-        _replace(destination, folder, partial / "old")
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        keep_others(destination, folder, is_of_checkpoint)
 
 
-def _keep_others(old: Path, new: Path) -> None:
-    """Give a new folder what an old one holds beside its checkpoint."""
+def keep_others(old: Path, new: Path, is_ours: Callable[[str], bool]) -> None:
+    """Give a new folder what an old one holds beside what is written anew.
+
+    Args:
+      old: the folder that is replaced, if it is there.
+      new: the one that takes its place.
+      is_ours: says of a name whether it is written anew.
+    """
     for path in old.iterdir() if old.is_dir() else ():
-        if is_of_checkpoint(path.name) or (new / path.name).exists():
+        is_new = (new / path.name).exists() or is_hidden(path.name)
+        if is_new or is_ours(path.name):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.copytree(path, new / path.name, True, copy_function=_link)
@@ -129,18 +129,6 @@ def _link(old: str | os.PathLike, new: str | os.PathLike) -> None:
         shutil.copy2(old, new, follow_symlinks=False)
 
 
-def _replace(destination: Path, new: Path, aside: Path) -> None:
-    """Put a folder in another's place, which is put back if that fails."""
-    try:
-        if destination.exists():
-            os.replace(destination, aside)
-        os.replace(new, destination)
-    except BaseException:
-        if aside.exists() and not destination.exists():
-            os.replace(aside, destination)
-        raise
-
-
 def check_destination(destination: str | os.PathLike, *, overwrite: bool) -> None:
     """Raise if a checkpoint may not be written to a folder.
 
@@ -150,13 +138,20 @@ def check_destination(destination: str | os.PathLike, *, overwrite: bool) -> Non
     Raises:
       CheckpointError: it may not.
     """
-    destination = Path(destination).expanduser()
-    if not destination.exists():
+    destination = expand_user(destination)
+    try:
+        recover(Path(os.path.realpath(destination)))
+        there = destination.exists()
+    except OSError as error:
+        raise _unwritable(destination, error.strerror) from error
+    if not there:
+        check_writable(destination)
         return
     if not destination.is_dir():
         raise CheckpointError(
             f"{destination} is a file; give the name of a folder to write."
         )
+    check_writable(destination)
     if not any(destination.iterdir()):
         return
     if not overwrite:
@@ -169,3 +164,23 @@ def check_destination(destination: str | os.PathLike, *, overwrite: bool) -> Non
             f"{destination} is not empty and holds no checkpoint (no config.json), so "
             "it is not overwritten. Choose another folder."
         )
+
+
+def check_writable(path: Path) -> None:
+    """Raise unless a file or folder may be made, or made anew, where a path says.
+
+    Raises:
+      CheckpointError: the nearest folder that is there cannot be written, or is none.
+    """
+    nearest = path.absolute()
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise _unwritable(path, f"{nearest} is not a writable folder")
+
+
+def _unwritable(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"Cannot write to {path}: {why}. Name another place, on the command line with "
+        "--out."
+    )

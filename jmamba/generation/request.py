@@ -182,10 +182,17 @@ def _stop_tokens(config: Any, stop_tokens: Sequence[int] | None) -> np.ndarray:
 def _check_settings(config: Any, max_new_tokens: Any, sampling: Any, key: Any) -> None:
     """Raise unless the settings fit together and to the vocabulary."""
     is_int = isinstance(max_new_tokens, int | np.integer)
-    if not is_int or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
+    if (
+        not is_int
+        or isinstance(max_new_tokens, bool)
+        or not (
+            1 <= max_new_tokens < 2**31  # steps are counted in int32
+        )
+    ):
         raise ValueError(
-            f"generate: max_new_tokens must be an integer of at least 1, but is "
-            f"{max_new_tokens!r}. For the prompt's logits alone call model(tokens)."
+            f"generate: max_new_tokens must be an integer below 2**31 and at least 1, "
+            f"but is {max_new_tokens!r}. For the prompt's logits alone call "
+            "model(tokens)."
         )
     if not isinstance(sampling, Sampling):
         raise TypeError(

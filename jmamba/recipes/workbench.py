@@ -4,11 +4,15 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from jmamba.files.exchange import expand_user, is_hidden, write_file
+from jmamba.files.folders import check_writable
 from jmamba.report.environment import environment
 from jmamba.training.loop import TrainConfig, fit
+from jmamba.training.losses import LOSSES, LossLog, read_losses
 
 RECIPE, RESULTS = "recipe.json", "results.md"
 
@@ -53,31 +57,48 @@ class Workbench:
         show: Show = _ignore,
         command: str = "",
     ):
-        self.directory, self.name, self.show = Path(directory), name, show
+        self.folder, self.name, self.show = expand_user(directory), name, show
         self.data_folder = None if data is None else Path(data)
         self.command, self.sections = command, []
-        self._claim({"recipe": name, "config": dataclasses.asdict(config)})
+        wanted = {"recipe": name, "config": dataclasses.asdict(config)}
+        self.mark = json.loads(json.dumps(wanted))
+        self._check_folder()
 
-    def _claim(self, wanted: dict) -> None:
-        """Take the folder for one recipe and configuration."""
-        wanted = json.loads(json.dumps(wanted))
-        mark = self.directory / RECIPE
+    def _check_folder(self) -> None:
+        """Raise unless the folder is, or can be, of this recipe and configuration."""
+        mark = self.folder / RECIPE
+        check_writable(self.folder)
         if mark.exists():
-            found = json.loads(mark.read_text(encoding="utf-8"))
-            if found != wanted:
+            found = _read_part(mark)
+            if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
                 raise ValueError(
-                    f"{self.directory} holds results of other settings: "
-                    f"{_difference(found, wanted)}. Name another folder with --out, or "
-                    "give the settings it was made with."
+                    f"{mark} does not say what recipe the folder is of; restore it, or "
+                    "name another folder with --out."
+                )
+            if found != self.mark:
+                raise ValueError(
+                    f"{self.folder} holds results of other settings: "
+                    f"{_difference(found, self.mark)}. Name another folder with --out, "
+                    "or give the settings it was made with."
                 )
             return
-        if self.directory.is_dir() and any(self.directory.iterdir()):
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"{self.folder} is a file; name a folder with --out.")
+        if self.folder.is_dir() and any(
+            not is_hidden(path.name) for path in self.folder.iterdir()
+        ):
             raise ValueError(
-                f"{self.directory} holds files that are no recipe's results; name "
+                f"{self.folder} holds files that are no recipe's results; name "
                 "another folder with --out."
             )
-        self.directory.mkdir(parents=True, exist_ok=True)
-        write_whole(mark, json.dumps(wanted, indent=2) + "\n")
+
+    @property
+    def directory(self) -> Path:
+        """Where everything is kept; it is made when it is first asked for."""
+        if not (self.folder / RECIPE).exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_file(self.folder / RECIPE, json.dumps(self.mark, indent=2) + "\n")
+        return self.folder
 
     def data(self, filename: str) -> Path:
         """Return the path of a data file.
@@ -108,8 +129,13 @@ class Workbench:
         if not path.exists():
             text = json.dumps(compute(), indent=1)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, text + "\n")
-        return json.loads(path.read_text(encoding="utf-8"))
+            write_file(path, text + "\n")
+        found = _read_part(path)
+        if not _is_measured(found):
+            raise ValueError(
+                f"{path} holds what are no numbers; delete it to measure them again."
+            )
+        return found
 
     def train(
         self,
@@ -129,10 +155,10 @@ class Workbench:
         """
         folder = self.directory / "runs" / key
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "losses.csv").open("a", buffering=1) as log:
+        with closing(LossLog(folder / LOSSES)) as log:
 
             def report(step):
-                log.write(f"{step.step},{step.loss:.6f}\n")
+                log.append(step.step, step.loss)
                 self.show(f"training {key}", step.step, config.steps)
 
             return fit(
@@ -144,9 +170,7 @@ class Workbench:
 
         Steps that were repeated after an interruption count once.
         """
-        path = self.directory / "runs" / key / "losses.csv"
-        rows = (line.split(",") for line in path.read_text().splitlines())
-        found = {int(step): float(loss) for step, loss in rows}
+        found = read_losses(self.directory / "runs" / key / LOSSES)
         return [found[step] for step in sorted(found)]
 
     def write_table(
@@ -164,7 +188,7 @@ class Workbench:
         from jmamba.report.folder import draw_png
 
         path = self.directory / f"{name}.png"
-        path.write_bytes(draw_png(figure))
+        write_file(path, draw_png(figure))
         self.sections.append(f"![{caption}]({path.name})\n\n{caption}\n")
 
     def finish(self) -> Path:
@@ -174,7 +198,7 @@ class Workbench:
         facts = ", ".join(f"{key} {value}" for key, value in facts.items())
         head = f"# {self.name}\n\n`{self.command}`\n\n{facts}\n"
         path = self.directory / RESULTS
-        write_whole(path, "\n".join([head, *self.sections]))
+        write_file(path, "\n".join([head, *self.sections]))
         return path
 
 
@@ -195,11 +219,23 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str
     return "\n".join(middle) + "\n"
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file as a whole or not at all."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
+def _read_part(path: Path) -> Any:
+    """Return what a file of JSON holds."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged; restore it, or delete it to make it again."
+        ) from error
+
+
+def _is_measured(found: Any) -> bool:
+    """Say whether all that a part holds are numbers, by name or in lists."""
+    if isinstance(found, dict):
+        return all(map(_is_measured, found.values()))
+    if isinstance(found, list):
+        return all(map(_is_measured, found))
+    return isinstance(found, int | float)
 
 
 def _difference(found: dict, wanted: dict) -> str:

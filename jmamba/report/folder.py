@@ -1,14 +1,11 @@
-"""The folder a report is written to: complete, or not there."""
+"""The folder a report is written to: complete, or as it was."""
 
 import dataclasses
 import io
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from jmamba.files.exchange import expand_user, put_in_place, recover
+from jmamba.files.folders import check_writable, keep_others
 from jmamba.progress import Progress, ignore
 from jmamba.report.plate import Plate
 
@@ -35,9 +34,9 @@ PAGE, ARRAYS, SUMMARY = "index.html", "arrays.npz", "summary.json"
 class Writer:
     """Writes reports of one kind as folders: pictures, page, arrays and summary.
 
-    Everything is made in a hidden folder first and moved when it is complete, so that
-    a failure leaves what was there before. Files that a report did not make are never
-    removed.
+    Everything is made in a hidden folder first, which takes the other's place when it
+    is complete, so that a failure leaves what was there before. Files that a report did
+    not make stay.
 
     Attributes:
       directory: where to, if nothing else is said.
@@ -83,9 +82,10 @@ class Writer:
           ValueError: the directory is a file, holds something else or cannot be
             written.
         """
-        directory = Path(self.directory if directory is None else directory)
+        directory = expand_user(self.directory if directory is None else directory)
         check_directory(directory, overwrite=overwrite)
-        with _beside(directory) as new:
+        with put_in_place(directory) as new:
+            new.mkdir()
             figures = self.draw(report, progress)
             for name, picture in figures.items():
                 (new / f"{name}.png").write_bytes(picture)
@@ -95,7 +95,8 @@ class Writer:
             names = sorted(path.name for path in new.iterdir())
             text = json.dumps(self.summary(report, [*names, SUMMARY]), indent=2)
             (new / SUMMARY).write_text(text + "\n", encoding="utf-8")
-            _move(new, directory)
+            stale = _stale(directory)
+            keep_others(directory, new, stale.__contains__)
         return directory / PAGE
 
 
@@ -105,7 +106,16 @@ def check_directory(directory: Path, *, overwrite: bool = False) -> None:
     Raises:
       ValueError: it is a file, holds something that is no report, or cannot be written.
     """
-    if directory.exists() and not directory.is_dir():
+    directory = expand_user(directory)
+    try:
+        recover(Path(os.path.realpath(directory)))
+        is_file = directory.exists() and not directory.is_dir()
+    except OSError as error:
+        raise ValueError(
+            f"Cannot write to {directory}: {error.strerror}. Name another folder with "
+            "--out."
+        ) from error
+    if is_file:
         raise ValueError(
             f"{directory} is a file, but the report is a folder; name another with "
             "--out."
@@ -116,14 +126,7 @@ def check_directory(directory: Path, *, overwrite: bool = False) -> None:
                 f"{directory} holds files that are not a report of jmamba. Name "
                 "another folder with --out, or write into this one with --overwrite."
             )
-    nearest = directory
-    while not nearest.exists():
-        nearest = nearest.parent
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise ValueError(
-            f"Cannot write to {directory}: {nearest} is not a writable folder. Name "
-            "another with --out."
-        )
+    check_writable(directory)
 
 
 def describe_arrays(report: Any) -> dict[str, dict]:
@@ -144,39 +147,14 @@ def _files_of_report(directory: Path) -> list[str]:
         return []
 
 
-@contextmanager
-def _beside(directory: Path):
-    """Make a hidden folder on the file system of a directory; remove it at the end."""
-    try:
-        parent = directory if directory.is_dir() else directory.parent
-        parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=".jmamba-", dir=parent))
-    except OSError as error:
-        raise ValueError(
-            f"Cannot write to {directory}: {error.strerror}. Name another folder with "
-            "--out."
-        ) from error
-    try:
-        yield new
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+def _stale(directory: Path) -> set[str]:
+    """Return the files of an earlier report, which a new one does not keep.
 
-
-def _move(new: Path, directory: Path) -> None:
-    """Move a complete report into place, the summary last.
-
-    What an earlier report left and this one has not goes, pictures only if they say
-    that they are ours: a summary.json may have been edited.
+    Pictures are among them only if they say that they are ours: a summary.json may have
+    been edited.
     """
     listed = [name for name in _files_of_report(directory) if OURS.fullmatch(name)]
-    stale = {name for name in listed if _is_ours(directory / name)}
-    directory.mkdir(exist_ok=True)
-    paths = sorted(new.iterdir(), key=lambda path: path.name == SUMMARY)
-    for path in paths:
-        os.replace(path, directory / path.name)
-        stale.discard(path.name)
-    for name in stale:
-        (directory / name).unlink(missing_ok=True)
+    return {name for name in listed if _is_ours(directory / name)}
 
 
 def _is_ours(path: Path) -> bool:

@@ -37,11 +37,7 @@ def bits_per_byte(
     Raises:
       ValueError: there are fewer than 2 bytes per stream.
     """
-    per_stream = len(data) // streams
-    if per_stream < 2:
-        raise ValueError(
-            f"{len(data)} bytes are too few for {streams} streams of at least 2 bytes."
-        )
+    per_stream = bytes_per_stream(len(data), streams)
     rows = data[: streams * per_stream].reshape(streams, per_stream).astype(np.int32)
     graphdef, state = nnx.split(model)
     cache, nats, done = model.empty_cache(streams), 0.0, 0
@@ -54,6 +50,23 @@ def bits_per_byte(
         done += streams * (stop - start)
         report(done, total, nats / done / math.log(2))
     return nats / done / math.log(2)
+
+
+def bytes_per_stream(size: int, streams: int = 16) -> int:
+    """Return how many bytes of a text each stream gets.
+
+    Raises:
+      ValueError: there are fewer than 2.
+
+    Examples:
+      >>> bytes_per_stream(100)
+      6
+    """
+    if size // streams < 2:
+        raise ValueError(
+            f"{size} bytes are too few for {streams} streams of at least 2 bytes."
+        )
+    return size // streams
 
 
 @partial(jax.jit, static_argnames="graphdef")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from jmamba.files.exchange import write_file
 from jmamba.models.mamba.config import MambaConfig
 from jmamba.training.loop import TrainConfig
 
@@ -15,11 +16,12 @@ class Result(NamedTuple):
     command: str
     settings: TrainConfig
     bits_per_byte: float
+    earlier_steps: tuple[int, ...] = ()  # for which the run was begun, then extended
 
 
 def write_card(folder: Path, config: MambaConfig, result: Result) -> None:
     """Write README.md beside a model."""
-    folder.joinpath("README.md").write_text(make_card(config, result))
+    write_file(folder / "README.md", make_card(config, result))
 
 
 def make_card(config: MambaConfig, result: Result) -> str:
@@ -35,6 +37,8 @@ def make_card(config: MambaConfig, result: Result) -> str:
     settings = result.settings
     gates = "" if config.definite == "free" else f", gates {config.definite}"
     trained = settings.steps * settings.batch * settings.length
+    earlier = ", then ".join(f"{steps:,}" for steps in result.earlier_steps)
+    begun = f", begun for {earlier} and extended" if earlier else ""
     return f"""# A byte-level Mamba
 
 A Mamba-1 language model whose tokens are the bytes of UTF-8 text.
@@ -44,7 +48,7 @@ A Mamba-1 language model whose tokens are the bytes of UTF-8 text.
 | result | **{result.bits_per_byte:.3f} bits per byte** on the last {result.sizes[1]:,} bytes of {result.data} |
 | layers, width | {config.num_layers} blocks, d_model {config.d_model}, d_inner {config.d_inner}, d_state {config.d_state}{gates} |
 | trained on | {trained:,} bytes drawn from the first {result.sizes[0]:,} bytes of {result.data} |
-| steps | {settings.steps:,} of {settings.batch} sequences of {settings.length} bytes |
+| steps | {settings.steps:,} of {settings.batch} sequences of {settings.length} bytes{begun} |
 | optimizer | AdamW, cosine from {settings.learning_rate:g} after {settings.warmup} warmup steps, weight decay {settings.weight_decay:g} on projections |
 
 ```

@@ -56,6 +56,19 @@ def split_bytes(
     return ByteSplits(*np.split(data, [stop, stop + held_out[0]]))
 
 
+def check_windows(size: int, length: int) -> None:
+    """Raise unless a text is longer than a window.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if size <= length + 1:
+        raise ValueError(
+            f"{size} bytes hold no window of {length} + 1 bytes; give a longer file or "
+            "a shorter length."
+        )
+
+
 def sample_windows(
     data: UInt8[np.ndarray, "n"], *, batch: int, length: int, seed: int, step: int
 ) -> Int32[np.ndarray, "b w"]:
@@ -64,11 +77,7 @@ def sample_windows(
     Raises:
       ValueError: the data are shorter than a window.
     """
-    if len(data) <= length + 1:
-        raise ValueError(
-            f"{len(data)} bytes hold no window of {length} + 1 bytes; give a longer "
-            "file or a shorter length."
-        )
+    check_windows(len(data), length)
     rng = np.random.default_rng((seed, step))
     starts = rng.integers(0, len(data) - length, size=batch)
     return data[starts[:, None] + np.arange(length + 1)].astype(np.int32)

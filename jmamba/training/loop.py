@@ -1,8 +1,9 @@
 """Training any model: one compiled step in a loop that can be resumed."""
 
 import dataclasses
+import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,10 @@ from flax import nnx
 from jmamba.models.mamba.config import MambaConfig
 from jmamba.models.mamba.model import MambaLM
 from jmamba.training.classification import mean_cross_entropy
-from jmamba.training.data import sample_windows
+from jmamba.training.data import check_windows, sample_windows
+from jmamba.training.interrupts import hold_interrupts
 from jmamba.training.optimizer import make_optimizer, make_schedule
+from jmamba.training.states import TrainingStates, fingerprint
 
 Trained = TypeVar("Trained", bound=nnx.Module)
 
@@ -49,13 +52,25 @@ class TrainConfig:
 
     def __post_init__(self):
         """Check that the numbers make a run."""
-        positive = ("steps", "batch", "length", "learning_rate", "save_every")
-        wrong = {k: getattr(self, k) for k in positive if not getattr(self, k) > 0}
-        if wrong or not 0 <= self.warmup < self.steps:
+        whole = ("steps", "batch", "length", "save_every", "warmup", "seed")
+        least = dict.fromkeys(("steps", "batch", "length", "save_every"), 1)
+        wrong = {}
+        for name, value in vars(self).items():
+            kinds = (int, np.integer) if name in whole else (int, float, np.number)
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                wrong[name] = value
+            elif not least.get(name, 0) <= value < 2**31:  # nor NaN
+                wrong[name] = value
+        if not wrong and not self.learning_rate > 0:
+            wrong = {"learning_rate": self.learning_rate}
+        if not wrong and not self.warmup < self.steps:
+            wrong = {"warmup": self.warmup}
+        if wrong:
             raise ValueError(
-                f"TrainConfig: {wrong or {'warmup': self.warmup}} cannot be; steps "
-                "(more than warmup), batch, length, learning_rate and save_every must "
-                "be positive."
+                f"TrainConfig: {wrong} cannot be; steps (more than warmup), batch, "
+                "length, learning_rate and save_every must be positive, warmup, seed "
+                "and weight_decay at least 0, all below 2**31 and whole but for "
+                "learning_rate and weight_decay."
             )
 
 
@@ -114,8 +129,15 @@ def fit(
     *,
     directory: str | Path | None = None,
     report: Callable[[StepReport], None] = lambda report: None,
+    settings: Mapping[str, Any] | None = None,
+    extend: bool = False,
 ) -> Trained:
     """Train a model on batches drawn by the number of the step.
+
+    What the run depends on is kept beside its states and compared when it goes on:
+    `config`, the model's shapes, the first batch, and `settings`. Ctrl-C, or SIGTERM
+    where Python handles it, saves the state of the last whole step; a second one does
+    not wait for it.
 
     Args:
       model: where to start from; it stays as it is.
@@ -127,37 +149,84 @@ def fit(
       directory: where to keep checkpoints of the whole state; a run that finds one
         there goes on from it, and one that was finished is read. None keeps none.
       report: called after each step.
+      settings: all else that the run depends on, as JSON has it.
+      extend: whether a run that is there may go on to more steps than it was begun
+        with. Its schedule is the longer one from then on.
 
     Returns:
       The trained model.
 
     Raises:
       FloatingPointError: the loss is no longer finite; says at which step.
+      ValueError: the directory holds a run of other settings, no state there can be
+        read, or the disk is full.
     """
     graphdef, parameters = nnx.split(model)
     schedule = make_schedule(
         config.learning_rate, steps=config.steps, warmup=config.warmup
     )
     optimizer = make_optimizer(schedule, weight_decay=config.weight_decay)
-    parameters = jax.tree.map(jnp.copy, parameters)  # steps use up what they are given
-    state = TrainState(parameters, optimizer.init(parameters), jnp.zeros((), jnp.int32))
-    saver = _Saver(directory, config.save_every)
-    state = saver.restore(state)
-    for step, batch in _draw_ahead(draw, int(state.step), config.steps):
-        state, value = train_step(
-            state, batch, graphdef=graphdef, optimizer=optimizer, loss=loss
+    states = TrainingStates(
+        directory,
+        {} if directory is None else _all_settings(config, parameters, draw, settings),
+        save_every=config.save_every,
+        extend=extend,
+    )
+    try:
+        parameters = jax.tree.map(jnp.copy, parameters)  # steps use up what they get
+        start = TrainState(
+            parameters, optimizer.init(parameters), jnp.zeros((), jnp.int32)
         )
-        value = float(value)
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"The loss is {value} at step {step}. Lower the learning rate "
-                f"(now {config.learning_rate}); the last good checkpoint is in "
-                f"{directory}."
-            )
-        report(StepReport(step + 1, value))
-        saver.save(state, step + 1, last=step + 1 == config.steps)
-    saver.close()
+        step_of = partial(train_step, graphdef=graphdef, optimizer=optimizer, loss=loss)
+        state = _run_steps(states, start, draw, config, step_of, report)
+    finally:
+        states.close()
     return nnx.merge(graphdef, state.parameters)
+
+
+def _run_steps(states, state, draw, config, step_of, report) -> TrainState:
+    """Run all steps that are left, and save states on the way."""
+    state = states.restore(state)
+    try:
+        for step, batch in _draw_ahead(draw, int(state.step), config.steps):
+            with hold_interrupts():
+                state, value = step_of(state, batch)
+                value = float(value)
+                if not math.isfinite(value):
+                    raise FloatingPointError(_broken_loss(value, step, config, states))
+            report(StepReport(step + 1, value))
+            with hold_interrupts():
+                states.save(state, step + 1, last=step + 1 == config.steps)
+    except KeyboardInterrupt:
+        is_whole = not state.step.is_deleted()  # it is not after a second Ctrl-C
+        if is_whole and int(state.step) > 0:
+            states.save(state, int(state.step), last=True)
+        raise
+    return state
+
+
+def _broken_loss(value: float, step: int, config: TrainConfig, states) -> str:
+    saved = (
+        "no state was saved"
+        if states.saved is None
+        else f"the last good state, after step {states.saved}, is in {states.directory}"
+    )
+    return (
+        f"The loss is {value} at step {step}. Lower the learning rate "
+        f"(now {config.learning_rate}); {saved}."
+    )
+
+
+def _all_settings(config: TrainConfig, parameters, draw, settings) -> dict[str, Any]:
+    """Return all that a run depends on."""
+    shapes = jax.tree.leaves_with_path(parameters)
+    lines = [f"{jax.tree_util.keystr(p)} {x.shape} {x.dtype}" for p, x in shapes]
+    return {
+        **dataclasses.asdict(config),
+        "parameters": hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16],
+        "first_batch": fingerprint(draw(0)),
+        **(settings or {}),
+    }
 
 
 def train(
@@ -167,27 +236,43 @@ def train(
     *,
     directory: str | Path | None = None,
     report: Callable[[StepReport], None] = lambda report: None,
+    extend: bool = False,
 ) -> MambaLM:
     """Train a language model on random windows of a byte corpus.
 
     Args:
       model: where to start from; it stays as it is.
       data: the bytes to train on.
-      config, directory, report: as in `fit`.
+      config, directory, report, extend: as in `fit`.
 
     Returns:
       The trained model.
 
     Raises:
       FloatingPointError: the loss is no longer finite; says at which step.
+      ValueError: as in `fit`, or the data are shorter than a window.
     """
+    check_windows(len(data), config.length)
 
     def draw(step):
         windows = sample_windows(data, batch=config.batch, length=config.length,
                                  seed=config.seed, step=step)  # fmt: skip
         return jnp.asarray(windows)
 
-    return fit(model, next_token_loss, draw, config, directory=directory, report=report)
+    settings = {
+        "model": dataclasses.asdict(model.config),
+        "data": hashlib.sha256(np.ascontiguousarray(data)).hexdigest()[:16],
+    }
+    return fit(
+        model,
+        next_token_loss,
+        draw,
+        config,
+        directory=directory,
+        report=report,
+        settings=settings,
+        extend=extend,
+    )
 
 
 def _draw_ahead(draw, start: int, stop: int) -> Iterator[tuple[int, Any]]:
@@ -199,56 +284,6 @@ def _draw_ahead(draw, start: int, stop: int) -> Iterator[tuple[int, Any]]:
             batch = following.result()
             following = pool.submit(draw, step + 1) if step + 1 < stop else None
             yield step, batch
-
-
-class _Saver:
-    """Checkpoints of the training state through Orbax, or none."""
-
-    def __init__(self, directory, save_every):
-        self.manager = None
-        if directory is not None:
-            import orbax.checkpoint as ocp
-
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=2, save_interval_steps=save_every
-            )
-            self.manager = ocp.CheckpointManager(
-                Path(directory).absolute(), options=options
-            )
-
-    def restore(self, state):
-        if self.manager is None or self.manager.latest_step() is None:
-            return state
-        import orbax.checkpoint as ocp
-
-        leaves, structure = jax.tree.flatten(state)
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, leaves)
-        restored = self.manager.restore(
-            self.manager.latest_step(), args=ocp.args.StandardRestore(abstract)
-        )
-        bound = jax.tree.map(_bind_as, restored, leaves)
-        return jax.tree.unflatten(structure, bound)
-
-    def save(self, state, step, *, last):
-        if self.manager is not None:
-            import orbax.checkpoint as ocp
-
-            leaves = jax.tree.leaves(state)
-            args = ocp.args.StandardSave(leaves)
-            self.manager.save(step, args=args, force=last)
-
-    def close(self):
-        if self.manager is not None:
-            self.manager.wait_until_finished()
-            self.manager.close()
-
-
-def _bind_as(restored: jax.Array, before: jax.Array) -> jax.Array:
-    """Return what was restored, bound to its devices only if it was so before.
-
-    Counts, and a model that was placed nowhere, go where the other operands are.
-    """
-    return restored if before.committed else jnp.asarray(np.asarray(restored))
 
 
 def new_model(config: MambaConfig, seed: int) -> MambaLM:

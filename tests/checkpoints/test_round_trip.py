@@ -280,7 +280,8 @@ def test_rename_that_fails_leaves_the_old_model(
             raise error
         replace(source, destination)
 
-    monkeypatch.setattr("jmamba.files.folders.os.replace", break_once)
+    monkeypatch.setattr("jmamba.files.exchange._swap", lambda *names: False)
+    monkeypatch.setattr("jmamba.files.exchange.os.replace", break_once)
     with pytest.raises(type(error)):
         model.save_pretrained(folder, overwrite=True)
     monkeypatch.undo()

@@ -93,7 +93,7 @@ def test_explain_reads_files_and_standard_input(tmp_path, monkeypatch):
         (["explain", "a", "--revision", "main"], "--model"),
         (["generate", "a", "--top-k", 3], "temperature"),
         (["generate", ""], "text is empty"),
-        (["generate", "a", "--max-new-tokens", 0], "max_new_tokens"),
+        (["generate", "a", "--max-new-tokens", 0], "--max-new-tokens"),
         (["convert", "missing", "out"], "missing"),
     ],
 )

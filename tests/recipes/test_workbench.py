@@ -57,7 +57,7 @@ def test_train_reads_what_was_trained(tmp_path):
 
 
 def test_workbench_is_of_one_configuration(tmp_path):
-    bench_in(tmp_path)
+    assert bench_in(tmp_path).directory == tmp_path
     other = dataclasses.replace(CONFIG, steps=9)
     with pytest.raises(ValueError, match="steps is 6 there and 9 here"):
         bench_in(tmp_path, other)

@@ -1,0 +1,222 @@
+import json
+import logging
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import jmamba
+from jmamba.cli import app
+from jmamba.commands import train as command
+from jmamba.training import loop
+from jmamba.training.loop import TrainConfig, new_model, train
+from jmamba.training.losses import LossLog, read_losses
+
+pytestmark = pytest.mark.usefixtures("quick_programs", "unchecked")
+
+CONFIG = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=1, d_state=4)
+TEXT = np.frombuffer(b"the cat sat on the mat. " * 200, np.uint8)
+SETTINGS = dict(steps=6, batch=2, length=16, warmup=2, save_every=2)
+
+
+def run(directory: Path, text=TEXT, extend=False, report=None, **changes):
+    losses = []
+    train(
+        new_model(CONFIG, 0),
+        text,
+        TrainConfig(**(SETTINGS | changes)),
+        directory=directory,
+        report=report or (lambda r: losses.append(r.loss)),
+        extend=extend,
+    )
+    return losses
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"learning_rate": 0.5}, r"learning_rate was 0.003 and is 0.5"),
+        ({"steps": 9}, r"steps was 6 and is 9.*extend=True or --extend"),
+        ({"steps": 5}, r"steps was 6 and is 5\. Give"),
+        ({"text": TEXT[:-8]}, "data was .* and is"),
+    ],
+)
+def test_other_settings_are_refused(tmp_path, changes, message):
+    run(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, **changes)
+    assert run(tmp_path, save_every=1) == []
+
+
+def test_more_steps_are_allowed_by_name(tmp_path):
+    run(tmp_path)
+    assert len(run(tmp_path, steps=9, extend=True)) == 3
+    assert json.loads((tmp_path / "settings.json").read_text())["extended"] == [6]
+    assert run(tmp_path, steps=9) == []
+
+
+def test_an_interrupted_run_has_lost_no_step(tmp_path):
+    whole = run(tmp_path / "whole")
+
+    def interrupt(report):
+        if report.step == 3:  # between two savings
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "part", report=interrupt)
+    assert run(tmp_path / "part") == whole[3:]
+
+
+def test_an_older_state_is_used_where_the_newest_is_damaged(tmp_path, caplog):
+    whole = run(tmp_path)
+    for file in (tmp_path / "6").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"x")
+    with caplog.at_level(logging.WARNING, "jmamba"):
+        assert run(tmp_path) == whole[4:]
+    assert "state after step 6" in caplog.text and "step 4 is used" in caplog.text
+    assert run(tmp_path) == []
+
+
+def test_no_state_that_can_be_read_is_said(tmp_path):
+    run(tmp_path)
+    for name in ("4", "6"):
+        shutil.rmtree(tmp_path / name / "default")
+    with pytest.raises(ValueError, match="No state in .* can be read"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"steps": "6"}', "[" * 9999])
+def test_damaged_settings_are_said(tmp_path, text):
+    run(tmp_path)
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(ValueError, match="does not hold the settings of a run"):
+        run(tmp_path)
+
+
+def test_no_state_is_named_where_none_was_saved(tmp_path):
+    class States:
+        saved = None
+
+    message = loop._broken_loss(1.0, 3, TrainConfig(9, 1, warmup=1), States)
+    assert "no state was saved" in message
+
+
+@pytest.mark.parametrize("changes", [
+    {"learning_rate": float("nan")}, {"learning_rate": float("inf")}, {"seed": -1},
+    {"seed": 2**70}, {"weight_decay": float("nan")}, {"batch": 2.5}, {"steps": True},
+])  # fmt: skip
+def test_numbers_that_make_no_run_are_refused(changes):
+    with pytest.raises(ValueError, match="TrainConfig: .* cannot be"):
+        TrainConfig(**(SETTINGS | changes))
+
+
+def test_torn_lines_of_losses_are_left_out(tmp_path, caplog):
+    file = tmp_path / "losses.csv"
+    file.write_text("1,5.0\nnonsense\n2,4.0\n3,3.")
+    with caplog.at_level(logging.WARNING, "jmamba"):
+        assert read_losses(file) == {1: 5.0, 2: 4.0}
+    assert "2, 4" in caplog.text
+    log = LossLog(file)
+    log.append(2, 4.5)
+    log.close()
+    assert file.read_text() == "1,5.000000\n2,4.500000\n"
+
+
+RUN = CliRunner()
+OPTIONS = {
+    "--d-model": 16,
+    "--num-layers": 1,
+    "--d-state": 4,
+    "--steps": 4,
+    "--batch": 2,
+    "--length": 16,
+    "--warmup": 1,
+    "--dtype": "float32",
+}
+
+
+def type_train(folder: Path, **changes):
+    data = folder / "text"
+    data.write_bytes(TEXT.tobytes())
+    options = {"--out": folder / "out"} | OPTIONS | changes
+    parts = [str(part) for pair in options.items() for part in pair if part is not None]
+    return RUN.invoke(app, ["train", str(data), *parts])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--batch": 10**9}, "Training needs at least"),
+        ({"--d-model": 10**9}, "Training needs at least"),
+        ({"--length": 10**6}, "bytes hold no window"),
+        ({"--dtype": "int8"}, "dtype must be one of"),
+        ({"--learning-rate": "nan"}, "cannot be"),
+        ({"--learning-rate": "inf"}, "cannot be"),
+        ({"--seed": -1}, "cannot be"),
+        ({"--seed": 10**30}, "cannot be"),
+        ({"--out": "~nobody-of-this-name/x"}, "no home of that user"),
+        ({"--out": "x" * 5000}, "cannot be a path"),
+        ({"--out": "/dev/null/x"}, "Cannot write"),
+    ],
+)
+def test_train_refuses_before_it_works(tmp_path, changes, message):
+    result = type_train(tmp_path, **changes)
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+def test_train_takes_no_folder_of_other_files(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("mine")
+    result = type_train(tmp_path)
+    assert result.exit_code == 2
+    assert "thesis.tex" in " ".join(result.stderr.split())
+
+
+def test_train_interrupted_while_it_measures_can_be_finished(tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "_measure", interrupt)
+        result = type_train(tmp_path)
+    assert result.exit_code == 130 and "run it again to go on" in result.stderr
+    assert not (tmp_path / "out" / "model").exists()
+    result = type_train(tmp_path)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "model" / "README.md").is_file()
+    assert "trained to its end" in " ".join(type_train(tmp_path).stderr.split())
+    result = type_train(tmp_path, **{"--steps": 6, "--extend": None})
+    assert result.exit_code == 0, result.output
+    card = (tmp_path / "out" / "model" / "README.md").read_text()
+    assert "begun for 4 and extended" in card
+
+
+def test_sigterm_ends_as_ctrl_c_does(tmp_path, monkeypatch):
+    def terminate(*args):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(command, "_measure", terminate)
+    result = type_train(tmp_path)
+    assert result.exit_code == 143 and "run it again to go on" in result.stderr
+
+
+def test_a_full_disk_while_states_are_saved_is_said(tmp_path, monkeypatch):
+    run(tmp_path)
+
+    def fail(self, *args, **options):
+        raise OSError(28, "No space left on device")
+
+    import orbax.checkpoint as ocp
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", fail)
+    with pytest.raises(ValueError, match="no room left on the disk for a state"):
+        run(tmp_path, steps=9, extend=True)
+    monkeypatch.undo()
+    assert len(run(tmp_path, steps=9)) == 3
