@@ -15,11 +15,11 @@ from jmamba.commands.options import (
     Revision,
     Text,
     load_text_model,
-    parse_path,
 )
 from jmamba.commands.reading import read_text
 from jmamba.commands.stages import stages
 from jmamba.files.dtypes import check_dtype
+from jmamba.files.untrusted import as_path
 
 
 def dynamics_command(
@@ -29,7 +29,7 @@ def dynamics_command(
     revision: Revision = None,
     dtype: Dtype = None,
     out: Annotated[
-        Path, typer.Option(help="Folder to write.", parser=parse_path, metavar="PATH")
+        Path, typer.Option(help="Folder to write.", parser=as_path, metavar="PATH")
     ] = Path("jmamba-dynamics"),
     overwrite: Overwrite = False,
     exponents: Annotated[

@@ -12,10 +12,10 @@ from jmamba.commands.options import (
     Model,
     Overwrite,
     Revision,
-    parse_path,
 )
 from jmamba.commands.reading import find_picture, parse_layers, read_text
 from jmamba.files.dtypes import check_dtype
+from jmamba.files.untrusted import as_path
 from jmamba.report.choices import DEFAULT_METHOD
 
 TEXTS, IMAGES = "Options for texts", "Options for images"
@@ -34,7 +34,7 @@ def explain_command(
         Path | None,
         typer.Option(
             help="A picture, whatever its file is called.",
-            parser=parse_path,
+            parser=as_path,
             metavar="PATH",
         ),
     ] = None,
@@ -43,7 +43,7 @@ def explain_command(
         typer.Option(
             help="Read the text from a UTF-8 file.",
             rich_help_panel=TEXTS,
-            parser=parse_path,
+            parser=as_path,
             metavar="PATH",
         ),
     ] = None,
@@ -51,7 +51,7 @@ def explain_command(
     revision: Revision = None,
     dtype: Dtype = None,
     out: Annotated[
-        Path, typer.Option(help="Folder to write.", parser=parse_path, metavar="PATH")
+        Path, typer.Option(help="Folder to write.", parser=as_path, metavar="PATH")
     ] = Path("jmamba-out"),
     overwrite: Overwrite = False,
     layers: Annotated[

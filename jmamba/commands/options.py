@@ -6,28 +6,13 @@ from typing import Annotated, Any
 import typer
 
 from jmamba.files.dtypes import check_dtype
-from jmamba.files.exchange import expand_user
+from jmamba.files.untrusted import as_path
 
 LARGEST_SEED = 2**32 - 1
 """What jax makes keys of."""
 
 MOST = 10**7
 """Most of anything that is counted: tokens, probes, exponents."""
-
-
-def parse_path(text: str | Path) -> Path:
-    """Return a path that was typed, ~ replaced.
-
-    Raises:
-      ValueError: it is no path that a system could have.
-    """
-    path = expand_user(text)
-    try:
-        path.exists()
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"{str(text)[:60]!r} cannot be a path: {why}.") from error
-    return path
 
 
 Model = Annotated[
@@ -41,7 +26,7 @@ Dtype = Annotated[
 File = Annotated[
     Path | None,
     typer.Option(
-        help="Read the text from a UTF-8 file.", parser=parse_path, metavar="PATH"
+        help="Read the text from a UTF-8 file.", parser=as_path, metavar="PATH"
     ),
 ]
 Text = Annotated[str | None, typer.Argument(help='The text; "-" reads standard input.')]

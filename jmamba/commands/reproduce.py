@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
-from jmamba.commands.options import parse_path
 from jmamba.commands.signals import resumable
 from jmamba.commands.stages import stages
+from jmamba.files.untrusted import as_path
 from jmamba.recipes.registry import RECIPES, load_recipe
 from jmamba.recipes.workbench import Workbench
 
@@ -26,15 +26,13 @@ def reproduce_command(
         Path | None,
         typer.Option(
             help="Folder to write; jmamba-NAME if left out.",
-            parser=parse_path,
+            parser=as_path,
             metavar="PATH",
         ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder with the data sets.", parser=parse_path, metavar="PATH"
-        ),
+        typer.Option(help="Folder with the data sets.", parser=as_path, metavar="PATH"),
     ] = None,
     size: Annotated[str, typer.Option(help="quick, cpu or large.")] = "cpu",
     change: Annotated[

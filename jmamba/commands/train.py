@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jmamba.checkpoints import convert
-from jmamba.commands.options import parse_path
 from jmamba.commands.signals import resumable
 from jmamba.files.dtypes import check_dtype
 from jmamba.files.exchange import is_hidden
 from jmamba.files.folders import check_destination, new_folder
+from jmamba.files.untrusted import as_path
 from jmamba.models.mamba.config import MambaConfig
 from jmamba.models.mamba.model import MambaLM
 from jmamba.training.bits_per_byte import bits_per_byte, bytes_per_stream
@@ -51,7 +51,7 @@ def train_command(
         Path,
         typer.Argument(
             help="Text file, plain or .gz: enwik8.gz.",
-            parser=parse_path,
+            parser=as_path,
             metavar="DATA",
         ),
     ],
@@ -59,7 +59,7 @@ def train_command(
         Path,
         typer.Option(
             help="Folder for checkpoints and the model.",
-            parser=parse_path,
+            parser=as_path,
             metavar="PATH",
         ),
     ],

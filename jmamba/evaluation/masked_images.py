@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int, Int8, UInt8
 
 from jmamba.evaluation.segmentation import UNLABELLED
+from jmamba.files.untrusted import as_path
 from jmamba.models.vim.images import RESAMPLINGS, open_image
 
 LOSSLESS = {".png", ".bmp", ".gif", ".tif", ".tiff", ".pgm"}
@@ -86,7 +87,7 @@ def open_imagenet_segmentation(path: str | Path) -> MaskedImages:
       Guillaumin, Kuettel & Ferrari, "ImageNet auto-annotation with segmentation
       propagation", IJCV 2014.
     """
-    path = Path(path).expanduser()
+    path = as_path(path)
     with _open_hdf5(path) as file:
         found = [file.get(f"value/{field}") for field in ("img", "gt")]
         if any(len(getattr(field, "shape", ())) == 0 for field in found):
@@ -173,7 +174,7 @@ def open_mask_folder(
       ValueError: a folder or mask is missing, two files have one stem; a picture, when
         it is read, is broken, or its mask has another size or several values per pixel.
     """
-    folder = Path(folder).expanduser()
+    folder = as_path(folder)
     images, masks = (_files_of(folder / part) for part in ("images", "masks"))
     missing = sorted(images.keys() - masks.keys())
     if missing or not images:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jmamba.files.exchange import expand_user
+from jmamba.files.untrusted import as_path
 
 FORMAT = 1
 """Version of the file's layout."""
@@ -64,7 +64,7 @@ class RecordFile:
         text = _canonical(settings)
         if self.path is None:
             return
-        self.path = expand_user(self.path)
+        self.path = as_path(self.path)
         lines = _read_lines(self.path, repair=True)
         if restart and lines:
             self.path.unlink()
@@ -129,7 +129,7 @@ def read_records(path: str | Path) -> dict[str, Measurements]:
     Raises:
       ValueError: there is no such file, or it is not one of records.
     """
-    path = expand_user(path)
+    path = as_path(path)
     lines = _read_lines(path, repair=False)
     if not lines:
         raise ValueError(f"There are no records in {path}; run evaluate first.")

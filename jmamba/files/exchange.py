@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from jmamba.files.errors import CheckpointError
+from jmamba.files.untrusted import as_path
 
 LOCK, NEW, OLD = "lock", "new", "old"
 """What lies in a hidden folder: a lock, what is written, a whole destination aside."""
@@ -40,7 +41,7 @@ def put_in_place(destination: str | os.PathLike) -> Iterator[Path]:
     Raises:
       CheckpointError: the disk is full, or the destination cannot be written.
     """
-    destination = Path(os.path.realpath(expand_user(destination)))
+    destination = Path(os.path.realpath(as_path(destination)))
     try:
         recover(destination)
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -63,21 +64,6 @@ def put_in_place(destination: str | os.PathLike) -> Iterator[Path]:
     finally:
         lock.close()
         recover(destination, say=False)
-
-
-def expand_user(path: str | os.PathLike) -> Path:
-    """Return a path, ~ and ~name replaced by homes.
-
-    Raises:
-      CheckpointError: there is no such home.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{path}: there is no home of that user. Write the path in full, or ./~ "
-            "for a name that begins with ~."
-        ) from error
 
 
 def is_hidden(name: str) -> bool:

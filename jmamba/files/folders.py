@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from jmamba.files.errors import CheckpointError
-from jmamba.files.exchange import expand_user, is_hidden, put_in_place, recover
+from jmamba.files.exchange import is_hidden, put_in_place, recover
+from jmamba.files.untrusted import as_path
 
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER = "tokenizer.json"
@@ -95,7 +96,7 @@ def new_folder(destination: str | os.PathLike, *, overwrite: bool) -> Iterator[P
     Raises:
       CheckpointError: the destination exists and may not be overwritten.
     """
-    destination = expand_user(destination).absolute()
+    destination = as_path(destination).absolute()
     check_destination(destination, overwrite=overwrite)
     with put_in_place(destination) as folder:
         folder.mkdir()
@@ -138,7 +139,7 @@ def check_destination(destination: str | os.PathLike, *, overwrite: bool) -> Non
     Raises:
       CheckpointError: it may not.
     """
-    destination = expand_user(destination)
+    destination = as_path(destination)
     try:
         recover(Path(os.path.realpath(destination)))
         there = destination.exists()

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from jmamba.files.errors import CheckpointError
+from jmamba.files.exchange import recover
 from jmamba.files.folders import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -154,6 +155,7 @@ def local_folder(
       CheckpointError: it is a file, or neither a folder nor of the form of a Hub id.
     """
     path = as_path(path_or_id)
+    recover(path)  # should its last writer have been killed
     if path.is_dir():
         if revision is not None:
             raise CheckpointError(

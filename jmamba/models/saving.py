@@ -14,6 +14,7 @@ from jmamba.files.folders import GENERATION_CONFIG, new_folder, write_json
 from jmamba.files.orbax_files import write_parameters
 from jmamba.files.saving import SHARD_BYTES, write_tensors
 from jmamba.files.tokenizer import copy_tokenizer
+from jmamba.files.untrusted import as_path
 from jmamba.files.upload import check_repository_name, upload
 from jmamba.models.architecture import architecture_of
 from jmamba.models.skeleton import (
@@ -96,7 +97,7 @@ def _write_tokenizer(
     """Copy a tokenizer, without one that of the folder that is replaced."""
     if tokenizer is not None:
         return copy_tokenizer(tokenizer, new)
-    old = Path(old).expanduser()
+    old = as_path(old)
     if not (old / "config.json").is_file():
         return {}
     return copy_tokenizer(old, new, required=False)

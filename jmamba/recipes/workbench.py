@@ -8,8 +8,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from jmamba.files.exchange import expand_user, is_hidden, write_file
+from jmamba.files.exchange import is_hidden, write_file
 from jmamba.files.folders import check_writable
+from jmamba.files.untrusted import as_path
 from jmamba.report.environment import environment
 from jmamba.training.loop import TrainConfig, fit
 from jmamba.training.losses import LOSSES, LossLog, read_losses
@@ -57,7 +58,7 @@ class Workbench:
         show: Show = _ignore,
         command: str = "",
     ):
-        self.folder, self.name, self.show = expand_user(directory), name, show
+        self.folder, self.name, self.show = as_path(directory), name, show
         self.data_folder = None if data is None else Path(data)
         self.command, self.sections = command, []
         wanted = {"recipe": name, "config": dataclasses.asdict(config)}

@@ -13,8 +13,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from jmamba.files.exchange import expand_user, put_in_place, recover
+from jmamba.files.exchange import put_in_place, recover
 from jmamba.files.folders import check_writable, keep_others
+from jmamba.files.untrusted import as_path
 from jmamba.progress import Progress, ignore
 from jmamba.report.plate import Plate
 
@@ -82,7 +83,7 @@ class Writer:
           ValueError: the directory is a file, holds something else or cannot be
             written.
         """
-        directory = expand_user(self.directory if directory is None else directory)
+        directory = as_path(self.directory if directory is None else directory)
         check_directory(directory, overwrite=overwrite)
         with put_in_place(directory) as new:
             new.mkdir()
@@ -106,7 +107,7 @@ def check_directory(directory: Path, *, overwrite: bool = False) -> None:
     Raises:
       ValueError: it is a file, holds something that is no report, or cannot be written.
     """
-    directory = expand_user(directory)
+    directory = as_path(directory)
     try:
         recover(Path(os.path.realpath(directory)))
         is_file = directory.exists() and not directory.is_dir()

@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from jmamba.files.errors import FileError
+from jmamba.files.untrusted import as_path, check_regular
+
 
 class ByteSplits(NamedTuple):
     """The three parts of a byte corpus, in file order."""
@@ -22,7 +25,8 @@ def read_bytes(path: str | Path) -> UInt8[np.ndarray, "n"]:
     Raises:
       ValueError: there is no such file, it is empty or not a gzip file.
     """
-    path = Path(path)
+    path = as_path(path, error_class=FileError)
+    check_regular(path, error_class=FileError)
     try:
         raw = path.read_bytes()
         data = gzip.decompress(raw) if path.suffix == ".gz" else raw

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmamba.files.exchange import expand_user, is_disk_full, write_file
+from jmamba.files.exchange import is_disk_full, write_file
+from jmamba.files.untrusted import as_path
 
 SETTINGS = "settings.json"
 """File beside the states that says what they are states of."""
@@ -51,7 +52,7 @@ class TrainingStates:
             return
         import orbax.checkpoint as ocp
 
-        self.directory = expand_user(directory).absolute()
+        self.directory = as_path(directory).absolute()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2,
             save_interval_steps=save_every,

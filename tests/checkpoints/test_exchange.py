@@ -146,5 +146,5 @@ def test_files_are_written_whole_or_not(tmp_path, monkeypatch):
 
 
 def test_homes_that_are_not_there_are_said():
-    with pytest.raises(CheckpointError, match="there is no home of that user"):
+    with pytest.raises(CheckpointError, match="of a user who is not known here"):
         write_file("~nobody-of-this-name/a", "")

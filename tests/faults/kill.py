@@ -25,7 +25,7 @@ from flax import nnx
 from jmamba.models.mamba.model import MambaLM
 config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
 model = MambaLM(config, rngs=nnx.Rngs(0))
-for _ in range(200):
+for _ in range(20):
     model.save_pretrained(sys.argv[1], overwrite=True, tokenizer="bytes")
 """
 EVALUATE = """
@@ -127,7 +127,7 @@ def main() -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     kinds = commands(work)
     subprocess.run(
-        [sys.executable, "-c", SAVE.replace("200", "1"), str(work / "source")],
+        [sys.executable, "-c", SAVE.replace("20", "1"), str(work / "source")],
         check=True,
     )
     chosen = options.kinds or list(kinds)

@@ -58,7 +58,7 @@ def test_definition_of_the_gradients_is_the_derivative_of_its_values():
     *inputs, d_y, d_last_state = operands
     moved = [x + 1e-6 * np.cos(np.arange(x.size)).reshape(x.shape) for x in inputs]
     back = [2 * x - y for x, y in zip(inputs, moved, strict=True)]
-    (y1, h1), (y0, h0) = (define(*x, d_y, d_last_state)[:2] for x in (moved, back))
+    (y1, h1), (y0, h0) = (define(*[*x, d_y, d_last_state])[:2] for x in (moved, back))
     change = np.sum((y1 - y0) * d_y) + np.sum((h1 - h0) * d_last_state)
     pulled = define(*operands)[2:]
     steps = (m - b for m, b in zip(moved, back, strict=True))

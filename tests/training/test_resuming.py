@@ -159,8 +159,8 @@ def type_train(folder: Path, **changes):
         ({"--learning-rate": "inf"}, "cannot be"),
         ({"--seed": -1}, "cannot be"),
         ({"--seed": 10**30}, "cannot be"),
-        ({"--out": "~nobody-of-this-name/x"}, "no home of that user"),
-        ({"--out": "x" * 5000}, "cannot be a path"),
+        ({"--out": "~nobody-of-this-name/x"}, "a user who is not known here"),
+        ({"--out": "x" * 5000}, "cannot be opened"),
         ({"--out": "/dev/null/x"}, "Cannot write"),
     ],
 )
