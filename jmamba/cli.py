@@ -159,7 +159,8 @@ def _explain_error(error: BaseException) -> str:
     if isinstance(error, UsageError):
         ctx = getattr(error, "ctx", None)
         command = "jmamba" if ctx is None else ctx.command_path
-        return f"{error.format_message()} See {command} --help."
+        says = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
+        return f"{says} See {command} --help."
     if isinstance(error, OSError) and error.strerror:
         name = f"{error.filename}: " if error.filename else ""
         return f"{name}{error.strerror}."

@@ -223,7 +223,11 @@ def _collect(path: Path, lines: list[dict]) -> dict[str, dict[str, dict[str, Any
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for number, line in enumerate(lines, start=2):
         method, sample, values = map(line.get, ("method", "sample", "values"))
-        if not isinstance(method, str) or not isinstance(sample, str):
+        if not (
+            isinstance(method, str)
+            and isinstance(sample, str)
+            and isinstance(values, dict)
+        ):
             raise ValueError(f"Line {number} of {path} is no record; delete it.")
         there = found.setdefault(method, {})
         earlier = next(iter(there.values()), values)

@@ -144,7 +144,7 @@ def check_destination(destination: str | os.PathLike, *, overwrite: bool) -> Non
         recover(Path(os.path.realpath(destination)))
         there = destination.exists()
     except OSError as error:
-        raise _unwritable(destination, error.strerror) from error
+        raise _unwritable(destination, error.strerror or str(error)) from error
     if not there:
         check_writable(destination)
         return

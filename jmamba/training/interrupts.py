@@ -31,21 +31,21 @@ def hold_interrupts() -> Iterator[None]:
         yield  # signals come to the main thread only
         return
     came = []
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: call for number, call in handlers.items() if callable(call)}
 
     def hold(number, frame):
         came.append((number, frame))
         if len(came) > 1:
             before[number](number, frame)
 
-    held = [number for number in SIGNALS if callable(before[number])]
-    for number in held:
+    for number in before:
         signal.signal(number, hold)
     try:
         yield
     finally:
-        for number in held:
-            signal.signal(number, before[number])
+        for number, call in before.items():
+            signal.signal(number, call)
     if len(came) == 1:
         number, frame = came[0]
         before[number](number, frame)

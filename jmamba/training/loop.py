@@ -53,13 +53,13 @@ class TrainConfig:
     def __post_init__(self):
         """Check that the numbers make a run."""
         whole = ("steps", "batch", "length", "save_every", "warmup", "seed")
-        least = dict.fromkeys(("steps", "batch", "length", "save_every"), 1)
+        positive = ("steps", "batch", "length", "save_every")
         wrong = {}
         for name, value in vars(self).items():
             kinds = (int, np.integer) if name in whole else (int, float, np.number)
             if isinstance(value, bool) or not isinstance(value, kinds):
                 wrong[name] = value
-            elif not least.get(name, 0) <= value < 2**31:  # nor NaN
+            elif not int(name in positive) <= value < 2**31:  # nor NaN
                 wrong[name] = value
         if not wrong and not self.learning_rate > 0:
             wrong = {"learning_rate": self.learning_rate}
@@ -261,7 +261,7 @@ def train(
 
     settings = {
         "model": dataclasses.asdict(model.config),
-        "data": hashlib.sha256(np.ascontiguousarray(data)).hexdigest()[:16],
+        "data": hashlib.sha256(np.ascontiguousarray(data).data).hexdigest()[:16],
     }
     return fit(
         model,

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmamba.files.exchange import is_disk_full, write_file
-from jmamba.files.untrusted import as_path
+from jmamba.files.json_files import read_json
+from jmamba.files.untrusted import as_path, first_line
 
 SETTINGS = "settings.json"
 """File beside the states that says what they are states of."""
@@ -108,7 +109,7 @@ class TrainingStates:
         if damaged:
             error = next(iter(damaged.values()))
             raise ValueError(
-                f"No state in {self.directory} can be read ({_first_line(error)}). "
+                f"No state in {self.directory} can be read ({first_line(error)}). "
                 "Delete the folder to begin anew, or name another."
             ) from error
         return state
@@ -130,7 +131,7 @@ class TrainingStates:
             _LOGGER.warning(
                 "The state after step %d in %s cannot be read (%s); that after step "
                 "%d is used instead.",
-                *(step, self.directory, _first_line(error), used),
+                *(step, self.directory, first_line(error), used),
             )
             shutil.rmtree(self.directory / str(step), ignore_errors=True)
         if damaged:
@@ -187,12 +188,9 @@ def read_run_settings(directory: Path) -> dict[str, Any] | None:
     file = directory / SETTINGS
     if not file.exists():
         return None
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        found = error
-    extended = found.get("extended", []) if isinstance(found, dict) else None
-    if not isinstance(extended, list) or not isinstance(found.get("steps"), int):
+    found = read_json(file)
+    is_list = isinstance(found.get("extended", []), list)
+    if not is_list or not isinstance(found.get("steps"), int):
         raise ValueError(
             f"{file} does not hold the settings of a run; restore it, or delete "
             f"{directory} to begin anew."
@@ -270,10 +268,6 @@ def _flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _bind_as(restored: jax.Array, before: jax.Array) -> jax.Array:

@@ -39,7 +39,7 @@ def test_an_error_at_any_rename_leaves_old_or_new(way, error, model, monkeypatch
     """Old or new is whole whichever rename fails, and the next writer clears up."""
     if way == "entries":
         monkeypatch.chdir(model)
-    replace, calls = os.replace, 0
+    replace, calls, broken = os.replace, 0, 0
     for broken in range(1, 30):
         calls = 0
 
@@ -56,7 +56,8 @@ def test_an_error_at_any_rename_leaves_old_or_new(way, error, model, monkeypatch
                 patch.setattr(exchange, "_swap", lambda *names: False)
             try:
                 write_model(model, "new")
-            except type(error):
+            except BaseException as raised:
+                assert raised is error or raised.__cause__ is error
                 assert contents(model) == OLD
             else:
                 assert contents(model) == FRESH

@@ -94,7 +94,7 @@ def test_no_state_that_can_be_read_is_said(tmp_path):
 def test_damaged_settings_are_said(tmp_path, text):
     run(tmp_path)
     (tmp_path / "settings.json").write_text(text)
-    with pytest.raises(ValueError, match="does not hold the settings of a run"):
+    with pytest.raises(ValueError, match="settings.json (is not valid JSON|holds list|does not hold the settings)"):
         run(tmp_path)
 
 
@@ -152,7 +152,8 @@ def type_train(folder: Path, **changes):
     ("changes", "message"),
     [
         ({"--batch": 10**9}, "Training needs at least"),
-        ({"--d-model": 10**9}, "Training needs at least"),
+        ({"--d-model": 10**9}, "d_model must be an integer from 1 to 1,048,576"),
+        ({"--d-model": 10**6, "--num-layers": 10**4}, "Training needs at least"),
         ({"--length": 10**6}, "bytes hold no window"),
         ({"--dtype": "int8"}, "dtype must be one of"),
         ({"--learning-rate": "nan"}, "cannot be"),
