@@ -6,6 +6,7 @@ A new folder is written beside its place, then exchanged with what is there.
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -176,8 +177,11 @@ def check_writable(path: Path) -> None:
     nearest = path.absolute()
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise _unwritable(path, f"{nearest} is not a writable folder")
+    try:
+        tempfile.TemporaryDirectory(dir=nearest).cleanup()  # rights do not tell all
+    except OSError as error:
+        why = f"{nearest} is not a writable folder"
+        raise _unwritable(path, why) from error
 
 
 def _unwritable(path: Path, why: str) -> CheckpointError:

@@ -94,7 +94,10 @@ def test_no_state_that_can_be_read_is_said(tmp_path):
 def test_damaged_settings_are_said(tmp_path, text):
     run(tmp_path)
     (tmp_path / "settings.json").write_text(text)
-    with pytest.raises(ValueError, match="settings.json (is not valid JSON|holds list|does not hold the settings)"):
+    with pytest.raises(
+        ValueError,
+        match="settings.json (is not valid JSON|holds list|does not hold the settings)",
+    ):
         run(tmp_path)
 
 
