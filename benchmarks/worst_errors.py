@@ -10,6 +10,7 @@ float16 and bfloat16 are rounded to it, which alone makes 5e-4 and 4e-3.
 """
 
 import argparse
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -91,6 +92,7 @@ def define(u, delta, A, B, C, d_y, d_last_state) -> list[np.ndarray]:
     return [y, h[-1], d_u, d_delta, d_A, d_B, d_C]
 
 
+@partial(jax.jit, static_argnames="implementation")
 def compute(operands, d_y, d_last_state, implementation) -> list[jax.Array]:
     """Return the same as `define` from the op."""
 
@@ -109,9 +111,7 @@ def measure(
         *made, d_last_state = draw(regime, length)
         *operands, d_y = (jnp.asarray(x, dtype) for x in made)
         d_last_state = jnp.asarray(d_last_state, accumulation_dtype(jnp.dtype(dtype)))
-        found = jax.jit(compute, static_argnums=3)(
-            operands, d_y, d_last_state, implementation
-        )
+        found = compute(operands, d_y, d_last_state, implementation)
         arrays = (*operands, d_y, d_last_state, *found)
         wide = [np.asarray(x.astype(accumulation_dtype(x.dtype))) for x in arrays]
     truth, found = define(*wide[:7]), wide[7:]

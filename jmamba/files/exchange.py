@@ -48,8 +48,7 @@ def put_in_place(destination: str | os.PathLike) -> Iterator[Path]:
         hidden, lock = _make_hidden(destination)
     except OSError as error:
         raise CheckpointError(
-            f"Cannot write to {destination}: {error.strerror}. Name another place, "
-            "on the command line with --out."
+            f"Cannot write to {destination}: {error.strerror}. Name another place."
         ) from error
     try:
         yield hidden / NEW

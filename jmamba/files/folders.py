@@ -185,7 +185,4 @@ def check_writable(path: Path) -> None:
 
 
 def _unwritable(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"Cannot write to {path}: {why}. Name another place, on the command line with "
-        "--out."
-    )
+    return CheckpointError(f"Cannot write to {path}: {why}. Name another place.")

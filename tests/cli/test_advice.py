@@ -20,12 +20,13 @@ SHOWN_BY = {
     "jmamba/recipes": {"reproduce"},
     "jmamba/report/folder.py": {"explain", "dynamics"},
     "jmamba/report/text": {"explain"},
+    "jmamba/training": {"train"},
 }
 """File or folder -> commands that show its messages."""
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*\w")
 COMMAND = re.compile(r"jmamba (\w+)")
-OTHERS = re.compile(r"(pip|iconv|hf|git) [^.,]*")
+OTHERS = re.compile(r"(pip|iconv|hf|git|sha256sum) [^.,]*")
 """Commands of other programs, with their own options."""
 
 
@@ -78,6 +79,16 @@ def callers(name: str) -> set[str]:
     return users & set(LATER)
 
 
+def callers_within(path: Path, function: str) -> set[str]:
+    """Return the commands that use a function, or those of its file that use it."""
+    users = callers(function)
+    for other in ast.parse(path.read_text()).body if not users else ():
+        name = getattr(other, "name", function)
+        if name != function and re.search(rf"\b{function}\b", ast.unparse(other)):
+            users |= callers_within(path, name)
+    return users
+
+
 def commands_for(path: Path, function: str) -> set[str]:
     """Return the commands that show the messages of a function."""
     place = str(path.relative_to(ROOT))
@@ -87,7 +98,7 @@ def commands_for(path: Path, function: str) -> set[str]:
     if path.parent.name == "commands":
         own = {"explain_text": "explain", "explain_image": "explain"}
         name = own.get(path.stem, path.stem)
-        return {name} if name in LATER else callers(function)
+        return {name} if name in LATER else callers_within(path, function)
     return set()
 
 

@@ -114,4 +114,5 @@ def test_terminals_of_ascii_show_what_they_can():
 
 
 def test_a_stream_that_is_closed_drops_what_is_written():
-    assert _usable(None).write("é") == 1
+    with _usable(None) as stream:
+        assert stream.write("é") == 1
