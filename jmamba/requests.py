@@ -210,7 +210,8 @@ def check_finite(parts: Mapping[str, Any], what: str) -> None:
     }
     if any(isinstance(x, Tracer) for x in jax.tree.leaves(leaves)):
         return
-    fine = jax.device_get(_are_finite(leaves))
+    with jax.ensure_compile_time_eval():  # where only other arrays are traced
+        fine = jax.device_get(_are_finite(leaves))
     wrong = [name for name in parts if not fine[name]]
     if wrong:
         raise ValueError(

@@ -133,6 +133,8 @@ def summary_table(found: Conversion) -> Table:
     if found.num_checked:
         table.add_row("checksums", f"{found.num_checked} files are as SHA256SUMS says")
     check = found.verification
+    if check is None and found.num_checked:
+        table.add_row("logits", "not compared: transformers does not read the source")
     if check is not None:
         table.add_row(
             "logits",

@@ -180,7 +180,7 @@ def check_writable(path: Path) -> None:
     try:
         tempfile.TemporaryDirectory(dir=nearest).cleanup()  # rights do not tell all
     except OSError as error:
-        why = f"{nearest} is not a writable folder"
+        why = f"{nearest} is not a writable folder ({error.strerror})"
         raise _unwritable(path, why) from error
 
 

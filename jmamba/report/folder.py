@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from jmamba.files.errors import CheckpointError
 from jmamba.files.exchange import put_in_place, recover
 from jmamba.files.folders import check_writable, keep_others
 from jmamba.files.untrusted import as_path
@@ -127,7 +128,10 @@ def check_directory(directory: Path, *, overwrite: bool = False) -> None:
                 f"{directory} holds files that are not a report of jmamba. Name "
                 "another folder with --out, or write into this one with --overwrite."
             )
-    check_writable(directory)
+    try:
+        check_writable(directory)
+    except CheckpointError as error:
+        raise ValueError(f"{error} On the command line: --out.") from error
 
 
 def describe_arrays(report: Any) -> dict[str, dict]:

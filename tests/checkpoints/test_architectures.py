@@ -144,6 +144,7 @@ def test_it_is_converted_like_the_others(tmp_path):
     convert(tmp_path / "orbax", tmp_path / "back", format="hf")
     back = Bigram.from_pretrained(tmp_path / "back")
     np.testing.assert_array_equal(back(TOKENS), bigram()(TOKENS))
+    (tmp_path / "model" / "SHA256SUMS").unlink()
     with pytest.raises(CheckpointError, match="is a Bigram, which transformers cannot"):
         convert(tmp_path / "model", tmp_path / "out", verify=True)
 

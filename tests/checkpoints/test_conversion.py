@@ -119,6 +119,9 @@ def test_conversion_back_is_what_it_was(tmp_path):
 
 def test_orbax_has_nothing_to_verify_against(tmp_path):
     convert(write_hf(tmp_path / "source"), tmp_path / "orbax")
+    found = convert(tmp_path / "orbax", tmp_path / "same", format="hf", verify=True)
+    assert found.num_checked > 3 and found.verification is None
+    (tmp_path / "orbax" / "SHA256SUMS").unlink()
     with pytest.raises(CheckpointError, match="nothing to verify against"):
         convert(tmp_path / "orbax", tmp_path / "back", verify=True)
 

@@ -85,7 +85,7 @@ def test_explain_reads_files_and_standard_input(tmp_path, monkeypatch):
         (["explain", "a", "--layers", "x"], "--layers 3,6,-1"),
         (["explain", "a", "--top", 0], "top must be at least 1"),
         (["explain", "a", "--out", "file"], "is a file"),
-        (["explain", "a", "--out", "file/out"], "--out"),
+        (["explain", "a", "--out", "file/out"], "Cannot write to"),
         (["explain", "a", "--out", "."], "--overwrite"),
         (["explain", "--file", "latin1"], "not UTF-8 text: byte 1 is 0xe9"),
         (["explain", "--file", "missing"], "missing"),

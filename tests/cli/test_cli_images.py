@@ -93,7 +93,7 @@ def test_checkpoints_explain_what_they_read(tmp_path):
         (["--image", "missing"], "There is no picture missing; check the name."),
         (["notes.jpg"], "notes.jpg cannot be read as a picture"),
         (["cut.png"], "cut.png cannot be read as a picture"),
-        (["--image", "."], "cannot be read as a picture"),
+        (["--image", "."], "is a folder, not a file that can be read"),
         (["text", "--image", "a picture.PNG"], "a text or a picture, not both 'text'"),
         (["a picture.PNG", "--method", "magic"], "Unknown method 'magic'"),
         (

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -109,7 +108,10 @@ def test_file_is_no_folder(tmp_path):
 
 
 def test_unwritable_folder_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    def refuse(*args, **options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
     with pytest.raises(ValueError, match=r"Cannot write to .*--out"):
         check_directory(tmp_path / "out")
 

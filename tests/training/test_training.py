@@ -194,7 +194,9 @@ def test_read_bytes_messages(tmp_path):
     (tmp_path / "cut.gz").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "not.gz").write_bytes(b"plain text")
-    for name in ("cut.gz", "not.gz", "absent"):
+    with pytest.raises(ValueError, match="absent cannot be opened"):
+        data.read_bytes(tmp_path / "absent")
+    for name in ("cut.gz", "not.gz"):
         with pytest.raises(
             ValueError, match=f"Cannot read training data from .*{name}"
         ):
