@@ -18,6 +18,7 @@ def hold_interrupts() -> Iterator[None]:
     it has no name yet.
 
     Examples:
+      >>> before = signal.signal(signal.SIGINT, signal.default_int_handler)
       >>> try:
       ...     with hold_interrupts():
       ...         signal.raise_signal(signal.SIGINT)
@@ -26,6 +27,7 @@ def hold_interrupts() -> Iterator[None]:
       ...     print("interrupted")
       whole
       interrupted
+      >>> _ = signal.signal(signal.SIGINT, before)
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals come to the main thread only

@@ -20,7 +20,7 @@ def training_bytes(config: MambaConfig, settings: TrainConfig) -> int:
     Examples:
       >>> config = MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> training_bytes(config, TrainConfig(steps=300, batch=4, length=64))
-      416768
+      460800
     """
     m, d, n, r = config.d_model, config.d_inner, config.d_state, config.dt_rank
     layer = 3 * m * d + d * (r + 2 * n) + r * d + d * n

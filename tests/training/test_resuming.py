@@ -59,7 +59,15 @@ def test_more_steps_are_allowed_by_name(tmp_path):
     assert run(tmp_path, steps=9) == []
 
 
-def test_an_interrupted_run_has_lost_no_step(tmp_path):
+@pytest.fixture
+def ctrl_c():
+    """Let SIGINT interrupt: it is ignored where tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_run_has_lost_no_step(tmp_path, ctrl_c):
     whole = run(tmp_path / "whole")
 
     def interrupt(report):
