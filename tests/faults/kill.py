@@ -59,11 +59,14 @@ def commands(work: Path) -> dict[str, list[str]]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Return file -> hash of what a run leaves, but for states and times."""
+    """Return file -> hash of what a run leaves, but for states, sums and times.
+
+    Orbax names its files at random, so that lists of their checksums differ too.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        is_state = "state" in path.parts or "parameters" in path.parts
+        is_state = not {"state", "parameters", "SHA256SUMS"}.isdisjoint(path.parts)
         if path.is_file() and not is_state and path.suffix not in (".md", ".png"):
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
