@@ -18,7 +18,6 @@ from jmamba.commands.options import (
 )
 from jmamba.commands.reading import read_text
 from jmamba.commands.stages import stages
-from jmamba.files.dtypes import check_dtype
 from jmamba.files.untrusted import as_path
 
 
@@ -41,7 +40,6 @@ def dynamics_command(
     Prints what the theory of token dynamics asks of each layer and writes a folder
     with a page, pictures and arrays.
     """
-    check_dtype(dtype)
     text = read_text(text, file)
     with stages() as show:
         show("loading the model", 0, 1)

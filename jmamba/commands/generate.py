@@ -17,7 +17,6 @@ from jmamba.commands.options import (
 )
 from jmamba.commands.reading import read_text
 from jmamba.commands.stages import stages
-from jmamba.files.dtypes import check_dtype
 from jmamba.generation.sampling import Sampling
 from jmamba.report.labels import visible
 
@@ -58,7 +57,6 @@ def generate_command(
 ) -> None:
     """Continue a text, printing it as it is made."""
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-    check_dtype(dtype)
     prompt = read_text(prompt, file)
     with stages() as show:
         show("loading the model", 0, 1)
