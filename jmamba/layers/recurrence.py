@@ -6,7 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jmamba.ops import selective_scan, selective_state_update
+from jmamba.ops import (
+    selective_scan,
+    selective_state_update,
+    ssd,
+    ssd_state_update,
+)
 from jmamba.types import AnyRecurrence, BidirectionalRecurrence, Recurrence
 
 
@@ -29,6 +34,9 @@ def run_recurrence(
 ) -> RecurrenceOutput:
     """Return y = (alpha + D) u, times silu(z) if that is asked for.
 
+    Heads of several channels that decay by one number run as `ssd`, all others as
+    `selective_scan`.
+
     Args:
       recurrence: what a layer projected its input to, of one direction.
       state: the state before the first token; None for zero.
@@ -43,6 +51,12 @@ def run_recurrence(
       >>> [round(float(v), 3) for v in y[0, :, 0]]
       [1.0, 1.5, 1.75]
     """
+    heads = recurrence.delta.shape[-1]
+    if recurrence.A.shape[-1] == 1 and heads < recurrence.u.shape[-1]:
+        y, last_state = _run_heads(recurrence, state, segment_ids)
+        if is_gated and recurrence.z is not None:
+            y = y * jax.nn.silu(recurrence.z)
+        return RecurrenceOutput(y, last_state)
     u, delta, A, B, C, D, z = by_channel(recurrence)
     z = z if is_gated else None
     if u.shape[1] == 1 and state is not None and segment_ids is None:
@@ -62,6 +76,30 @@ def run_recurrence(
             u, delta, A, B, C, D, z, initial_state=state, segment_ids=segment_ids
         )
     )
+
+
+def _run_heads(recurrence: Recurrence, state, segment_ids) -> RecurrenceOutput:
+    """Run heads of p channels each, whose states decay by one number."""
+    u, delta, A, B, C, D, _ = recurrence
+    heads = delta.shape[-1]
+
+    def by_head(x, axis):
+        shape = (*x.shape[:axis], heads, x.shape[axis] // heads, *x.shape[axis + 1 :])
+        return x.reshape(shape)
+
+    u, state = by_head(u, 2), None if state is None else by_head(state, 1)
+    D = None if D is None else by_head(D, 0)
+    if u.shape[1] == 1 and state is not None and segment_ids is None:
+        y, last_state = ssd_state_update(
+            state, u[:, 0], delta[:, 0], A[:, 0], B[:, 0], C[:, 0], D
+        )
+    else:
+        y, last_state = ssd(
+            u, delta, A[:, 0], B, C, D, initial_state=state, segment_ids=segment_ids
+        )
+    (batch, channels), n = (u.shape[0], recurrence.u.shape[2]), B.shape[-1]
+    last_state = last_state.reshape(batch, channels, n)
+    return RecurrenceOutput(y.reshape(recurrence.u.shape), last_state)
 
 
 def states_after(

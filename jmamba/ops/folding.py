@@ -1,10 +1,11 @@
-"""Batching by folding: a vmapped scan is one larger scan.
+"""Batching by folding: a vmapped recurrence is one larger recurrence.
 
 The new axis is folded into the first of three axes that every operand concerned has:
 
     k  if only directions differ: the decays are computed once for all of them
     b  if only sequences differ
-    d  if parameters differ: rows have their own A, and B and C become groups
+    d  if parameters differ: rows have their own A, and B and C become groups; in a
+       recurrence of heads h
 """
 
 import jax
@@ -14,11 +15,11 @@ from jmamba.requests import check_sizes
 
 
 def _choose_axes(in_axes, out_axes, batched) -> str:
-    """Return the axes to fold into: "k", "b", "dg", or "" where none will do."""
+    """Return the axes to fold into: "k", "b", "dhg", or "" where none will do."""
     moving = [
         axes for axes, is_batched in zip(in_axes, batched, strict=True) if is_batched
     ]
-    for target in ("k", "b", "dg"):
+    for target in ("k", "b", "dhg"):
         has = [any(letter in axes for letter in target) for axes in moving + out_axes]
         if all(has):
             return target

@@ -1,6 +1,6 @@
-"""The selective scan as JAX primitives: one op with every derivative.
+"""Recurrences as JAX primitives: one op each, with every derivative.
 
-Three primitives, one per map of `jmamba_kernels.selective_scan.contract`:
+Three primitives, one per map of an op's contract. Those of the selective scan:
 
     selective_scan            primal                      runs always
     selective_scan_tangent    linear in k directions      its jvp rule: jvp, jacfwd
@@ -11,7 +11,9 @@ the tangent unevaluated and transposition replaces it. Second derivatives differ
 the reference. Which implementation runs is chosen in `ops.lowering`.
 """
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,126 +23,97 @@ from jax.interpreters import ad, batching
 
 from jmamba.ops.folding import fold_batch
 from jmamba.ops.lowering import Map, register_lowerings
+from jmamba.ops.operation import SELECTIVE_SCAN, SSD, Operation
 from jmamba.ops.sharding import hold, keep_places, vary_together
-from jmamba_kernels import (
-    ScanInputs,
-    ScanResult,
-    accumulation_dtype,
-    choose,
-    load,
-    num_chunks,
-)
+from jmamba_kernels import accumulation_dtype
 from jmamba_kernels.selective_scan.table import Choice
 
-scan_p = Primitive("selective_scan")
-tangent_p = Primitive("selective_scan_tangent")
-cotangent_p = Primitive("selective_scan_cotangent")
-for _primitive in (scan_p, tangent_p, cotangent_p):
-    _primitive.multiple_results = True
 
-NO_INPUTS = ScanInputs(*[None] * len(ScanInputs._fields))  # pyright: ignore[reportArgumentType]
+class Primitives(NamedTuple):
+    """The three primitives of an op."""
+
+    scan: Primitive
+    tangent: Primitive
+    cotangent: Primitive
 
 
-def present(inputs: ScanInputs) -> dict[str, jax.Array]:
+def present(inputs: Any) -> dict[str, jax.Array]:
     """Return the operands that are there, by name."""
     return {k: v for k, v in inputs._asdict().items() if v is not None}
 
 
-def bind_scan(
-    inputs: ScanInputs, *, delta_softplus: bool, implementation: Choice
-) -> ScanResult:
-    """Bind the primal map."""
+def bind_recurrence(
+    op: Operation, inputs: Any, *, implementation: Choice, **options: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Bind the primal map of an op and return y and the last state.
+
+    Args:
+      op: which recurrence.
+      inputs: its operands.
+      implementation: which one computes it, or None.
+      **options: of the op's maps.
+    """
     parts = vary_together(present(inputs))
-    bind = partial(
-        scan_p.bind,
+    bind_values = partial(
+        PRIMITIVES[op.name].scan.bind,
         names=tuple(parts),
-        delta_softplus=delta_softplus,
         implementation=implementation,
         save_states=False,
+        **options,
     )
-    in_axes, out_axes = _scan_axes(names=parts, save_states=False)
+    in_axes, out_axes = _scan_axes(op, names=parts, save_states=False)
 
     def run(*values):
         # a loop over tokens goes through whole sequences: devices that hold parts of
         # them exchange these for parts of the channels
-        lent = partial(hold, lend="ld")
-        return list(map(lent, bind(*map(lent, values, in_axes)), out_axes))
+        lent = partial(hold, lend="l" + op.parallel)
+        return list(map(lent, bind_values(*map(lent, values, in_axes)), out_axes))
 
     y, last_state = keep_places(
         run, tuple(parts.values()), tuple(in_axes), list(out_axes)
     )
-    return ScanResult(y, last_state, None)
+    return y, last_state
 
 
 # What the primitives compute, on values -----------------------------------------------
-# Operands travel as flat lists: `names` says which of ScanInputs' fields they are.
+# Operands travel as flat lists: `names` says which of the op's they are.
 
 
-def _inputs(values, names) -> ScanInputs:
-    return NO_INPUTS._replace(**dict(zip(names, values, strict=True)))
-
-
-def _run_scan(maps, *values, names, delta_softplus, save_states):
-    inputs = _inputs(values, names)
-    result = maps.scan(inputs, delta_softplus=delta_softplus, save_states=save_states)
+def _run_scan(op, maps, *values, names, save_states, **options):
+    result = maps.scan(op.open(values, names), save_states=save_states, **options)
     return list(result) if save_states else list(result[:2])
 
 
-def _run_tangent(maps, *values, names, tangent_names, delta_softplus):
-    inputs = _inputs(values[: len(names)], names)
-    tangents = _inputs(values[len(names) + 1 :], tangent_names)
-    return list(maps.tangent(inputs, tangents, delta_softplus=delta_softplus))
+def _run_tangent(op, maps, *values, names, tangent_names, **options):
+    inputs = op.open(values[: len(names)], names)
+    tangents = op.open(values[len(names) + 1 :], tangent_names)
+    return list(maps.tangent(inputs, tangents, **options))
 
 
-def _run_cotangent(maps, *values, names, wanted, delta_softplus):
-    inputs = _inputs(values[: len(names)], names)
-    d_inputs = maps.cotangent(
-        inputs,
-        *values[len(names) :],
-        delta_softplus=delta_softplus,
-        wanted=wanted,
-    )
+def _run_cotangent(op, maps, *values, names, wanted, **options):
+    inputs = op.open(values[: len(names)], names)
+    d_inputs = maps.cotangent(inputs, *values[len(names) :], wanted=wanted, **options)
     return [getattr(d_inputs, name) for name in wanted]
-
-
-_RUN = {scan_p: _run_scan, tangent_p: _run_tangent, cotangent_p: _run_cotangent}
 
 
 # Axes, by their letters: of operands, and of results ----------------------------------
 
-OPERAND_AXES = {
-    "u": "bld",
-    "delta": "bld",
-    "A": "dn",
-    "B": "blgn",
-    "C": "blgn",
-    "D": "d",
-    "z": "bld",
-    "delta_bias": "d",
-    "initial_state": "bdn",
-    "segment_ids": "bl",
-}
-"""Axes of each operand of the scan."""
 
-_OUT_AXES = {"y": "bld", "last_state": "bdn", "chunk_states": "bmnd"}
-
-
-def _scan_axes(*, names, save_states, **_):
+def _scan_axes(op, *, names, save_states, **_):
     results = ["y", "last_state", *(["chunk_states"] if save_states else [])]
-    return [OPERAND_AXES[name] for name in names], [_OUT_AXES[name] for name in results]
+    return [op.axes[name] for name in names], [op.results[name] for name in results]
 
 
-def _tangent_axes(*, names, tangent_names, **_):
-    axes = [OPERAND_AXES[name] for name in names] + [_OUT_AXES["chunk_states"]]
-    return axes + ["k" + OPERAND_AXES[name] for name in tangent_names], ["kbld", "kbdn"]
+def _tangent_axes(op, *, names, tangent_names, **_):
+    axes = [op.axes[name] for name in names] + [op.results["chunk_states"]]
+    moved = ["k" + op.axes[name] for name in tangent_names]
+    return axes + moved, ["k" + op.results[name] for name in ("y", "last_state")]
 
 
-def _cotangent_axes(*, names, wanted, **_):
-    axes = [OPERAND_AXES[name] for name in names] + [_OUT_AXES["chunk_states"]]
-    return axes + ["kbld", "kbdn"], ["k" + OPERAND_AXES[name] for name in wanted]
-
-
-_AXES = {scan_p: _scan_axes, tangent_p: _tangent_axes, cotangent_p: _cotangent_axes}
+def _cotangent_axes(op, *, names, wanted, **_):
+    axes = [op.axes[name] for name in names] + [op.results["chunk_states"]]
+    pulled = ["k" + op.results[name] for name in ("y", "last_state")]
+    return axes + pulled, ["k" + op.axes[name] for name in wanted]
 
 
 # Shapes -------------------------------------------------------------------------------
@@ -150,33 +123,43 @@ def _shape(like, shape, dtype=None):
     return like.update(shape=shape, dtype=dtype or like.dtype, weak_type=False)
 
 
-def _scan_shapes(u, *rest, names, save_states, **_):
-    batch, length, channels = u.shape
-    n = rest[names.index("A") - 1].shape[1]
-    dtype = accumulation_dtype(u.dtype)
-    out = [_shape(u, u.shape), _shape(u, (batch, channels, n), dtype)]
-    if save_states:
-        out.append(_shape(u, (batch, num_chunks(length), n, channels), dtype))
-    return out
+def _scan_shapes(op, *values, names, save_states, **_):
+    in_axes, out_axes = _scan_axes(op, names=names, save_states=save_states)
+    size = {
+        letter: n
+        for x, axes in zip(values, in_axes, strict=True)
+        for letter, n in zip(axes, x.shape, strict=True)
+    }
+    size["m"] = -(-size["l"] // op.chunk)
+    u = values[0]
+    return [
+        _shape(
+            u,
+            tuple(size[letter] for letter in axes),
+            None if name in op.narrow else accumulation_dtype(u.dtype),
+        )
+        for name, axes in zip(op.results, out_axes, strict=False)
+    ]
 
 
-def _tangent_shapes(u, *rest, names, tangent_names, **_):
-    y, last_state = _scan_shapes(u, *rest, names=names, save_states=False)
-    directions = rest[-1].shape[0]
-    return [_shape(x, (directions, *x.shape)) for x in (y, last_state)]
+def _tangent_shapes(op, *values, names, tangent_names, **_):
+    out = _scan_shapes(op, *values[: len(names)], names=names, save_states=False)
+    directions = values[-1].shape[0]
+    return [_shape(x, (directions, *x.shape)) for x in out]
 
 
-def _cotangent_shapes(*values, names, wanted, **_):
+def _cotangent_shapes(op, *values, names, wanted, **_):
     directions = values[-1].shape[0]
     by_name = dict(zip(names, values[: len(names)], strict=True))
     return [_shape(by_name[k], (directions, *by_name[k].shape)) for k in wanted]
 
 
-scan_p.def_abstract_eval(_scan_shapes)
-tangent_p.def_abstract_eval(_tangent_shapes)
-cotangent_p.def_abstract_eval(_cotangent_shapes)
-for _primitive in (scan_p, tangent_p, cotangent_p):
-    register_lowerings(_primitive, Map(_RUN[_primitive], _AXES[_primitive], choose))
+_MAPS = (
+    (_run_scan, _scan_axes, _scan_shapes),
+    (_run_tangent, _tangent_axes, _tangent_shapes),
+    (_run_cotangent, _cotangent_axes, _cotangent_shapes),
+)
+"""What a primitive is: functions of an op, and of the primitive's parameters."""
 
 
 # Derivatives --------------------------------------------------------------------------
@@ -190,11 +173,11 @@ def _zeros(x):
     return jnp.zeros(x.aval.shape, x.aval.dtype) if _is_zero(x) else x
 
 
-def _scan_jvp(primals, tangents, *, save_states, **params):
-    out = scan_p.bind(*primals, save_states=True, **params)
+def _scan_jvp(made: Primitives, primals, tangents, *, save_states, **params):
+    out = made.scan.bind(*primals, save_states=True, **params)
     out = [checkpoint_name(x, "scan") for x in out]
     moving = [i for i, t in enumerate(tangents) if not _is_zero(t)]
-    d_out = tangent_p.bind(
+    d_out = made.tangent.bind(
         *primals,
         out[2],
         *(tangents[i][None] for i in moving),
@@ -207,23 +190,25 @@ def _scan_jvp(primals, tangents, *, save_states, **params):
     return (out, d_out) if save_states else (out[:2], d_out)
 
 
-def _tangent_transpose(d_out, *values, names, tangent_names, **params):
+def _tangent_transpose(
+    made: Primitives, d_out, *values, names, tangent_names, **params
+):
     fixed = values[: len(names) + 1]
-    pulled = cotangent_p.bind(
+    pulled = made.cotangent.bind(
         *fixed, *map(_zeros, d_out), names=names, wanted=tangent_names, **params
     )
     return [None] * len(fixed) + list(pulled)
 
 
-def _cotangent_transpose(d_inputs, *values, names, wanted, **params):
+def _cotangent_transpose(made: Primitives, d_inputs, *values, names, wanted, **params):
     fixed = values[: len(names) + 1]
-    pushed = tangent_p.bind(
+    pushed = made.tangent.bind(
         *fixed, *map(_zeros, d_inputs), names=names, tangent_names=wanted, **params
     )
     return [None] * len(fixed) + list(pushed)
 
 
-def _linear_jvp(primitive, primals, tangents, *, names, **params):
+def _linear_jvp(op, run_map, primitive, primals, tangents, *, names, **params):
     """Differentiate a map that is linear in its last operands, not in its inputs.
 
     The linear part is the same map; the other part differentiates the reference.
@@ -242,8 +227,8 @@ def _linear_jvp(primitive, primals, tangents, *, names, **params):
             values = list(primals)
             for i, part in zip(moving, parts, strict=True):
                 values[i] = part
-            maps = load("reference")
-            return _RUN[primitive](maps, *values, names=names, **params)
+            maps = op.load("reference")
+            return run_map(op, maps, *values, names=names, **params)
 
         at = tuple(primals[i] for i in moving)
         _, more = jax.jvp(run, at, tuple(tangents[i] for i in moving))
@@ -251,22 +236,39 @@ def _linear_jvp(primitive, primals, tangents, *, names, **params):
     return out, d_out
 
 
-ad.primitive_jvps[scan_p] = _scan_jvp
-ad.primitive_jvps[tangent_p] = partial(_linear_jvp, tangent_p)
-ad.primitive_jvps[cotangent_p] = partial(_linear_jvp, cotangent_p)
-ad.primitive_transposes[tangent_p] = _tangent_transpose
-ad.primitive_transposes[cotangent_p] = _cotangent_transpose
-
-
 # Batching -----------------------------------------------------------------------------
 
 
-def _batch(primitive, values, dims, **params):
+def _batch(op, axes, primitive, values, dims, **params):
     """Fold a batch axis into the map's own axes."""
     bind = partial(primitive.bind, **params)
-    params = {k: v for k, v in params.items() if k != "implementation"}
-    return fold_batch(bind, values, dims, *_AXES[primitive](**params))
+    return fold_batch(bind, values, dims, *axes(op, **params))
 
 
-for _primitive in (scan_p, tangent_p, cotangent_p):
-    batching.primitive_batchers[_primitive] = partial(_batch, _primitive)
+# Registration -------------------------------------------------------------------------
+
+
+def make_primitives(op: Operation) -> Primitives:
+    """Return the primitives of an op, with all their rules."""
+    names = op.name, f"{op.name}_tangent", f"{op.name}_cotangent"
+    made = Primitives(*map(Primitive, names))
+    for primitive, (run, axes, shapes) in zip(made, _MAPS, strict=True):
+        primitive.multiple_results = True
+        primitive.def_abstract_eval(partial(shapes, op))
+        register_lowerings(
+            primitive, Map(partial(run, op), partial(axes, op), op.choose)
+        )
+        batching.primitive_batchers[primitive] = partial(_batch, op, axes, primitive)
+        ad.primitive_jvps[primitive] = partial(_linear_jvp, op, run, primitive)
+    ad.primitive_jvps[made.scan] = partial(_scan_jvp, made)
+    ad.primitive_transposes[made.tangent] = partial(_tangent_transpose, made)
+    ad.primitive_transposes[made.cotangent] = partial(_cotangent_transpose, made)
+    return made
+
+
+PRIMITIVES: Mapping[str, Primitives] = {
+    op.name: make_primitives(op) for op in (SELECTIVE_SCAN, SSD)
+}
+"""Name of an op -> its primitives."""
+
+scan_p, tangent_p, cotangent_p = PRIMITIVES[SELECTIVE_SCAN.name]

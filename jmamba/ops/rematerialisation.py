@@ -5,9 +5,10 @@ from typing import Any
 
 import jax
 
-from jmamba.ops.primitives import scan_p
+from jmamba.ops.primitives import PRIMITIVES
 
 _PRODUCT = (((1,), (0,)), ((), ()))  # of two matrices
+_SCANS = frozenset(made.scan for made in PRIMITIVES.values())
 
 
 def scans_like_products(policy: Callable[..., Any]) -> Callable[..., Any]:
@@ -20,12 +21,12 @@ def scans_like_products(policy: Callable[..., Any]) -> Callable[..., Any]:
 
     Examples:
       >>> policy = scans_like_products(jax.checkpoint_policies.dots_saveable)
-      >>> policy(scan_p), bool(policy(jax.lax.exp_p))
+      >>> policy(PRIMITIVES["ssd"].scan), bool(policy(jax.lax.exp_p))
       (True, False)
     """
 
     def decide(primitive, *avals, **params):
-        if primitive is scan_p:
+        if primitive in _SCANS:
             primitive, params = jax.lax.dot_general_p, {"dimension_numbers": _PRODUCT}
         return policy(primitive, *avals, **params)
 

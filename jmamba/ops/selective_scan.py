@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jmamba.ops.primitives import NO_INPUTS, OPERAND_AXES, bind_scan, present
-from jmamba.ops.real_numbers import advise_real
+from jmamba.ops.operands import check_types
+from jmamba.ops.operation import SELECTIVE_SCAN
+from jmamba.ops.primitives import bind_recurrence, present
 from jmamba.ops.sharding import keep_places
 from jmamba.requests import check_sizes
 from jmamba_kernels import IMPLEMENTATIONS, ScanInputs, accumulation_dtype
@@ -90,10 +91,14 @@ def selective_scan(
     inputs = _as_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, segment_ids)
     check_inputs(inputs)
     check_implementation(implementation)
-    result = bind_scan(
-        inputs, delta_softplus=bool(delta_softplus), implementation=implementation
+    return ScanOutput(
+        *bind_recurrence(
+            SELECTIVE_SCAN,
+            inputs,
+            implementation=implementation,
+            delta_softplus=bool(delta_softplus),
+        )
     )
-    return ScanOutput(result.y, result.last_state)
 
 
 def selective_state_update(
@@ -139,10 +144,10 @@ def selective_state_update(
     inputs = _as_inputs(u, delta, A, B[:, None], C[:, None], D, z, delta_bias, state)
     check_inputs(inputs)
     parts = present(inputs)
-    axes = tuple(OPERAND_AXES[name] for name in parts)
+    axes = tuple(SELECTIVE_SCAN.axes[name] for name in parts)
 
     def run(*values):
-        operands = NO_INPUTS._replace(**dict(zip(parts, values, strict=True)))
+        operands = SELECTIVE_SCAN.open(values, parts)
         return _advance(operands, delta_softplus=delta_softplus)
 
     return keep_places(run, tuple(parts.values()), axes, ("bd", "bdn"))
@@ -201,16 +206,7 @@ def check_inputs(inputs: ScanInputs) -> None:
             f"selective_scan needs u of shape (b, l, d) and A of shape (d, n), "
             f"but got u {inputs.u.shape} and A {inputs.A.shape}."
         )
-    for name, x in inputs._asdict().items():
-        kind = jnp.integer if name == "segment_ids" else jnp.floating
-        if x is not None and not jnp.issubdtype(x.dtype, kind):
-            if name == "segment_ids":
-                needed, advice = "integers", f"Type {name}.astype(jnp.int32)."
-            else:
-                needed, advice = "real floating point", advise_real(name, x.dtype)
-            raise TypeError(
-                f"selective_scan: {name} is {x.dtype}, but must be {needed}. {advice}"
-            )
+    check_types("selective_scan", inputs._asdict())
     (b, l, d), n = inputs.u.shape, inputs.A.shape[1]  # noqa: E741
     groups = inputs.B.shape[2] if inputs.B.ndim == 4 else 1
     sizes = {"b": b, "l": l, "d": d, "n": n, "g": groups}
@@ -219,7 +215,7 @@ def check_inputs(inputs: ScanInputs) -> None:
     for name, x in inputs._asdict().items():
         if x is None:
             continue
-        if x.shape != tuple(sizes[axis] for axis in OPERAND_AXES[name]):
+        if x.shape != tuple(sizes[axis] for axis in SELECTIVE_SCAN.axes[name]):
             wrong.append(f"{name} {x.shape} should be {_SHAPES[name]}")
     if wrong:
         raise ValueError(

@@ -206,8 +206,10 @@ def sum_after(
     if not any("g" in axes for axes in out_axes):
         return run(*values)
     # cotangents of all parts take no more memory than those of u
-    most = size["d"] // (size["g"] * size["n"])
-    parts = math.gcd(parts, size["d"] // size["g"])
+    split_letter = "d" if "d" in size else "h"  # channels, or heads of p channels
+    channels = size[split_letter] * size.get("p", 1)
+    most = channels // (size["g"] * size["n"])
+    parts = math.gcd(parts, size[split_letter] // size["g"])
     parts = max(p for p in range(1, parts + 1) if parts % p == 0 and p <= max(most, 1))
 
     def split(x, axes):

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from random_models import random_text_model, random_tokens
 
-from jmamba.ops.primitives import OPERAND_AXES
+from jmamba.ops.operation import SELECTIVE_SCAN
 
 B, L, D, N = 4, 128, 8, 4
 XLA = ("xla_loop", "xla_chunked")
@@ -28,7 +28,7 @@ def operands(kind, over, **options):
     on = mesh(kind)
 
     def place(name, x):
-        spec = P(*(over.get(letter) for letter in OPERAND_AXES[name]))
+        spec = P(*(over.get(letter) for letter in SELECTIVE_SCAN.axes[name]))
         return jax.device_put(x, NamedSharding(on, spec))
 
     return {name: place(name, x) for name, x in differentiable(inputs).items()}

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jmamba.ops import causal_conv1d, selective_state_update
-from jmamba.ops.primitives import OPERAND_AXES
+from jmamba.ops.operation import SELECTIVE_SCAN
 from jmamba_kernels import ScanInputs
 
 MESH = jax.make_mesh((2, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
@@ -60,7 +60,7 @@ def operands(over):
     groups = 2 if "g" in over else 1
     inputs = make_inputs(channels=4, length=8, groups=groups, options=OPTIONS)
     return inputs, ScanInputs(
-        *(put(x, OPERAND_AXES[k], over) for k, x in inputs._asdict().items())
+        *(put(x, SELECTIVE_SCAN.axes[k], over) for k, x in inputs._asdict().items())
     )
 
 
@@ -112,10 +112,10 @@ def test_types_of_the_scan_follow_the_letters(places):
     for arrays in like_results.values():
         assert_spread(arrays, RESULTS, over)
     for arrays in like_operands.values():
-        assert_spread(arrays, OPERAND_AXES, over)
+        assert_spread(arrays, SELECTIVE_SCAN.axes, over)
     for arrays in vmapped.values():
         assert_spread(arrays, RESULTS, over, lead="k")
-    assert_spread(vmapped_gradient, OPERAND_AXES, over, lead="k")
+    assert_spread(vmapped_gradient, SELECTIVE_SCAN.axes, over, lead="k")
 
 
 @pytest.mark.parametrize(

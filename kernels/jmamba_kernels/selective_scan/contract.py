@@ -15,7 +15,7 @@ k directions, m chunks of `CHUNK` tokens.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -54,7 +54,7 @@ class ScanResult(NamedTuple):
 
 
 class Implementation(NamedTuple):
-    """The three maps of one implementation.
+    """The three maps of one implementation, here of the selective scan.
 
     scan(inputs, *, delta_softplus, save_states) -> ScanResult
     tangent(inputs, tangents, *, delta_softplus) -> (d_y, d_last_state)
@@ -64,9 +64,9 @@ class Implementation(NamedTuple):
     Tangents and cotangents carry a leading axis k; an absent tangent is None (zero).
     """
 
-    scan: Callable[..., ScanResult]
+    scan: Callable[..., Any]
     tangent: Callable[..., tuple[Array, Array]]
-    cotangent: Callable[..., ScanInputs]
+    cotangent: Callable[..., Any]
 
 
 def accumulation_dtype(dtype) -> jnp.dtype:

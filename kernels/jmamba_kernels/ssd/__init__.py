@@ -1,0 +1,1 @@
+"""Implementations of Mamba-2's recurrence, one file each, under one contract."""
