@@ -15,6 +15,7 @@ from typing import Any
 
 from jmamba.files.errors import CheckpointError
 from jmamba.files.exchange import is_hidden, put_in_place, recover
+from jmamba.files.json_files import encode_infinities
 from jmamba.files.untrusted import as_path
 
 GENERATION_CONFIG = "generation_config.json"
@@ -84,7 +85,8 @@ def is_of_checkpoint(name: str) -> bool:
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file as transformers formats it."""
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(encode_infinities(content), indent=2)
+    file.write_text(text + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from jmamba.layers.freezing import NOTHING, Frozen, call_linear
 from jmamba.layers.mixer import Mixer, Projection
 from jmamba.layers.norm import Precision
 from jmamba.layers.selection import MakeGates, Selection, make_linear
-from jmamba.layers.sizes import MixerSizes
+from jmamba.layers.sizes import HeadSizes, MixerSizes
 from jmamba.ops.sharding import hold
 from jmamba.types import LayerCache
 from jmamba_kernels import accumulation_dtype
@@ -97,18 +97,33 @@ class MambaMixer(Selection, Mixer):
         return LayerCache(jnp.zeros((batch, d, k - 1), dtype), state)
 
 
-def make_in_proj(sizes: MixerSizes, *, precision: Precision, rngs: nnx.Rngs):
-    """Return the projection to the convolution's and the gate's argument."""
+def make_in_proj(
+    sizes: MixerSizes | HeadSizes,
+    *,
+    size_out: int = 0,
+    precision: Precision,
+    rngs: nnx.Rngs,
+):
+    """Return the projection to the convolution's and the gate's argument.
+
+    Args:
+      sizes: of the mixer.
+      size_out: what it puts out; 0 for two numbers of each channel.
+      precision: dtypes.
+      rngs: source of the initial weights.
+    """
     return make_linear(
         sizes.d_model,
-        2 * sizes.d_inner,
+        size_out or 2 * sizes.d_inner,
         use_bias=sizes.use_bias,
         precision=precision,
         rngs=rngs,
     )
 
 
-def make_out_proj(sizes: MixerSizes, *, precision: Precision, rngs: nnx.Rngs):
+def make_out_proj(
+    sizes: MixerSizes | HeadSizes, *, precision: Precision, rngs: nnx.Rngs
+):
     """Return the projection back, so small that the residual stream keeps its scale."""
     shrink = sizes.num_layers**-0.5
     return make_linear(

@@ -48,11 +48,18 @@ def rms_norm(
 
 
 class RMSNorm(nnx.Module):
-    """RMS norm with a learned scale, computed in float32 or better."""
+    """RMS norm with a learned scale, computed in float32 or better.
 
-    def __init__(self, size: int, *, eps: float, precision: Precision):
+    Args:
+      size: numbers that are normalised.
+      eps: keeps the division finite.
+      groups: how many parts of neighbours have an RMS of their own.
+      precision: dtypes.
+    """
+
+    def __init__(self, size: int, *, eps: float, groups: int = 1, precision: Precision):
         self.scale = nnx.Param(jnp.ones((size,), precision.param))
-        self.eps = eps
+        self.eps, self.groups = eps, groups
         self.compute = precision.compute
 
     def __call__(
@@ -63,6 +70,11 @@ class RMSNorm(nnx.Module):
         frozen: bool = False,
     ) -> Float[Array, "... m"]:
         """Return x / rms(x) * scale in the compute dtype; see `rms_norm`."""
-        y = rms_norm(x, self.eps, over=over, frozen=frozen)
+
+        def split(x):
+            return x.reshape(*x.shape[:-1], self.groups, -1)
+
+        over = None if over is None else split(over)
+        y = rms_norm(split(x), self.eps, over=over, frozen=frozen).reshape(x.shape)
         scale = jnp.broadcast_to(self.scale[...].astype(y.dtype), y.shape)
         return (y * scale).astype(self.compute)

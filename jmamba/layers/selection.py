@@ -9,13 +9,11 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Float, Int
 
-from jmamba.layers import freezing
+from jmamba.layers.convolution import Convolver
 from jmamba.layers.freezing import NOTHING, Frozen, stop_gradient
-from jmamba.layers.mixer import Convolution, Projection
+from jmamba.layers.mixer import Projection
 from jmamba.layers.norm import Precision, rms_norm
 from jmamba.layers.sizes import MixerSizes
-from jmamba.ops import causal_conv1d
-from jmamba.ops.causal_conv1d import count_segments
 from jmamba.types import Recurrence
 
 MakeGates = Callable[..., Callable[[], tuple[Array, Array]] | None]
@@ -59,19 +57,6 @@ class GateMatrices(NamedTuple):
     bias: Float[Array, "d"]
 
 
-class Conv1D(nnx.Module):
-    """Parameters of the causal depthwise convolution."""
-
-    def __init__(self, sizes: MixerSizes, *, precision: Precision, rngs: nnx.Rngs):
-        d, k = sizes.d_inner, sizes.d_conv
-        bound = k**-0.5
-        uniform = jax.random.uniform
-        weight = uniform(rngs.params(), (d, k), precision.param, -bound, bound)
-        bias = uniform(rngs.params(), (d,), precision.param, -bound, bound)
-        self.weight = nnx.Param(weight)
-        self.bias = nnx.Param(bias) if sizes.use_conv_bias else None
-
-
 class Selection(nnx.Module):
     """What one direction of a mixer has between its projections.
 
@@ -95,51 +80,19 @@ class Selection(nnx.Module):
         rngs: nnx.Rngs,
     ):
         d, n, r = sizes.d_inner, sizes.d_state, sizes.dt_rank
-        self.conv1d = Conv1D(sizes, precision=precision, rngs=rngs)
+        self.conv1d = Convolver(
+            d, sizes.d_conv, sizes.use_conv_bias, precision=precision, rngs=rngs
+        )
         self.gates = make_gates and make_gates(sizes, precision=precision, rngs=rngs)
         rows = r if self.gates is not None else r + 2 * n
         self.x_proj = make_linear(d, rows, precision=precision, rngs=rngs)
         self.dt_proj = make_linear(r, d, precision=precision, rngs=rngs)
-        self.dt_bias = nnx.Param(_dt_bias(sizes, rngs).astype(precision.sensitive))
+        dt_bias = draw_dt_bias(sizes, d, rngs)
+        self.dt_bias = nnx.Param(dt_bias.astype(precision.sensitive))
         A_log = jnp.log(jnp.arange(1, n + 1, dtype=precision.sensitive))
         self.A_log = nnx.Param(jnp.tile(A_log, (d, 1)))
         self.D = nnx.Param(jnp.ones((d,), precision.sensitive))
         self.sizes = sizes
-
-    def convolve(
-        self,
-        x: Float[Array, "b l d"],
-        *,
-        activation: str | None = None,
-        frozen: Frozen = NOTHING,
-        initial_state: Float[Array, "b d _"] | None = None,
-        **options,
-    ):
-        """Run the convolution; the rest of the options are those of `causal_conv1d`.
-
-        Args:
-          x: what it reads.
-          activation: None or "silu"; None if there is a rule for linear maps.
-          frozen: how linear maps are differentiated.
-          initial_state: the inputs before the first token.
-          **options: of `causal_conv1d`.
-        """
-        weight, bias = self.conv1d.weight[...], self.conv1d.bias
-        operands = x, weight, None if bias is None else bias[...], initial_state
-
-        def run(operands, activation=None):
-            x, weight, bias, state = operands
-            return causal_conv1d(
-                x, weight, bias, activation=activation, initial_state=state, **options
-            )
-
-        out = run(operands, activation)
-        if frozen.linear is None:
-            return out
-        assert activation is None
-        return out._replace(
-            y=frozen.linear("conv", lambda operands: run(operands).y, operands)
-        )
 
     def W_x(self) -> Float[Array, "d _"]:
         """Return the projection of u to dt, B and C, (d, r + 2 n)."""
@@ -177,19 +130,13 @@ class Selection(nnx.Module):
         Args:
           x, conv_state, lengths, segment_ids, frozen: as in `select`.
         """
-        options: dict[str, Any] = {
-            "initial_state": conv_state,
-            "segment_ids": segment_ids,
-        }
-        if frozen.activation or frozen.linear is not None:
-            a, last = self.convolve(x, frozen=frozen, **options)
-            u = freezing.silu(a, frozen)
-        else:
-            u, last = self.convolve(x, activation="silu", **options)
-        if lengths is not None:
-            window = self.sizes.d_conv
-            last = _last_inputs(x, conv_state, lengths, segment_ids, window)
-        return u, last
+        return self.conv1d.activate(
+            x,
+            kept=conv_state,
+            lengths=lengths,
+            segment_ids=segment_ids,
+            frozen=frozen,
+        )
 
     def select(
         self,
@@ -225,12 +172,7 @@ class Selection(nnx.Module):
             frozen=frozen,
         )
         recurrence = self.parametrise(u, z, lengths=lengths, frozen=frozen)
-        return Projection(recurrence, last, (self.convolution_of(x),))
-
-    def convolution_of(self, x: Float[Array, "b l d"]) -> Convolution:
-        """Return what makes u of x."""
-        weight, bias = self.conv1d.weight[...], self.conv1d.bias
-        return Convolution(x, weight, None if bias is None else bias[...])
+        return Projection(recurrence, last, (self.conv1d.factors(x),))
 
     def parametrise(
         self,
@@ -261,9 +203,7 @@ class Selection(nnx.Module):
         dt_bias = self.dt_bias[...][None, None]
         delta = jax.nn.softplus(self.dt_proj(dt).astype(dt_bias.dtype) + dt_bias)
         if lengths is not None:
-            places = jnp.arange(u.shape[1], dtype=lengths.dtype)
-            valid = places[None, :] < lengths[:, None]
-            delta = jnp.where(valid[:, :, None], delta, 0)
+            delta = without_padding(delta, lengths)
         if frozen.selection:
             delta, B, C = stop_gradient((delta, B, C))
         A = -jnp.exp(self.A_log[...])
@@ -271,29 +211,26 @@ class Selection(nnx.Module):
         return Recurrence(u, delta, A, B[:, :, None], C[:, :, None], self.D[...], z)
 
 
-def _dt_bias(sizes: MixerSizes, rngs: nnx.Rngs):
-    """Draw b with softplus(b) log-uniform in [dt_min, dt_max] (Mamba, section 3.6)."""
+def draw_dt_bias(sizes: Any, count: int, rngs: nnx.Rngs) -> Float[Array, "d"]:
+    """Draw b with softplus(b) log-uniform in [dt_min, dt_max].
+
+    Args:
+      sizes: of the mixer.
+      count: how many.
+      rngs: source of randomness.
+
+    References:
+      Gu & Dao, "Mamba", arXiv 2312.00752, section 3.6.
+    """
     low, high = jnp.log(sizes.dt_min), jnp.log(sizes.dt_max)
-    dt = jnp.exp(
-        jax.random.uniform(rngs.params(), (sizes.d_inner,)) * (high - low) + low
-    )
+    dt = jnp.exp(jax.random.uniform(rngs.params(), (count,)) * (high - low) + low)
     dt = jnp.maximum(dt, sizes.dt_init_floor)
     return dt + jnp.log(-jnp.expm1(-dt))
 
 
-def _last_inputs(x, conv_state, lengths, segment_ids, window):
-    """Return the last k-1 convolution inputs of each row of the given length.
-
-    As in `causal_conv1d`, inputs of another segment than the last are zero.
-    """
-    if conv_state is None:
-        conv_state = jnp.zeros((x.shape[0], x.shape[2], window - 1), x.dtype)
-    past = jnp.swapaxes(conv_state, 1, 2).astype(x.dtype)  # b d k-1 -> b k-1 d
-    padded = jnp.concatenate([past, x], axis=1)
-    index = lengths[:, None] + jnp.arange(window - 1, dtype=lengths.dtype)[None]
-    last = jnp.take_along_axis(padded, index[:, :, None], axis=1)
-    if segment_ids is not None:
-        runs = count_segments(segment_ids, window - 1)
-        runs = jnp.take_along_axis(runs, index, axis=1)
-        last = jnp.where((runs == runs[:, -1:])[:, :, None], last, 0)
-    return jnp.swapaxes(last, 1, 2)  # b k-1 d -> b d k-1
+def without_padding(
+    delta: Float[Array, "b l h"], lengths: Int[Array, "b"]
+) -> Float[Array, "b l h"]:
+    """Return step sizes with 0 where padding is, which leaves a state as it is."""
+    places = jnp.arange(delta.shape[1], dtype=lengths.dtype)
+    return jnp.where((places[None, :] < lengths[:, None])[:, :, None], delta, 0)

@@ -45,7 +45,7 @@ class Factors(NamedTuple):
       >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> block = jmamba.MambaLM(config, rngs=nnx.Rngs(0)).layer(0)
       >>> factors = factorise(block, jnp.ones((1, 5, 16)))
-      >>> u = factors.slope * block.mixer.convolve(factors.x).y
+      >>> u = factors.slope * block.mixer.conv1d.convolve(factors.x).y
       >>> bool(jnp.allclose(u, factors.recurrence.u, atol=1e-6))
       True
 

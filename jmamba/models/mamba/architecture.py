@@ -1,23 +1,18 @@
 """The Mamba language model among the architectures."""
 
 from jmamba.models.architecture import Architecture, register
+from jmamba.models.dialects import released_tokenizer
 from jmamba.models.mamba.config import MambaConfig
-from jmamba.models.mamba.keys import (
-    BASE_PREFIX,
-    EMBEDDING_PATH,
-    HEAD_KEY,
-    TABLES,
-    explain_text_mismatch,
-)
+from jmamba.models.mamba.keys import TABLES, explain_text_mismatch
 from jmamba.models.mamba.layout import (
     MODEL_TYPES,
-    NEOX,
     layout_to_write,
     owns_config,
     read_config,
     write_config,
 )
 from jmamba.models.mamba.model import MambaLM
+from jmamba.models.mixer_keys import BASE_PREFIX, tied_copies
 
 MAMBA = register(
     Architecture(
@@ -31,14 +26,12 @@ MAMBA = register(
         tables=TABLES,
         layout_to_write=layout_to_write,
         base_prefix=BASE_PREFIX,
-        copies=lambda config: (
-            {HEAD_KEY: EMBEDDING_PATH} if config.tie_embeddings else {}
-        ),
+        copies=tied_copies,
         explain=explain_text_mismatch,
         refusal=lambda config: (
             None if config.definite == "free" else "holds definite gates"
         ),
-        tokenizer_of=lambda raw: None if "model_type" in raw else NEOX,
+        tokenizer_of=released_tokenizer,
     )
 )
 """Mamba-1 and Falcon-Mamba."""
