@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jmamba import MambaConfig, MambaLM
+from jmamba import Mamba2Config, Mamba2LM, MambaConfig, MambaLM
 from jmamba.models.skeleton import make_skeleton
 
 CENTERS = {"A_log": 0.7, "D": 1.0, "dt_bias": -2.0, "scale": 1.0}
@@ -26,7 +26,26 @@ def random_text_model(
         "num_layers": layers,
         "d_state": 3,
     }
-    config = MambaConfig(**sizes | changes)
+    return _filled(MambaConfig(**sizes | changes), seed, dtype)
+
+
+@cache
+def random_mamba2_model(
+    *, seed: int = 0, layers: int = 2, dtype: str = "float32", **changes
+) -> Mamba2LM:
+    """Return a Mamba-2 of 24 tokens with four heads in two groups."""
+    sizes: dict[str, Any] = {
+        "vocab_size": 24,
+        "d_model": 8,
+        "num_layers": layers,
+        "d_state": 3,
+        "head_width": 4,
+        "num_groups": 2,
+    }
+    return _filled(Mamba2Config(**sizes | changes), seed, dtype)
+
+
+def _filled(config: Any, seed: int, dtype: str) -> Any:
     skeleton = make_skeleton(config, dtype=dtype, param_dtype=dtype)
     draw = np.random.default_rng(seed)
 

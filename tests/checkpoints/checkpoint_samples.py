@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jmamba import MambaLM
+from jmamba import LanguageModel
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -27,11 +27,13 @@ def torch_model(kind: str = "mamba", seed: int = 0, **knobs):
     """Return a transformers model whose every parameter is random."""
     config_class = {
         "mamba": transformers.MambaConfig,
+        "mamba2": transformers.Mamba2Config,
         "falcon_mamba": transformers.FalconMambaConfig,
     }[kind]
     config = config_class(**TINY | knobs)
     model_class = {
         "mamba": transformers.MambaForCausalLM,
+        "mamba2": transformers.Mamba2ForCausalLM,
         "falcon_mamba": transformers.FalconMambaForCausalLM,
     }[kind]
     torch.manual_seed(seed)
@@ -52,7 +54,7 @@ def torch_logits(model, tokens=None) -> np.ndarray:
         return model(torch.from_numpy(tokens)).logits.float().numpy()
 
 
-def jax_logits(model: MambaLM, tokens=None) -> np.ndarray:
+def jax_logits(model: LanguageModel, tokens=None) -> np.ndarray:
     tokens = random_tokens() if tokens is None else tokens
     return np.asarray(model(jnp.asarray(tokens, jnp.int32)).logits)
 

@@ -226,7 +226,8 @@ def test_config_that_changes_the_maths_is_refused(changes, match, tmp_path):
 @pytest.mark.parametrize(
     "changes, match",
     [
-        ({"ssm_cfg": {"layer": "Mamba2"}}, "the layers are 'Mamba2'"),
+        ({"ssm_cfg": {"layer": "Mamba2"}}, "such models load with Mamba2LM"),
+        ({"ssm_cfg": {"layer": "S4"}}, "the layers are 'S4'"),
         ({"ssm_cfg": {"headdim": 64}}, "ssm_cfg holds keys that .* know: headdim"),
         ({"attn_layer_idx": [3]}, r"attn_layer_idx = \[3\]"),
         ({"d_intermediate": 64}, "d_intermediate = 64, needs 0"),

@@ -15,7 +15,7 @@ from checkpoint_samples import (
 from flax import nnx
 from helpers import relative_error
 
-from jmamba import MambaConfig, MambaLM
+from jmamba import LanguageModel, MambaConfig, MambaLM
 from jmamba.files.keys import nest
 from jmamba.models.skeleton import parameters_of, slots_of
 
@@ -63,7 +63,7 @@ def theirs(model, tokens):
 
 
 @nnx.jit
-def ours(model: MambaLM, tokens):
+def ours(model: LanguageModel, tokens):
     """Return the same of our model."""
 
     def loss(model):

@@ -7,7 +7,7 @@ import tokenizers
 import torch
 import transformers
 
-from jmamba import MambaLM, Sampling, generate
+from jmamba import LanguageModel, Sampling, generate
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
@@ -18,7 +18,9 @@ SIZES = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 3,
 CLASSES = {
     "mamba": (transformers.MambaConfig, transformers.MambaForCausalLM),
     "falcon": (transformers.FalconMambaConfig, transformers.FalconMambaForCausalLM),
+    "mamba2": (transformers.Mamba2Config, transformers.Mamba2ForCausalLM),
 }
+HEADS = {"mamba2": {"num_heads": 8, "head_dim": 4, "n_groups": 2}}
 PROMPTS = torch.from_numpy(np.random.default_rng(0).integers(1, VOCAB, (3, 6)))
 MASK = torch.tensor([[0, 0, 0, 1, 1, 1], [0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
 
@@ -28,13 +30,14 @@ def pair(request, tmp_path_factory):
     """A random transformers model, and ours with its weights."""
     config_class, model_class = CLASSES[request.param]
     torch.manual_seed(0)
-    model = model_class(config_class(**SIZES)).eval()
+    sizes = SIZES | HEADS.get(request.param, {})
+    model = model_class(config_class(**sizes)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
     folder = tmp_path_factory.mktemp(request.param)
     model.save_pretrained(folder)
-    return model, MambaLM.from_pretrained(folder)
+    return model, LanguageModel.from_pretrained(folder)
 
 
 def theirs(model, prompts, **options):
