@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from jmamba.ops.sharding import partition_over_devices, sum_after
+from jmamba.ops.partitioning import partition_over_devices, sum_after
 from jmamba_kernels.targets import PLATFORMS, Target
 from jmamba_kernels.versions import without_varying
 

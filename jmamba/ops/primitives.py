@@ -21,16 +21,14 @@ from jax.interpreters import ad, batching
 
 from jmamba.ops.folding import fold_batch
 from jmamba.ops.lowering import Map, register_lowerings
-from jmamba.ops.sharding import hold, keep_places, vary_together
+from jmamba.ops.sharding import vary_together
 from jmamba_kernels import (
     ScanInputs,
-    ScanResult,
     accumulation_dtype,
     choose,
     load,
     num_chunks,
 )
-from jmamba_kernels.selective_scan.table import Choice
 
 scan_p = Primitive("selective_scan")
 tangent_p = Primitive("selective_scan_tangent")
@@ -44,32 +42,6 @@ NO_INPUTS = ScanInputs(*[None] * len(ScanInputs._fields))  # pyright: ignore[rep
 def present(inputs: ScanInputs) -> dict[str, jax.Array]:
     """Return the operands that are there, by name."""
     return {k: v for k, v in inputs._asdict().items() if v is not None}
-
-
-def bind_scan(
-    inputs: ScanInputs, *, delta_softplus: bool, implementation: Choice
-) -> ScanResult:
-    """Bind the primal map."""
-    parts = vary_together(present(inputs))
-    bind = partial(
-        scan_p.bind,
-        names=tuple(parts),
-        delta_softplus=delta_softplus,
-        implementation=implementation,
-        save_states=False,
-    )
-    in_axes, out_axes = _scan_axes(names=parts, save_states=False)
-
-    def run(*values):
-        # a loop over tokens goes through whole sequences: devices that hold parts of
-        # them exchange these for parts of the channels
-        lent = partial(hold, lend="ld")
-        return list(map(lent, bind(*map(lent, values, in_axes)), out_axes))
-
-    y, last_state = keep_places(
-        run, tuple(parts.values()), tuple(in_axes), list(out_axes)
-    )
-    return ScanResult(y, last_state, None)
 
 
 # What the primitives compute, on values -----------------------------------------------
@@ -190,6 +162,12 @@ def _zeros(x):
     return jnp.zeros(x.aval.shape, x.aval.dtype) if _is_zero(x) else x
 
 
+def _bind(primitive, *values, **params):
+    """Bind a map to operands of which zeros vary over the mesh as the others do."""
+    values = vary_together(dict(enumerate(values))).values()
+    return primitive.bind(*values, **params)
+
+
 def _scan_jvp(primals, tangents, *, save_states, **params):
     out = scan_p.bind(*primals, save_states=True, **params)
     out = [checkpoint_name(x, "scan") for x in out]
@@ -209,16 +187,26 @@ def _scan_jvp(primals, tangents, *, save_states, **params):
 
 def _tangent_transpose(d_out, *values, names, tangent_names, **params):
     fixed = values[: len(names) + 1]
-    pulled = cotangent_p.bind(
-        *fixed, *map(_zeros, d_out), names=names, wanted=tangent_names, **params
+    pulled = _bind(
+        cotangent_p,
+        *fixed,
+        *map(_zeros, d_out),
+        names=names,
+        wanted=tangent_names,
+        **params,
     )
     return [None] * len(fixed) + list(pulled)
 
 
 def _cotangent_transpose(d_inputs, *values, names, wanted, **params):
     fixed = values[: len(names) + 1]
-    pushed = tangent_p.bind(
-        *fixed, *map(_zeros, d_inputs), names=names, tangent_names=wanted, **params
+    pushed = _bind(
+        tangent_p,
+        *fixed,
+        *map(_zeros, d_inputs),
+        names=names,
+        tangent_names=wanted,
+        **params,
     )
     return [None] * len(fixed) + list(pushed)
 
@@ -233,7 +221,7 @@ def _linear_jvp(primitive, primals, tangents, *, names, **params):
     d_out = [jnp.zeros_like(x) for x in out]
     if not all(map(_is_zero, tangents[fixed:])):
         moved = map(_zeros, tangents[fixed:])
-        d_out = primitive.bind(*primals[:fixed], *moved, names=names, **params)
+        d_out = _bind(primitive, *primals[:fixed], *moved, names=names, **params)
     moving = [i for i, t in enumerate(tangents[: fixed - 1]) if not _is_zero(t)]
     if moving:
         params = {k: v for k, v in params.items() if k != "implementation"}

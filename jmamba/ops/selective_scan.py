@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jmamba.ops.primitives import NO_INPUTS, OPERAND_AXES, bind_scan, present
+from jmamba.ops.primitives import NO_INPUTS, OPERAND_AXES, present
 from jmamba.ops.real_numbers import advise_real
+from jmamba.ops.scan_parts import bind_scan
 from jmamba.ops.sharding import keep_places
 from jmamba.requests import check_sizes
 from jmamba_kernels import IMPLEMENTATIONS, ScanInputs, accumulation_dtype
@@ -90,10 +91,11 @@ def selective_scan(
     inputs = _as_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, segment_ids)
     check_inputs(inputs)
     check_implementation(implementation)
-    result = bind_scan(
-        inputs, delta_softplus=bool(delta_softplus), implementation=implementation
+    return ScanOutput(
+        *bind_scan(
+            inputs, delta_softplus=bool(delta_softplus), implementation=implementation
+        )
     )
-    return ScanOutput(result.y, result.last_state)
 
 
 def selective_state_update(
