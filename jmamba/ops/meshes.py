@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -27,7 +28,6 @@ def on_any_mesh(run: Function) -> Function:
       run: takes and returns pytrees.
 
     Examples:
-      >>> import jax.numpy as jnp
       >>> mesh = jax.make_mesh((1,), ("x",), axis_types=(AxisType.Explicit,))
       >>> x = jax.device_put(jnp.ones((4, 2)), NamedSharding(mesh, PartitionSpec("x")))
       >>> found = on_any_mesh(lambda x: x.reshape(8))(x)
@@ -35,6 +35,11 @@ def on_any_mesh(run: Function) -> Function:
       ((8,), True)
     """
     return cast(Function, _OnAnyMesh(run))
+
+
+def is_on_any_mesh(run: Callable[..., Any]) -> bool:
+    """Return whether a function is one that `on_any_mesh` returned."""
+    return isinstance(run, _OnAnyMesh)
 
 
 class _OnAnyMesh:
@@ -104,7 +109,7 @@ def _rename_mesh(x: Any, old: Mesh, new: Mesh) -> Any:
     if place.mesh != old:
         return x
     place = NamedSharding(new, place.spec, memory_kind=place.memory_kind)
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):  # a key of random numbers
+    if jnp.issubdtype(x.dtype, jax.dtypes.extended):  # a key of random numbers
         return jax.device_put(x, place)
     parts = [shard.data for shard in x.addressable_shards]
     return jax.make_array_from_single_device_arrays(x.shape, place, parts)
@@ -136,7 +141,7 @@ def _run_traced(run: Callable, leaves: list, mesh: Any) -> Any:
 
     arrays = [x for x, is_array in zip(leaves, are_arrays, strict=True) if is_array]
     whole = NamedSharding(mesh, PartitionSpec())
-    run_auto = jax.sharding.auto_axes(
+    run_auto: Any = jax.sharding.auto_axes(
         run_arrays, axes=mesh.explicit_axes, out_sharding=whole
     )
     found = iter(run_auto(arrays))

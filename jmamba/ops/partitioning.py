@@ -6,8 +6,11 @@ what all parts share (the cotangents of A, D and the bias over the batch, those 
 C over channels) is summed over the devices.
 """
 
+import hashlib
 import math
+import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +64,43 @@ def partition_over_devices(
         **sizes,  # pyright: ignore[reportArgumentType]
     )
     return call(*values)
+
+
+def digest_of(run: Callable, values: Sequence, *axes: Sequence[str]) -> str:
+    """Return a name of a map's program, the same in every process.
+
+    Args:
+      run: the map.
+      values: its operands.
+      *axes: letters of operands and results, by which it is split.
+    """
+    text = f"{jax.make_jaxpr(run)(*values)} {axes}"
+    text = re.sub("0x[0-9a-f]+", "", text)  # where Python keeps a function
+    return "jmamba." + hashlib.sha256(text.encode()).hexdigest()
+
+
+def name_call(ctx: Any, call: Any, name: str) -> None:
+    """Let the call of a partitioned map in a program be named after what it does.
+
+    JAX names it after the place of a Python object: in the next process the program is
+    another one, which the compilation cache does not hold. The table of names is
+    private; should it go, that is how it stays.
+
+    Args:
+      ctx: of the lowering.
+      call: the operation.
+      name: of `digest_of`.
+    """
+    from jax._src import custom_partitioning as private
+    from jax.interpreters.mlir import ir
+
+    table: Any = getattr(private, "_sharding_callbacks", {})
+    old = call.attributes["backend_config"].value
+    known = table.get(old.encode())
+    if known is None:
+        return
+    ctx.module_context.add_keepalive(table.setdefault(name.encode(), known))
+    call.attributes["backend_config"] = ir.StringAttr.get(name)
 
 
 def sum_after(

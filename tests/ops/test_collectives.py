@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from collectives import exchanges
 from flax import nnx
-from helpers import differentiable, make_inputs, run_scan
+from helpers import differentiable, make_inputs, needs, run_scan
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from random_models import random_text_model, random_tokens
@@ -71,6 +71,18 @@ def test_gradient_sums_once_what_devices_share(implementation, kind):
 def test_gradient_over_whole_groups_exchanges_nothing(kind):
     parts = operands(kind, {"d": "x", "g": "x"}, groups=2)
     assert exchanges(gradient("xla_chunked"), parts) == []
+
+
+@needs("pallas_triton")
+def test_a_split_kernel_is_the_same_program_again():
+    """So the compilation cache has it in the next process too."""
+    parts = operands("Auto", {"b": "x", "d": "y"})
+
+    def text():
+        return jax.jit(gradient("pallas_triton")).lower(parts).as_text()
+
+    assert "CustomSPMDPartitioning" in text()
+    assert text() == text()
 
 
 def test_weights_are_gathered_for_activations_that_stay():
