@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from jmamba import Mamba2Config, Mamba2LM, MambaConfig, MambaLM
 from jmamba.models.skeleton import make_skeleton
@@ -15,11 +16,21 @@ from jmamba.models.skeleton import make_skeleton
 CENTERS = {"A_log": 0.7, "D": 1.0, "dt_bias": -2.0, "scale": 1.0}
 
 
+def random_text_model(**choices) -> MambaLM:
+    """Return a language model of 24 tokens; equal choices give equal ones.
+
+    Each call gets a model of its own, in which a test may change what it likes.
+
+    Args:
+      **choices: seed, layers and dtype, and fields of the configuration.
+    """
+    return nnx.clone(_fill(**choices))
+
+
 @cache
-def random_text_model(
+def _fill(
     *, seed: int = 0, layers: int = 3, dtype: str = "float32", **changes
 ) -> MambaLM:
-    """Return a language model of 24 tokens; equal arguments share one."""
     sizes: dict[str, Any] = {
         "vocab_size": 24,
         "d_model": 8,

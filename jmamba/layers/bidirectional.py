@@ -13,7 +13,7 @@ from jmamba.layers.mixer import Mixer, Projection
 from jmamba.layers.norm import Precision
 from jmamba.layers.selection import GateMatrices, MakeGates, Selection
 from jmamba.layers.sizes import MixerSizes
-from jmamba.ops.sharding import hold
+from jmamba.ops.sharding import split_halves
 from jmamba.types import AnyRecurrence, BidirectionalRecurrence, Orders
 
 
@@ -113,7 +113,7 @@ class BidirectionalMixer(Mixer):
         if self.order is not None:
             self.order.check()
         x = call_linear(self.in_proj, x, "in_proj", frozen)
-        x, z = (hold(half, "bld") for half in jnp.split(x, 2, axis=-1))
+        x, z = split_halves(x, "bld")
         sides = (self.forward, x, z), (self.backward, flip(x), flip(z))
         if self.order is None:
             made = [side.select(x, z, frozen=frozen) for side, x, z in sides]

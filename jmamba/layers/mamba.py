@@ -12,7 +12,7 @@ from jmamba.layers.mixer import Mixer, Projection
 from jmamba.layers.norm import Precision
 from jmamba.layers.selection import MakeGates, Selection, make_linear
 from jmamba.layers.sizes import HeadSizes, MixerSizes
-from jmamba.ops.sharding import hold
+from jmamba.ops.sharding import split_halves
 from jmamba.types import LayerCache
 from jmamba_kernels import accumulation_dtype
 
@@ -74,7 +74,7 @@ class MambaMixer(Selection, Mixer):
           convolution.
         """
         x = call_linear(self.in_proj, x, "in_proj", frozen)
-        x, z = (hold(half, "bld") for half in jnp.split(x, 2, axis=-1))
+        x, z = split_halves(x, "bld")
         return self.select(
             x,
             z,

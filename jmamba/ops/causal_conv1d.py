@@ -1,5 +1,6 @@
 """The short causal depthwise convolution in front of the scan."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jmamba.ops.real_numbers import advise_real
-from jmamba.ops.sharding import keep_places
+from jmamba.ops.sequences import of_last_part, tokens_before
+from jmamba.ops.sharding import keep_places, run_in_parts
 from jmamba.ops.window import window_sum
 from jmamba.requests import check_sizes
 from jmamba_kernels import accumulation_dtype
@@ -72,12 +74,17 @@ def causal_conv1d(
     }
     operands = {k: jnp.asarray(v) for k, v in operands.items() if v is not None}
 
-    def run(*values):
-        return _convolve(**dict(zip(operands, values, strict=True)), window=window,
-                         activation=activation)  # fmt: skip
-
     axes = tuple(_AXES[name] for name in operands)
-    out = keep_places(run, tuple(operands.values()), axes, ("bld", "bd_"))
+    run = partial(
+        run_in_parts,
+        _Convolution(tuple(operands), window, activation),
+        in_axes=axes,
+        out_axes=("bld", "bd_"),
+        tokens=window - 1,
+    )
+    out = keep_places(
+        lambda *values: run(values), tuple(operands.values()), axes, ("bld", "bd_")
+    )
     return ConvOutput(*out)
 
 
@@ -91,16 +98,38 @@ _AXES = {
 """Axes of each operand; the window's are not split."""
 
 
-def _convolve(
-    x, weight, bias=None, initial_state=None, segment_ids=None, *, window, activation
-):
-    length = x.shape[1]
-    if initial_state is None:
-        past = jnp.zeros((x.shape[0], window - 1, x.shape[2]), x.dtype)
-    else:
-        past = jnp.swapaxes(initial_state, 1, 2).astype(x.dtype)  # b d k-1 -> b k-1 d
+class _Convolution(NamedTuple):
+    """The op on whole sequences, or on the part of them that a device has."""
+
+    names: tuple[str, ...]
+    window: int
+    activation: str | None
+
+    def __call__(self, axes, *values):
+        operands = dict(zip(self.names, values, strict=True))
+        x, ids = operands["x"], operands.get("segment_ids")
+        past = operands.pop("initial_state", None)
+        if past is None:
+            past = jnp.zeros((x.shape[0], self.window - 1, x.shape[2]), x.dtype)
+        else:
+            past = jnp.swapaxes(past, 1, 2).astype(x.dtype)  # b d k-1 -> b k-1 d
+        past = self.before(x, past, axes)
+        if ids is not None:
+            first = jnp.repeat(ids[:, :1], self.window - 1, axis=1)
+            ids = jnp.concatenate([self.before(ids, first, axes), ids], axis=1)
+            operands["segment_ids"] = count_segments(ids, 0)
+        y, last = _convolve(past, activation=self.activation, **operands)
+        return y, of_last_part(last, axes) if axes else last
+
+    def before(self, x, first, axes):
+        """Return what stands before the tokens: `first` before those of a sequence."""
+        return tokens_before(x, self.window - 1, first, axes) if axes else first
+
+
+def _convolve(past, *, x, weight, bias=None, segment_ids=None, activation):
+    """Convolve tokens with those before them, of numbered segments."""
+    length, window, runs = x.shape[1], weight.shape[1], segment_ids
     padded = jnp.concatenate([past, x], axis=1)
-    runs = None if segment_ids is None else count_segments(segment_ids, window - 1)
     dtype = accumulation_dtype(x.dtype)
     keep = None
     if runs is not None:

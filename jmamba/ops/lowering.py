@@ -14,7 +14,12 @@ from jax.core import Tracer
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from jmamba.ops.sharding import partition_over_devices, sum_after
+from jmamba.ops.partitioning import (
+    digest_of,
+    name_call,
+    partition_over_devices,
+    sum_after,
+)
 from jmamba_kernels.targets import PLATFORMS, Target
 from jmamba_kernels.versions import without_varying
 
@@ -63,12 +68,13 @@ def _evaluate(*values, primitive, params):
 
 
 def _lower_for(primitive, computed: Map, platform: str):
-    def run(*values, target, implementation, **params):
+    def run(*values, target, digests, implementation, **params):
         name, maps = computed.choose(implementation, target, dtype=values[0].dtype)
         with jax.named_scope(f"{primitive.name}.{name}"):
             run_map = partial(computed.run, maps, **params)
             axes = computed.axes(**params)
             if _is_split_by_us(name, target):
+                digests.append(digest_of(run_map, values, *axes))
                 return partition_over_devices(run_map, values, *axes)
             return sum_after(run_map, values, *axes, parts=target.parts)
 
@@ -78,7 +84,17 @@ def _lower_for(primitive, computed: Map, platform: str):
         target = _target(ctx, platform)
         # all operands vary alike: an implementation need not know over what
         avals = [without_varying(x) for x in ctx.avals_in]
-        return lower(ctx.replace(avals_in=avals), *values, target=target, **params)
+        digests: list[str] = []
+        out = lower(
+            ctx.replace(avals_in=avals),
+            *values,
+            target=target,
+            digests=digests,
+            **params,
+        )
+        for name in digests:
+            name_call(ctx, out[0].owner, name)
+        return out
 
     return lower_for_one_device
 

@@ -4,7 +4,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jmamba_kernels import CHUNK, ScanInputs, choose, load
+import jax
+import jax.numpy as jnp
+
+from jmamba_kernels import CHUNK, ScanInputs, accumulation_dtype, choose, load
 from jmamba_kernels.selective_scan.contract import Implementation
 from jmamba_kernels.ssd.contract import SSD_CHUNK, SsdInputs
 from jmamba_kernels.ssd.table import choose_ssd, load_ssd
@@ -25,6 +28,9 @@ class Operation:
       narrow: results in the dtype of the first operand; the others have the state's.
       chunk: tokens between two saved states.
       parallel: the letter that devices may split instead of the length.
+      left: called as left(inputs, **options), returns what all tokens leave of a state,
+        in a shape that goes with it.
+      outer: operands that the last state does not depend on.
       choose: called as choose(asked, target, dtype=), returns a name and the maps.
       load: returns the maps of an implementation by name.
     """
@@ -36,6 +42,8 @@ class Operation:
     narrow: tuple[str, ...]
     chunk: int
     parallel: str
+    left: Callable[..., jax.Array]
+    outer: tuple[str, ...]
     choose: Callable[..., tuple[str, Implementation]]
     load: Callable[..., Implementation]
 
@@ -43,6 +51,25 @@ class Operation:
         """Return operands of these names, the others being None."""
         parts = dict.fromkeys(self.axes) | dict(zip(names, values, strict=True))
         return self.inputs(**parts)
+
+
+def _left_by_channels(inputs: ScanInputs, *, delta_softplus: bool) -> jax.Array:
+    """Return exp(A sum_t delta[t]), (b, d, n)."""
+    dtype = accumulation_dtype(inputs.u.dtype)
+    delta = inputs.delta.astype(dtype)
+    if inputs.delta_bias is not None:
+        delta = delta + inputs.delta_bias.astype(dtype)[None, None]
+    if delta_softplus:
+        delta = jax.nn.softplus(delta)
+    time = jnp.sum(delta, axis=1)[:, :, None]
+    return jnp.exp(time * inputs.A.astype(dtype)[None])
+
+
+def _left_by_heads(inputs: SsdInputs) -> jax.Array:
+    """Return exp(A sum_t delta[t]), (b, h, 1, 1)."""
+    dtype = accumulation_dtype(inputs.u.dtype)
+    time = jnp.sum(inputs.delta.astype(dtype), axis=1)
+    return jnp.exp(time * inputs.A.astype(dtype)[None])[..., None, None]
 
 
 SELECTIVE_SCAN = Operation(
@@ -64,6 +91,8 @@ SELECTIVE_SCAN = Operation(
     narrow=("y",),
     chunk=CHUNK,
     parallel="d",
+    left=_left_by_channels,
+    outer=("D", "z"),
     choose=choose,
     load=load,
 )
@@ -84,6 +113,8 @@ SSD = Operation(
     narrow=(),
     chunk=SSD_CHUNK,
     parallel="h",
+    left=_left_by_heads,
+    outer=(),
     choose=choose_ssd,
     load=load_ssd,
 )

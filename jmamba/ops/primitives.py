@@ -24,9 +24,8 @@ from jax.interpreters import ad, batching
 from jmamba.ops.folding import fold_batch
 from jmamba.ops.lowering import Map, register_lowerings
 from jmamba.ops.operation import SELECTIVE_SCAN, SSD, Operation
-from jmamba.ops.sharding import hold, keep_places, vary_together
+from jmamba.ops.sharding import vary_together
 from jmamba_kernels import accumulation_dtype
-from jmamba_kernels.selective_scan.table import Choice
 
 
 class Primitives(NamedTuple):
@@ -40,39 +39,6 @@ class Primitives(NamedTuple):
 def present(inputs: Any) -> dict[str, jax.Array]:
     """Return the operands that are there, by name."""
     return {k: v for k, v in inputs._asdict().items() if v is not None}
-
-
-def bind_recurrence(
-    op: Operation, inputs: Any, *, implementation: Choice, **options: Any
-) -> tuple[jax.Array, jax.Array]:
-    """Bind the primal map of an op and return y and the last state.
-
-    Args:
-      op: which recurrence.
-      inputs: its operands.
-      implementation: which one computes it, or None.
-      **options: of the op's maps.
-    """
-    parts = vary_together(present(inputs))
-    bind_values = partial(
-        PRIMITIVES[op.name].scan.bind,
-        names=tuple(parts),
-        implementation=implementation,
-        save_states=False,
-        **options,
-    )
-    in_axes, out_axes = _scan_axes(op, names=parts, save_states=False)
-
-    def run(*values):
-        # a loop over tokens goes through whole sequences: devices that hold parts of
-        # them exchange these for parts of the channels
-        lent = partial(hold, lend="l" + op.parallel)
-        return list(map(lent, bind_values(*map(lent, values, in_axes)), out_axes))
-
-    y, last_state = keep_places(
-        run, tuple(parts.values()), tuple(in_axes), list(out_axes)
-    )
-    return y, last_state
 
 
 # What the primitives compute, on values -----------------------------------------------
@@ -173,6 +139,12 @@ def _zeros(x):
     return jnp.zeros(x.aval.shape, x.aval.dtype) if _is_zero(x) else x
 
 
+def _bind(primitive, *values, **params):
+    """Bind a map to operands of which zeros vary over the mesh as the others do."""
+    values = vary_together(dict(enumerate(values))).values()
+    return primitive.bind(*values, **params)
+
+
 def _scan_jvp(made: Primitives, primals, tangents, *, save_states, **params):
     out = made.scan.bind(*primals, save_states=True, **params)
     out = [checkpoint_name(x, "scan") for x in out]
@@ -194,16 +166,26 @@ def _tangent_transpose(
     made: Primitives, d_out, *values, names, tangent_names, **params
 ):
     fixed = values[: len(names) + 1]
-    pulled = made.cotangent.bind(
-        *fixed, *map(_zeros, d_out), names=names, wanted=tangent_names, **params
+    pulled = _bind(
+        made.cotangent,
+        *fixed,
+        *map(_zeros, d_out),
+        names=names,
+        wanted=tangent_names,
+        **params,
     )
     return [None] * len(fixed) + list(pulled)
 
 
 def _cotangent_transpose(made: Primitives, d_inputs, *values, names, wanted, **params):
     fixed = values[: len(names) + 1]
-    pushed = made.tangent.bind(
-        *fixed, *map(_zeros, d_inputs), names=names, tangent_names=wanted, **params
+    pushed = _bind(
+        made.tangent,
+        *fixed,
+        *map(_zeros, d_inputs),
+        names=names,
+        tangent_names=wanted,
+        **params,
     )
     return [None] * len(fixed) + list(pushed)
 
@@ -218,7 +200,7 @@ def _linear_jvp(op, run_map, primitive, primals, tangents, *, names, **params):
     d_out = [jnp.zeros_like(x) for x in out]
     if not all(map(_is_zero, tangents[fixed:])):
         moved = map(_zeros, tangents[fixed:])
-        d_out = primitive.bind(*primals[:fixed], *moved, names=names, **params)
+        d_out = _bind(primitive, *primals[:fixed], *moved, names=names, **params)
     moving = [i for i, t in enumerate(tangents[: fixed - 1]) if not _is_zero(t)]
     if moving:
         params = {k: v for k, v in params.items() if k != "implementation"}

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jmamba.ops.binding import bind_recurrence
 from jmamba.ops.operands import check_types
 from jmamba.ops.operation import SELECTIVE_SCAN
-from jmamba.ops.primitives import bind_recurrence, present
+from jmamba.ops.primitives import present
 from jmamba.ops.sharding import keep_places
 from jmamba.requests import check_sizes
 from jmamba_kernels import IMPLEMENTATIONS, ScanInputs, accumulation_dtype

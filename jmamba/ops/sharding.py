@@ -1,27 +1,27 @@
-"""Operands and kernels in programs that run on several devices.
+"""Operands in programs that run on several devices.
 
-Inside `jax.shard_map` operands vary over axes of the mesh. Outside it XLA partitions
-the program by itself. It cannot look into a kernel, so it is told how to split one:
-rows of the batch and channels are independent of each other. Every device runs the
-kernel on its part, and what all parts share (the cotangents of A, D and the bias over
-the batch, those of B and C over channels) is summed over the devices.
+Inside `jax.shard_map` operands vary over axes of the mesh. Outside of it, on `Explicit`
+axes of a mesh, types say how operands are spread: results are then spread as their
+letters are, and each device runs an op on the part that it has.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jmamba.ops.meshes import explicit_mesh
 from jmamba_kernels.versions import varies_over, vary_over
 
 
-def vary_together(parts: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def vary_together(parts: dict[Any, jax.Array]) -> dict[Any, jax.Array]:
     """Let all operands vary over the mesh axes that any varies over.
 
     Else the cotangent of an operand shared by all devices would not be summed over
@@ -50,7 +50,7 @@ def keep_places(run: Callable, operands: tuple, in_axes: tuple, out_axes: Any) -
         or a pytree of them; "" where they split no result, `_` for a single such axis.
       out_axes: the letters of the results' axes, likewise.
     """
-    mesh = _explicit_mesh(operands)
+    mesh = explicit_mesh(jax.tree.leaves(operands))
     if mesh is None:
         return run(*operands)
     over = _spread_letters(operands, in_axes, out_axes)
@@ -74,7 +74,7 @@ _OVER: ContextVar[dict[str, Any]] = ContextVar("over", default={})  # noqa: B039
 """Letter -> axes of the mesh, inside a program that `keep_places` runs."""
 
 
-def hold(x: jax.Array, axes: str, *, lend: str = "") -> jax.Array:
+def hold(x: jax.Array, axes: str) -> jax.Array:
     """Keep an array of a program where its letters are, as far as that is known.
 
     Weights that lie over the axis that splits the batch would else draw whole batches
@@ -82,14 +82,9 @@ def hold(x: jax.Array, axes: str, *, lend: str = "") -> jax.Array:
 
     Args:
       x: an array that is being traced.
-      axes: its letters.
-      lend: a pair such as "ld": what splits the first letter splits the second.
+      axes: its letters; `_` for one that is not split.
     """
-    over = dict(_OVER.get())
-    if lend and lend[0] in over:
-        names = [over.get(lend[1], ()), over.pop(lend[0])]
-        pairs = [(n,) if isinstance(n, str) else tuple(n) for n in names]
-        over[lend[1]] = pairs[0] + pairs[1]
+    over = _known_places((x,), (axes,), axes)
     if not over or not isinstance(x, Tracer):
         return x
     mesh = jax.sharding.get_abstract_mesh()
@@ -97,14 +92,116 @@ def hold(x: jax.Array, axes: str, *, lend: str = "") -> jax.Array:
     return jax.lax.with_sharding_constraint(x, place)
 
 
-def _explicit_mesh(operands) -> Any:
-    """Return the mesh of which the types of arrays speak, None if they do not."""
-    for x in jax.tree.leaves(operands):
-        mesh = jax.typeof(x).sharding.mesh
-        if mesh.explicit_axes:
-            place = None if isinstance(x, Tracer) else x.sharding
-            return getattr(place, "mesh", mesh)
-    return None
+def split_halves(x: jax.Array, axes: str) -> tuple[jax.Array, jax.Array]:
+    """Return the halves of an array's last axis, each where its letters are.
+
+    Where these are known, what a device has of one half and another of the other goes
+    to its place in one exchange: left to itself XLA makes several.
+
+    Args:
+      x: shape (..., 2 d).
+      axes: letters of a half.
+    """
+    if not _OVER.get():
+        first, second = jnp.split(x, 2, axis=-1)
+        return first, second
+    halves = hold(x.reshape(*x.shape[:-1], 2, -1), f"{axes[:-1]}_{axes[-1]}")
+    return halves[..., 0, :], halves[..., 1, :]
+
+
+def run_in_parts(
+    run: Callable, operands: tuple, in_axes: tuple, out_axes: tuple, *,
+    parallel: str = "d", tokens: int = 1,
+) -> Any:  # fmt: skip
+    """Run an op such that each device has its part of the rows, tokens and channels.
+
+    So it is where places are known, as in a program that `keep_places` runs. XLA has
+    nothing to split in there: a kernel is one, and sums over parts are taken once.
+
+    Args:
+      run: the op, hashable. Called as run(axes, *operands) with the axes of the mesh
+        that split the sequence; () where each device has whole ones.
+      operands: arrays.
+      in_axes: their letters. What splits channels splits g, groups of them.
+      out_axes: the letters of the results' axes.
+      parallel: the letter of channels, or of heads.
+      tokens: that a part of a sequence has at least; shorter ones are not split.
+    """
+    over = _known_places(operands, in_axes, "bl" + parallel)
+    sizes = _sizes(operands, in_axes)
+    mesh = jax.sharding.get_abstract_mesh()
+    count = {k: math.prod(mesh.shape[name] for name in over[k]) for k in over}
+    if "l" in over and sizes["l"] // count["l"] < tokens:
+        del over["l"]
+    groups = sizes.get("g", 1)
+    among = count.get(parallel, 1)
+    if parallel in over and groups % among and among % groups:
+        del over[parallel]  # parts of the channels would be parts of several groups
+    if not over:
+        return run((), *operands)
+    repeats = 1
+    if parallel in over and groups > 1:
+        over["g"] = over[parallel]
+        repeats = max(1, among // groups)
+    places = tuple(sorted(over.items()))
+    with jax.disable_jit(False):  # JAX runs parts of a mesh's axes only compiled
+        return _run_in_parts(
+            *operands, run=run, in_axes=tuple(in_axes), out_axes=tuple(out_axes),
+            places=places, repeats=repeats,
+        )  # fmt: skip
+
+
+@partial(jax.jit, static_argnames=("run", "in_axes", "out_axes", "places", "repeats"))
+def _run_in_parts(*operands, run, in_axes, out_axes, places, repeats):
+    over = dict(places)
+
+    def repeat(x, axes):
+        if repeats == 1 or "g" not in axes:
+            return x
+        return jnp.repeat(x, repeats, axis=axes.index("g"))
+
+    def run_part(*parts):
+        before = _OVER.set({})
+        try:
+            return run(over.get("l", ()), *parts)
+        finally:
+            _OVER.reset(before)
+
+    def specs(all_axes):
+        return tuple(PartitionSpec(*map(over.get, axes)) for axes in all_axes)
+
+    run_parts = jax.shard_map(
+        run_part,
+        in_specs=specs(in_axes),
+        out_specs=specs(out_axes),
+        axis_names=set(itertools.chain(*over.values())),
+    )
+    return run_parts(*map(repeat, operands, in_axes))
+
+
+def _sizes(arrays, all_axes) -> dict[str, int]:
+    """Return letter -> entries."""
+    return {
+        letter: size
+        for x, axes in zip(arrays, all_axes, strict=True)
+        for letter, size in zip(axes, x.shape, strict=True)
+    }
+
+
+def _known_places(arrays, all_axes, letters: str) -> dict[str, tuple[str, ...]]:
+    """Return letter -> axes of the mesh that are known to split it, and do.
+
+    Where an axis of the mesh is known to split several, it splits the first.
+    """
+    mesh, sizes = jax.sharding.get_abstract_mesh(), _sizes(arrays, all_axes)
+    over, free = {}, {*mesh.auto_axes}
+    for letter, names in _OVER.get().items():
+        names = _mesh_axes(names)
+        if letter in letters and letter in sizes and free.issuperset(names):
+            if sizes[letter] % math.prod(mesh.shape[name] for name in names) == 0:
+                over[letter] = names
+                free -= {*names}
+    return over
 
 
 def _spread_letters(operands, in_axes, out_axes) -> dict[str, Any]:
@@ -117,7 +214,8 @@ def _spread_letters(operands, in_axes, out_axes) -> dict[str, Any]:
             if letter == "_" or names is None or letter in over:
                 continue
             beside = {other for axes in arrays if letter in axes for other in axes}
-            if not any(_mesh_axes(names) & _mesh_axes(over.get(k)) for k in beside):
+            taken = {name for k in beside for name in _mesh_axes(over.get(k))}
+            if not taken & {*_mesh_axes(names)}:
                 over[letter] = names
 
     def read_all(axes, tree):
@@ -127,139 +225,6 @@ def _spread_letters(operands, in_axes, out_axes) -> dict[str, Any]:
     return over
 
 
-def _mesh_axes(names) -> set[str]:
+def _mesh_axes(names) -> tuple[str, ...]:
     """Return the mesh axes of one entry of a PartitionSpec."""
-    return set() if names is None else {names} if isinstance(names, str) else {*names}
-
-
-def partition_over_devices(
-    run: Callable, values: Sequence, in_axes: Sequence[str], out_axes: Sequence[str]
-) -> list:
-    """Run a map of the scan on operands that may be spread over devices.
-
-    Args:
-      run: the map, on the part of one device or on the whole.
-      values: its operands, u first.
-      in_axes: the letters of the operands' axes.
-      out_axes: the letters of the results' axes.
-
-    Returns:
-      What `run` returns. Splits of other axes than b and d are gathered first, and so
-      are those of d where its parts are not whole groups of B and C.
-    """
-    groups = next(
-        x.shape[axes.index("g")]
-        for x, axes in zip(values, in_axes, strict=True)
-        if "g" in axes
-    )
-
-    def partition(mesh, operands, results):
-        over = _split(operands[0].sharding, groups)
-        names = {"b": over["b"], "d": over["d"]}
-        names["g"] = over["d"] if groups > 1 else None
-
-        def place(axes):
-            spec = PartitionSpec(*(names.get(letter) for letter in axes))
-            return NamedSharding(mesh, spec)
-
-        def run_part(*parts):
-            out = run(*parts)
-            return [_sum_parts(x, a, names) for x, a in zip(out, out_axes, strict=True)]
-
-        return mesh, run_part, [place(a) for a in out_axes], tuple(map(place, in_axes))
-
-    call = custom_partitioning(lambda *parts: run(*parts))
-    rule, sizes = _rule(in_axes, out_axes, groups, values[0].shape[-1])
-    whole = dict.fromkeys(x for x in rule if x in "klmn")  # in order of appearance
-    call.def_partition(
-        partition,
-        sharding_rule=rule,
-        need_replication_factors=tuple(whole),
-        **sizes,  # pyright: ignore[reportArgumentType]
-    )
-    return call(*values)
-
-
-def sum_after(
-    run: Callable, values: Sequence, in_axes: Sequence[str], out_axes: Sequence[str],
-    *, parts: int
-) -> list:  # fmt: skip
-    """Run a map of the scan so that devices sum over channels after its loop only.
-
-    The cotangents of B and C are sums over channels. Where devices hold channels each,
-    XLA would sum over the devices within the loop, once for every token or chunk. So
-    the channels of each device become groups with cotangents of their own, whose sum
-    is taken behind the loop.
-
-    Args:
-      run: the map.
-      values: its operands.
-      in_axes: the letters of the operands' axes.
-      out_axes: the letters of the results' axes.
-      parts: devices that XLA spreads the program over; how, is not known here.
-    """
-    size = {
-        letter: n
-        for x, axes in zip(values, in_axes, strict=True)
-        for letter, n in zip(axes, x.shape, strict=True)
-    }
-    if not any("g" in axes for axes in out_axes):
-        return run(*values)
-    # cotangents of all parts take no more memory than those of u
-    split_letter = "d" if "d" in size else "h"  # channels, or heads of p channels
-    channels = size[split_letter] * size.get("p", 1)
-    most = channels // (size["g"] * size["n"])
-    parts = math.gcd(parts, size[split_letter] // size["g"])
-    parts = max(p for p in range(1, parts + 1) if parts % p == 0 and p <= max(most, 1))
-
-    def split(x, axes):
-        return jnp.repeat(x, parts, axis=axes.index("g")) if "g" in axes else x
-
-    def join(x, axes):
-        if "g" not in axes:
-            return x
-        at = axes.index("g")
-        shape = (*x.shape[:at], size["g"], parts, *x.shape[at + 1 :])
-        return jnp.sum(x.reshape(shape), axis=at + 1)
-
-    if parts == 1:
-        return run(*values)
-    out = run(*map(split, values, in_axes))
-    return list(map(join, out, out_axes))
-
-
-def _rule(in_axes, out_axes, groups: int, channels: int):
-    """Return the rule of Shardy: which axes go together, channels as groups of p."""
-    channel = "(g p)" if groups > 1 else "d"
-
-    def mapping(all_axes):
-        return ", ".join(
-            " ".join(channel if letter == "d" else letter for letter in axes)
-            for axes in all_axes
-        )
-
-    sizes = {"p": channels // groups} if groups > 1 else {}
-    return f"{mapping(in_axes)} -> {mapping(out_axes)}", sizes
-
-
-def _split(sharding, groups: int) -> dict:
-    """Return the mesh axes that split b and d of u, None where none does."""
-    spec = tuple(sharding.spec) + (None,) * 3
-    over = {"b": spec[0], "d": spec[2]}
-    if groups > 1 and over["d"] is not None:
-        names = over["d"] if isinstance(over["d"], tuple) else (over["d"],)
-        count = 1
-        for name in names:
-            count *= sharding.mesh.shape[name]
-        if groups % count:
-            over["d"] = None
-    return over
-
-
-def _sum_parts(x, axes: str, names: dict):
-    """Sum a result over the devices whose parts it was made from."""
-    if "b" not in axes and names["b"] is not None:
-        x = jax.lax.psum(x, names["b"])
-    if "d" not in axes and names["d"] is not None and names["g"] is None:
-        x = jax.lax.psum(x, names["d"])
-    return x
+    return () if names is None else (names,) if isinstance(names, str) else (*names,)

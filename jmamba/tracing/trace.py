@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.recurrence import states_after
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import choose_layers, choose_positions
 from jmamba.types import ArrayLike, BidirectionalRecurrence, Images, Tokens, exportable
 
@@ -68,6 +69,7 @@ class Trace(NamedTuple):
         return jax.tree.map(lambda x: x[layers.index(index)], self.recurrence)
 
 
+@on_any_mesh
 def trace(
     model: LayeredModel,
     inputs: Tokens | Images | ArrayLike,

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 from collectives import exchanges
-from helpers import differentiable, make_inputs, run_scan
+from flax import nnx
+from helpers import differentiable, make_inputs, needs, run_scan
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from random_models import random_text_model, random_tokens
@@ -72,16 +73,16 @@ def test_gradient_over_whole_groups_exchanges_nothing(kind):
     assert exchanges(gradient("xla_chunked"), parts) == []
 
 
-@every_form
-def test_parts_of_a_sequence_are_exchanged_for_channels(implementation):
-    """Whole sequences of B and C go to each device, of the rest half the channels."""
-    parts = operands("Explicit", {"l": "x"})
-    found = exchanges(scan(implementation), parts)
-    assert not any(x.is_in_loop for x in found)
-    count = Counter(x.kind for x in found)
-    assert count == {"all-to-all": 3, "all-gather": 3}  # u, delta, y; B, C, last state
-    gathered = sum(x.numbers for x in found if x.kind == "all-gather")
-    assert gathered == 2 * B * L * N + B * D * N
+@needs("pallas_triton")
+def test_a_split_kernel_is_the_same_program_again():
+    """So the compilation cache has it in the next process too."""
+    parts = operands("Auto", {"b": "x", "d": "y"})
+
+    def text():
+        return jax.jit(gradient("pallas_triton")).lower(parts).as_text()
+
+    assert "CustomSPMDPartitioning" in text()
+    assert text() == text()
 
 
 def test_weights_are_gathered_for_activations_that_stay():
@@ -101,3 +102,28 @@ def test_weights_are_gathered_for_activations_that_stay():
     found = exchanges(lambda model, tokens: model(tokens).logits, model, tokens)
     assert {x.kind for x in found} >= {"all-gather"}
     assert not [x for x in found if any(length in shape for shape in x.shapes)]
+
+
+def test_halves_of_a_projection_are_exchanged_once():
+    """Of the fused input projection one device has the one half, one the other."""
+    model, tokens, on = (
+        random_text_model(layers=2),
+        random_tokens(4, 16),
+        mesh("Explicit", (2,)),
+    )
+    axes = {"in_proj": 2, "x_proj": 1, "out_proj": 1}  # the rest is small
+
+    def place(path, x):
+        names = [getattr(key, "key", None) for key in path]
+        axis = next((axes[name] for name in names if name in axes), None)
+        spec = [None] * x.ndim
+        if "D" in names or axis is not None:
+            spec[1 if axis is None else axis] = "x"
+        return jax.device_put(x, NamedSharding(on, P(*spec)))
+
+    graphdef, state = nnx.split(model)
+    model = nnx.merge(graphdef, jax.tree.map_with_path(place, state))
+    tokens = jax.device_put(tokens, NamedSharding(on, P()))
+    found = exchanges(lambda model, tokens: model(tokens).logits, model, tokens)
+    count = Counter(x.kind for x in found)
+    assert count == {"all-to-all": 1, "all-reduce": 2}, count

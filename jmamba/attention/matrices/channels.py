@@ -16,9 +16,11 @@ from jmamba.attention.matrices.factors import (
     split_directions,
 )
 from jmamba.attention.matrices.halving import whole_attention
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.types import Recurrence
 
 
+@on_any_mesh
 def channel_attention(
     delta: Float[Array, "l"],
     A: Float[Array, "rates"],

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.types import Recurrence
 
 _OPEN = 1.2784645427610738
@@ -161,6 +162,7 @@ def softmax_head_error(query_key: Float[Array, "..."]) -> Float[Array, "..."]:
     return 6 - (3 * a + b) ** 2 / (2 * a**2 + b**2)
 
 
+@on_any_mesh
 def without_decay(recurrence: Recurrence) -> Recurrence:
     """Return a layer's selective parameters with A = 0, so that no state decays.
 
@@ -180,6 +182,7 @@ def without_decay(recurrence: Recurrence) -> Recurrence:
     return recurrence._replace(A=jnp.zeros_like(recurrence.A))
 
 
+@on_any_mesh
 def linear_attention(recurrence: Recurrence) -> Float[Array, "b l d"]:
     """Return causal linear attention with the queries C, keys B and values delta u.
 

@@ -14,9 +14,11 @@ from jmamba.layers.freezing import UNIFIED
 from jmamba.layers.mixer import Convolution, Mixer
 from jmamba.layers.recurrence import directions_of, run_recurrence
 from jmamba.ops import causal_conv1d
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.types import BidirectionalRecurrence, Recurrence
 
 
+@on_any_mesh
 def factorise(block: Block, x: Float[Array, "b l m"]) -> Factors | BidirectionalFactors:
     """Return the factors of a block's mixer.
 
@@ -79,6 +81,7 @@ def _gate_weights(mixer: Mixer, recurrence: Recurrence) -> Float[Array, "b l d"]
     return weights
 
 
+@on_any_mesh
 def bias_output(factors: Factors | BidirectionalFactors) -> Float[Array, "b l d"]:
     """Return what the convolution's bias contributes to a mixer's gated output.
 

@@ -14,10 +14,12 @@ from jmamba.attention.matrices.channels import (
     open_directions,
 )
 from jmamba.attention.matrices.factors import AnyInputs, check_fold, first_recurrence
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import RESULT_BYTES, check_finite, check_memory, choose_positions
 from jmamba.types import Recurrence
 
 
+@on_any_mesh
 def hidden_attention(
     recurrence: AnyInputs,
     *,
@@ -104,6 +106,7 @@ def _hidden_attention(recurrence, channels, rows, fold):
     return jnp.swapaxes(attend(directions, rows), 0, 1)  # c b q l -> b c q l
 
 
+@on_any_mesh
 def inner_attention(
     recurrence: Recurrence,
     *,

@@ -17,6 +17,7 @@ from jmamba.attention.matrices.channels import (
     with_channels,
 )
 from jmamba.attention.matrices.factors import AnyInputs, check_fold, first_recurrence
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import RESULT_BYTES, check_finite, check_memory, choose_positions
 
 
@@ -49,6 +50,7 @@ small models and for `top` channels.
 """
 
 
+@on_any_mesh
 def reduced_attention(
     recurrence: AnyInputs,
     reduction: str = "mean_abs",
@@ -131,6 +133,7 @@ def reduced_attention(
     return _reduced_attention(recurrence, queries, mask, reduction, **options)
 
 
+@on_any_mesh
 def top_channels(
     recurrence: AnyInputs,
     count: int,

@@ -14,6 +14,7 @@ from jmamba.attention.matrices.channels import attend, map_channels, open_direct
 from jmamba.attention.matrices.reduction import REDUCTIONS
 from jmamba.attention.question import Inputs, PerSample, ask
 from jmamba.layers.model import LayeredModel
+from jmamba.ops.meshes import on_any_mesh
 from jmamba_kernels import accumulation_dtype
 
 CHANNELS_AT_ONCE = 64
@@ -51,6 +52,7 @@ class LayerAverages(NamedTuple):
     samples: int
 
 
+@on_any_mesh
 def mean_distance(
     rows: Float[Array, "*c b l"], query: Int[Array, "b"]
 ) -> Float[Array, "*c b"]:
@@ -82,6 +84,7 @@ def mean_distance(
     return jnp.sum(apart * weight, axis=-1) / jnp.where(total > 0, total, 1)
 
 
+@on_any_mesh
 def mean_cosine(x: Float[Array, "*b l m"]) -> Float[Array, "*b"]:
     """Return the mean cosine of all pairs of tokens, in O(l m).
 
@@ -117,6 +120,7 @@ def mean_cosine(x: Float[Array, "*b l m"]) -> Float[Array, "*b"]:
     return (together - own) / (length * (length - 1))
 
 
+@on_any_mesh
 def measure_layers(
     model: LayeredModel,
     inputs: Inputs,
@@ -188,6 +192,7 @@ def _measure_layers(graphdef, state, inputs, query, reduction):
     return model.run_layers(model.embed(inputs), read=measure).found
 
 
+@on_any_mesh
 def average_layers(
     model: LayeredModel,
     batches: Iterable[Any],

@@ -21,6 +21,7 @@ from jmamba.attention.question import (
     resolve,
 )
 from jmamba.layers.model import LayeredModel
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import as_array
 from jmamba.types import Images, Tokens
 
@@ -92,6 +93,7 @@ def _needed(model: LayeredModel, inputs: tuple, embedded: tuple) -> str:
     return f"{one}{kind} {inputs}, or embeddings that broadcast to {embedded}"
 
 
+@on_any_mesh
 def completeness_gap(
     model: LayeredModel,
     inputs: Inputs,

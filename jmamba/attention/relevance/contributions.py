@@ -22,11 +22,13 @@ from jmamba.attention.relevance.token_vectors import (
 from jmamba.layers.freezing import UNIFIED, Frozen
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.stack import walk
+from jmamba.ops.meshes import on_any_mesh
 
 NORM_FROZEN = Frozen(norm=True)
 """A read-out that is linear in the residual stream."""
 
 
+@on_any_mesh
 def token_norms(
     model: LayeredModel,
     inputs: Inputs,
@@ -82,6 +84,7 @@ def _token_norms(graphdef, state, inputs, query, p):
     return jnp.mean(model.run_layers(model.embed(inputs), read=measure).found, axis=0)
 
 
+@on_any_mesh
 def alti(
     model: LayeredModel,
     inputs: Inputs,
@@ -136,6 +139,7 @@ def _alti(graphdef, state, inputs, query):
     )[0]
 
 
+@on_any_mesh
 def alti_logit(
     model: LayeredModel,
     inputs: Inputs,

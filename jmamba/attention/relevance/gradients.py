@@ -26,10 +26,12 @@ from jmamba.attention.relevance.completeness import (
 )
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.model import LayeredModel
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import as_key
 from jmamba.types import KeyLike
 
 
+@on_any_mesh
 def gradient_x_input(
     model: LayeredModel,
     inputs: Inputs,
@@ -95,6 +97,7 @@ def _resolve(model, x, target, query):
     return resolve(read_logits(model, x, query), target)
 
 
+@on_any_mesh
 def smooth_grad(
     model: LayeredModel,
     inputs: Inputs,
@@ -158,6 +161,7 @@ def _smooth_grad(graphdef, state, inputs, target, query, key, noise, samples):
     return jnp.sum(x * total, axis=-1) / samples
 
 
+@on_any_mesh
 def integrated_gradients(
     model: LayeredModel,
     inputs: Inputs,

@@ -5,8 +5,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jmamba.layers.model import LayeredModel
+from jmamba.ops.meshes import on_any_mesh
 
 
+@on_any_mesh
 def heat_map(
     model: LayeredModel, relevance: Float[Array, "b l"], height: int, width: int
 ) -> Float[Array, "b height width"]:
@@ -44,6 +46,7 @@ def heat_map(
     return jnp.einsum("yr,brc,xc->byx", down, grid, across, precision="highest")
 
 
+@on_any_mesh
 def patch_grid(
     model: LayeredModel, relevance: Float[Array, "b l"], height: int, width: int
 ) -> Float[Array, "b rows columns"]:

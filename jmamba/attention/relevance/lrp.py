@@ -20,6 +20,7 @@ from jmamba.attention.relevance.gamma_rule import Gammas
 from jmamba.attention.relevance.gradients import token_relevance
 from jmamba.layers.freezing import MAMBA_LRP, Frozen
 from jmamba.layers.model import LayeredModel
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.types import ArrayLike, Images
 
 COMPOSITES = {
@@ -31,6 +32,7 @@ COMPOSITES = {
 images, and the same in projections."""
 
 
+@on_any_mesh
 def mamba_lrp(
     model: LayeredModel,
     inputs: Inputs,
@@ -77,6 +79,7 @@ def mamba_lrp(
     return token_relevance(*question, frozen=choose_rules(composite))
 
 
+@on_any_mesh
 def pixel_lrp(
     model: LayeredModel,
     images: Images | ArrayLike,

@@ -24,6 +24,7 @@ from jmamba.attention.relevance.rollout import (
     unified_attribution,
 )
 from jmamba.layers.model import LayeredModel
+from jmamba.ops.meshes import on_any_mesh
 
 METHODS: dict[str, Callable] = {
     "raw_attention": raw_attention,
@@ -41,6 +42,7 @@ METHODS: dict[str, Callable] = {
 """Name -> explanation; each takes (model, inputs, *, target, query, **its own)."""
 
 
+@on_any_mesh
 def explain(
     model: LayeredModel,
     inputs: Inputs,

@@ -19,10 +19,12 @@ from jmamba.attention.relevance.scaling import min_max, roll_out
 from jmamba.attention.relevance.settings import AttentionSettings, choose_settings
 from jmamba.attention.relevance.weighting import block_gradients, token_weights, weigh
 from jmamba.layers.model import LayeredModel
+from jmamba.ops.meshes import on_any_mesh
 
 Settings = str | AttentionSettings
 
 
+@on_any_mesh
 def raw_attention(
     model: LayeredModel,
     inputs: Inputs,
@@ -78,6 +80,7 @@ def _raw_attention(graphdef, state, inputs, query, settings):
     return jnp.maximum(mean, 0) if settings.clamp_result else mean
 
 
+@on_any_mesh
 def attention_rollout(
     model: LayeredModel,
     inputs: Inputs,
@@ -133,6 +136,7 @@ def _attention_rollout(graphdef, state, inputs, query, settings):
     return _finish(model, layers, query, settings)
 
 
+@on_any_mesh
 def mamba_attribution(
     model: LayeredModel,
     inputs: Inputs,
@@ -177,6 +181,7 @@ def mamba_attribution(
     return _mamba_attribution(*question, settings=chosen)
 
 
+@on_any_mesh
 def unified_attribution(
     model: LayeredModel,
     inputs: Inputs,

@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jmamba.ops.meshes import on_any_mesh
 
+
+@on_any_mesh
 def min_max(x: Float[Array, "b *rest"]) -> Float[Array, "b *rest"]:
     """Return each sample scaled to [0, 1]; a constant one becomes 0.
 
@@ -21,6 +24,7 @@ def min_max(x: Float[Array, "b *rest"]) -> Float[Array, "b *rest"]:
     return (x - low) / jnp.where(extent > 0, extent, 1)
 
 
+@on_any_mesh
 def discard_lowest(
     x: Float[Array, "b *rest"], part: float, counted: Bool[Array, "b *rest"]
 ) -> Float[Array, "b *rest"]:
@@ -43,6 +47,7 @@ def discard_lowest(
     return jnp.where((rank < gone.astype(rank.dtype)).reshape(x.shape), 0, x)
 
 
+@on_any_mesh
 def roll_out(
     layers: Float[Array, "s b l l"] | Float[Array, "s b l"],
     start: Float[Array, "b l"],

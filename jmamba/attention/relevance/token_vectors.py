@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from jmamba.layers.block import Block
 from jmamba.layers.freezing import UNIFIED
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import WORKING_BYTES
 
 
@@ -30,6 +31,7 @@ class TokenVectors(NamedTuple):
     bias: Float[Array, "b i m"]
 
 
+@on_any_mesh
 def token_vectors(
     block: Block,
     x: Float[Array, "b l m"],
@@ -100,6 +102,7 @@ def _each_token(block: Block, x: Float[Array, "b l m"], measure: Callable):
     return jax.lax.map(one, jnp.arange(x.shape[1]), batch_size=8), out
 
 
+@on_any_mesh
 def norm_matrix(
     block: Block, x: Float[Array, "b l m"], p: float = 2.0
 ) -> Float[Array, "b i j"]:
@@ -136,6 +139,7 @@ def _norm_matrix(graphdef, state, x, p):
     return jnp.moveaxis(sizes, 0, 2)  # j b i -> b i j
 
 
+@on_any_mesh
 def alti_matrix(block: Block, x: Float[Array, "b l m"]) -> Float[Array, "b i j"]:
     """Return `alti_contributions(token_vectors(block, x), x)` without holding vectors.
 
@@ -172,6 +176,7 @@ def _alti_matrix(graphdef, state, x):
     return _nearness(size, jnp.moveaxis(distances, 0, 2))  # j b i -> b i j
 
 
+@on_any_mesh
 def lp_contributions(vectors: TokenVectors, p: float = 2.0) -> Float[Array, "b i j"]:
     """Return the norm of every token vector, s[i, j] = |T_i(x_j)|_p.
 
@@ -204,6 +209,7 @@ def check_p(p: float) -> None:
         raise ValueError(f"p={p}: give at least 1.")
 
 
+@on_any_mesh
 def alti_contributions(
     vectors: TokenVectors, x: Float[Array, "b l m"] | None = None
 ) -> Float[Array, "b i j"]:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jmamba.ops.meshes import on_any_mesh
+
 
 class Collapse(NamedTuple):
     """Measures of how alike tokens are, one per sequence.
@@ -25,6 +27,7 @@ class Collapse(NamedTuple):
     variance: Float[Array, "*b"]
 
 
+@on_any_mesh
 @jax.jit
 def measure_collapse(x: Float[Array, "*b l m"]) -> Collapse:
     """Return how alike the tokens of each sequence are.
@@ -63,6 +66,7 @@ def measure_collapse(x: Float[Array, "*b l m"]) -> Collapse:
     )
 
 
+@on_any_mesh
 @jax.jit
 def centred_alignment(
     x: Float[Array, "l m"], y: Float[Array, "l e"]
@@ -90,6 +94,7 @@ def centred_alignment(
     return cross / jnp.sqrt(jnp.sum((x.T @ x) ** 2) * jnp.sum((y.T @ y) ** 2))
 
 
+@on_any_mesh
 def alignment_matrix(x: Float[Array, "s l m"]) -> Float[Array, "s s"]:
     """Return the alignment of every layer with every other.
 

@@ -13,6 +13,7 @@ from jmamba.dynamics.trained.layer_jacobian import caches_before
 from jmamba.layers.block import Block
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.stack import walk
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import WORKING_BYTES, as_key
 from jmamba.types import KeyLike
 
@@ -31,6 +32,7 @@ class ContractionMap(NamedTuple):
     residuals: Float[Array, "s l"]
 
 
+@on_any_mesh
 def contraction_map(
     model: LayeredModel,
     residual_in: Float[Array, "s l m"],

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from jmamba.dynamics.trained.jacobian import check_map
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.stack import Run, cut_runs, walk
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import WORKING_BYTES, as_key, check_finite
 from jmamba.types import KeyLike, Recurrence
 
@@ -40,6 +41,7 @@ class LayerStack(NamedTuple):
         return [Run(slice(0, count), self.parameters, made)]
 
 
+@on_any_mesh
 def layer_stack(
     model: LayeredModel, start: int = 0, stop: int | None = None, *, skip: float = 1.0
 ) -> LayerStack:
@@ -80,11 +82,13 @@ class _OneLayer(NamedTuple):
     open: Callable[[Any], Any]
     skip: float
 
+    @on_any_mesh
     def __call__(self, state, x):
         y = self.open(state)(x[None]).x[0]
         return y if self.skip == 1 else y + (self.skip - 1) * x
 
 
+@on_any_mesh
 @jax.jit
 def run_stack(stack: LayerStack, x: Float[Array, "l m"]) -> Float[Array, "s l m"]:
     """Return the tokens leaving each layer.
@@ -122,6 +126,7 @@ class DepthExponents(NamedTuple):
     x: Float[Array, "l m"]
 
 
+@on_any_mesh
 def depth_exponents(
     stack: LayerStack,
     x: Float[Array, "l m"],
@@ -211,6 +216,7 @@ def _depth_exponents(stack, x, mask, key, count, at_once):
     return DepthExponents(jnp.mean(logs, axis=0), logs, Q, x)
 
 
+@on_any_mesh
 def sequence_exponents(recurrence: Recurrence) -> Float[Array, "b d n"]:
     """Return the Lyapunov exponents of a layer's state along the sequence, per token.
 
@@ -240,6 +246,7 @@ def sequence_exponents(recurrence: Recurrence) -> Float[Array, "b d n"]:
     return jnp.mean(recurrence.delta, axis=1)[:, :, None] * recurrence.A[None]
 
 
+@on_any_mesh
 def memory_horizons(recurrence: Recurrence) -> Float[Array, "b d n"]:
     """Return after how many tokens a state has forgotten all but 1/e: 1 / |lambda|.
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from jmamba.dynamics.theory.system import TokenSystem, vector_field
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.recurrence import directions_of
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.refinements.permutations import (
     AUTOREGRESSIVE,
     normalise_scores,
@@ -22,6 +23,7 @@ from jmamba.tracing.trace import trace
 from jmamba.types import Images
 
 
+@on_any_mesh
 def importance_scores(
     system: TokenSystem,
     u: Float[Array, "l d"],
@@ -64,6 +66,7 @@ class Reordered(NamedTuple):
     P: Float[Array, "l l"]
 
 
+@on_any_mesh
 def reordered_scan(
     system: TokenSystem,
     u: Float[Array, "l d"],
@@ -117,6 +120,7 @@ def reordered_scan(
     return Reordered(y * jax.nn.silu(z), P)
 
 
+@on_any_mesh
 def sorting_variances(model: LayeredModel, images: Images) -> Float[Array, "s side b"]:
     """Return `remaining_variance` of the patches of each layer that sorts its tokens.
 

@@ -17,6 +17,7 @@ from jmamba.dynamics.trained.layer_jacobian import (
 )
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.stack import Run, cut_runs, run_layers
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import WORKING_BYTES, as_key, check_finite, choose_positions
 from jmamba.types import KeyLike
 from jmamba_kernels import accumulation_dtype
@@ -45,10 +46,12 @@ class _Span(NamedTuple):
         parts = itertools.starmap(slice, itertools.pairwise(ends))
         return [Run(*run) for run in zip(parts, parameters, self.open, strict=True)]
 
+    @on_any_mesh
     def __call__(self, parameters, x):
         return run_layers(self.runs(parameters), x[None]).x[0]
 
 
+@on_any_mesh
 def layer_span(model: LayeredModel, start: int = 0, stop: int | None = None) -> Partial:
     """Return the map of the residual stream through layers start to stop - 1.
 
@@ -85,6 +88,7 @@ def layer_span(model: LayeredModel, start: int = 0, stop: int | None = None) -> 
     return Partial(span, tuple(run.parameters for run in runs))
 
 
+@on_any_mesh
 def token_jacobian(
     f: TokenMap,
     x: Float[Array, "l m"],
@@ -159,6 +163,7 @@ def _token_jacobian_by_rows(f, x, rows, columns):
     return jax.lax.map(row, rows)
 
 
+@on_any_mesh
 def jacobian_norms(
     f: TokenMap,
     x: Float[Array, "l m"],

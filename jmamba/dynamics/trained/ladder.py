@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 from jmamba.dynamics.theory.system import TokenSystem, step_sizes
 from jmamba.dynamics.trained.spectra import layer_system
 from jmamba.models.mamba.model import MambaLM
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.types import Recurrence
 
 OMITTED = ("norm", "conv", "gate", "D")
@@ -21,6 +22,7 @@ class _PartialBlock(NamedTuple):
     graphdef: nnx.GraphDef
     parts: frozenset
 
+    @on_any_mesh
     def __call__(self, state, system, x):
         block, parts = nnx.merge(self.graphdef, state), self.parts
         mixer, x = block.mixer, x[None]
@@ -45,6 +47,7 @@ def _select(system: TokenSystem, recurrence: Recurrence, u) -> Recurrence:
     return recurrence._replace(u=u, delta=delta, A=system.A, B=B, C=C)
 
 
+@on_any_mesh
 def partial_block(model: MambaLM, index: int, parts: Collection[str] = ()) -> Partial:
     """Return a layer with only some of the parts that the theory leaves out.
 

@@ -9,10 +9,12 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Complex, Float
 
 from jmamba.dynamics.trained.jacobian import WORKING_BYTES, TokenMap, check_map
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import as_key
 from jmamba.types import KeyLike
 
 
+@on_any_mesh
 def diagonal_blocks(
     f: TokenMap,
     x: Float[Array, "l m"],
@@ -60,6 +62,7 @@ def _diagonal_block(f, x, index):
     return jax.jacfwd(lambda token: f(x.at[index].set(token))[index])(x[index])
 
 
+@on_any_mesh
 def block_eigenvalues(
     f: TokenMap, x: Float[Array, "l m"]
 ) -> Complex[np.ndarray, "l m"]:
@@ -81,6 +84,7 @@ def block_eigenvalues(
     return np.linalg.eigvals(np.asarray(diagonal_blocks(f, x))).astype(complex)
 
 
+@on_any_mesh
 def log_norms(f: TokenMap, x: Float[Array, "l m"]) -> Float[Array, "l"]:
     """Return the logarithmic norm of J[l, l] - 1 of every token.
 
@@ -116,6 +120,7 @@ def _log_norms(f, x):
     return jax.lax.map(largest, jnp.arange(len(x)))
 
 
+@on_any_mesh
 def singular_values(
     f: TokenMap,
     x: Float[Array, "l m"],

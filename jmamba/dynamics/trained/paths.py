@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from jmamba.layers.block import Block
 from jmamba.layers.model import LayeredModel
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.types import Recurrence
 
 PATHS = ("identity", "value", "B", "C", "delta", "gate", "norm")
@@ -28,6 +29,7 @@ class _PathMap(NamedTuple):
     graphdef: nnx.GraphDef
     paths: frozenset
 
+    @on_any_mesh
     def __call__(self, state, x):
         block = nnx.merge(self.graphdef, state)
         frozen = jax.lax.stop_gradient(x)
@@ -35,6 +37,7 @@ class _PathMap(NamedTuple):
         return run_paths(block, {k: v[None] for k, v in sources.items()})[0]
 
 
+@on_any_mesh
 def path_map(
     model: LayeredModel, index: int, paths: Collection[str] = PATHS
 ) -> Partial:
@@ -80,6 +83,7 @@ def path_map(
     return Partial(_PathMap(graphdef, frozenset(paths)), state)
 
 
+@on_any_mesh
 def run_paths(
     block: Block, sources: Mapping[str, Float[Array, "b l m"]]
 ) -> Float[Array, "b l m"]:

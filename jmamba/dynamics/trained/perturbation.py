@@ -8,6 +8,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from jmamba.dynamics.trained.jacobian import TokenMap
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.tracing.trace import Trace
 from jmamba_kernels import accumulation_dtype
 
@@ -29,6 +30,7 @@ class Ladder(NamedTuple):
     linear_gain: Float[Array, ""]
 
 
+@on_any_mesh
 def perturb(
     f: TokenMap,
     x: Float[Array, "l m"],
@@ -68,6 +70,7 @@ def _perturb(f, x, sizes, v):
     return Ladder(moved, moved / sizes, slope, jnp.linalg.norm(push))
 
 
+@on_any_mesh
 def compare_traces(first: Trace, second: Trace) -> Float[Array, "s b l"]:
     """Return |h - h'| / |h| of every token after every layer, in float32 or better.
 

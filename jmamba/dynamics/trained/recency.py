@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jmamba.ops.meshes import on_any_mesh
+
 
 class Decay(NamedTuple):
     """An exponential decay of influence, |J[i, j]| = exp(intercept - kappa (i - j)).
@@ -22,6 +24,7 @@ class Decay(NamedTuple):
     curve: Float[Array, "l"]
 
 
+@on_any_mesh
 @jax.jit
 def fit_decay(norms: Float[Array, "l l"]) -> Decay:
     """Fit how the influence of token j on token i fades with their distance.
@@ -63,6 +66,7 @@ def fit_decay(norms: Float[Array, "l l"]) -> Decay:
     return Decay(-slope, mean_y - slope * mean_x, curve)
 
 
+@on_any_mesh
 def measure_spread(x: Float[Array, "*b l d"]) -> Float[Array, "*b"]:
     """Return the largest distance between two tokens.
 
@@ -74,6 +78,7 @@ def measure_spread(x: Float[Array, "*b l d"]) -> Float[Array, "*b"]:
     return jnp.sqrt(jnp.max(jnp.sum(differences**2, axis=-1), axis=(-2, -1)))
 
 
+@on_any_mesh
 def smoothing_bound(
     A_bar: Float[Array, "l d"], x: Float[Array, "l d"]
 ) -> Float[Array, "d"]:
@@ -101,6 +106,7 @@ def smoothing_bound(
     return (1 - least ** (len(x) - 1)) * span
 
 
+@on_any_mesh
 def leaky_average(
     A_bar: Float[Array, "l d"], x: Float[Array, "l d"]
 ) -> Float[Array, "l d"]:

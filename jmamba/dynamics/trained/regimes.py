@@ -12,6 +12,7 @@ from jmamba.dynamics.trained.signs import measure_signs
 from jmamba.dynamics.trained.spectra import gate_spectrum, layer_system
 from jmamba.dynamics.trained.trajectories import measure_trajectories
 from jmamba.layers.model import LayeredModel
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.tracing.trace import trace
 from jmamba.types import ArrayLike, Tokens
 
@@ -59,6 +60,7 @@ class RegimeReport(NamedTuple):
         )
 
 
+@on_any_mesh
 def report_regimes(model: LayeredModel, tokens: Tokens | ArrayLike) -> RegimeReport:
     """Measure every layer of a model on a text.
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jmamba.layers.recurrence import run_recurrence
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.types import Recurrence
 
 
@@ -31,6 +32,7 @@ class SignStatistics(NamedTuple):
     growth: Float[Array, "b d"]
 
 
+@on_any_mesh
 @jax.jit
 def measure_signs(recurrence: Recurrence) -> SignStatistics:
     """Return the statistics of a layer on a text.
@@ -106,6 +108,7 @@ class RegimeMap(NamedTuple):
     fast: Bool[Array, "b l h"]
 
 
+@on_any_mesh
 @jax.jit
 def map_regimes(recurrence: Recurrence) -> RegimeMap:
     """Label tokens as contracting or expanding, and their channels as slow or fast.

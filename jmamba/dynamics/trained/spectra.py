@@ -9,9 +9,11 @@ from jaxtyping import Array, Complex, Float
 
 from jmamba.dynamics.theory.system import TokenSystem
 from jmamba.layers.model import LayeredModel
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import check_finite
 
 
+@on_any_mesh
 def layer_system(
     model: LayeredModel, index: int, *, direction: str = "forward"
 ) -> TokenSystem:
@@ -78,6 +80,7 @@ class GateSpectrum(NamedTuple):
     channels: int
 
 
+@on_any_mesh
 def gate_spectrum(system: TokenSystem) -> GateSpectrum:
     """Return the non-zero eigenvalues of M and of its symmetric part, in float64.
 
@@ -121,6 +124,7 @@ class Inertia(NamedTuple):
     zero: int
 
 
+@on_any_mesh
 def count_inertia(system: TokenSystem, *, tolerance: float = 1e-10) -> Inertia:
     """Count the signs of the symmetric part of M.
 
@@ -149,6 +153,7 @@ def count_inertia(system: TokenSystem, *, tolerance: float = 1e-10) -> Inertia:
     return Inertia(positive, negative, system.S_B.shape[-1] - positive - negative)
 
 
+@on_any_mesh
 def residual_matrix(
     model: LayeredModel, index: int, *, direction: str = "forward"
 ) -> Float[Array, "m m"]:

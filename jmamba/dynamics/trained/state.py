@@ -10,10 +10,12 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from jmamba.models.language_model import LanguageModel
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import as_array
 from jmamba.types import ArrayLike, LayerCache
 
 
+@on_any_mesh
 def flatten_state(cache: LayerCache) -> Float[Array, "s e"]:
     """Return the state of one text as a row per layer: convolution, then recurrence.
 
@@ -47,6 +49,7 @@ def _unflatten_state(state: Float[Array, "s e"], like: LayerCache) -> LayerCache
 class _StateMap(NamedTuple):
     graphdef: nnx.GraphDef
 
+    @on_any_mesh
     def __call__(self, parameters, tokens, state):
         model = nnx.merge(self.graphdef, parameters)
         cache = _unflatten_state(state, model.empty_cache(1))
@@ -54,6 +57,7 @@ class _StateMap(NamedTuple):
         return flatten_state(cache)
 
 
+@on_any_mesh
 def state_map(model: LanguageModel, tokens: Int[Array, "l"] | ArrayLike) -> Partial:
     """Return the map of the network's state that reading some tokens is.
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jmamba.ops.meshes import on_any_mesh
 from jmamba.tracing.trace import Trace
 
 
@@ -29,6 +30,7 @@ class Trajectories(NamedTuple):
     total_growth: Float[Array, "s b l"]
 
 
+@on_any_mesh
 @jax.jit
 def measure_trajectories(trace: Trace) -> Trajectories:
     """Return sizes and directions of all tokens over the traced layers.
@@ -75,6 +77,7 @@ class GrowthLaw(NamedTuple):
     residual: Float[Array, "*x"]
 
 
+@on_any_mesh
 def fit_growth(norms: Float[Array, "t *x"]) -> dict[str, GrowthLaw]:
     """Fit three laws of growth over depth k = 1, 2, ... to the norms of tokens.
 

@@ -157,9 +157,10 @@ def cotangent_body(
     sums = lax.fori_loop(0, lax.div(behind - first, CHUNK), run_chunk, sums)
     for j, of in enumerate(sums):
         lead = (at.direction + j, at.row, at.segment)
-        for name in {"g", "A"} & set(out):
+        # in this order: a set's differs from process to process
+        for name in filter(out.__contains__, ("g", "A")):
             at.write_states(out[name], getattr(of, name), *lead)
-        for name in {"D", "delta_bias"} & set(out):
+        for name in filter(out.__contains__, ("D", "delta_bias")):
             at.write_channels(out[name], getattr(of, name), *lead)
 
 
