@@ -38,13 +38,17 @@ from jmamba.attention.relevance.contributions import alti as alti
 from jmamba.attention.relevance.contributions import alti_logit as alti_logit
 from jmamba.attention.relevance.contributions import token_norms as token_norms
 from jmamba.attention.relevance.gamma_rule import Gammas as Gammas
-from jmamba.attention.relevance.gradients import gradient_x_input as gradient_x_input
+from jmamba.attention.relevance.gradients import Estimate as Estimate
 from jmamba.attention.relevance.gradients import (
-    integrated_gradients as integrated_gradients,
+    estimate_smooth_grad as estimate_smooth_grad,
 )
+from jmamba.attention.relevance.gradients import gradient_x_input as gradient_x_input
 from jmamba.attention.relevance.gradients import smooth_grad as smooth_grad
 from jmamba.attention.relevance.heat_maps import heat_map as heat_map
 from jmamba.attention.relevance.heat_maps import patch_grid as patch_grid
+from jmamba.attention.relevance.integrated_gradients import (
+    integrated_gradients as integrated_gradients,
+)
 from jmamba.attention.relevance.lrp import COMPOSITES as COMPOSITES
 from jmamba.attention.relevance.lrp import mamba_lrp as mamba_lrp
 from jmamba.attention.relevance.lrp import pixel_lrp as pixel_lrp

@@ -5,6 +5,9 @@ from jmamba.evaluation.alignment import align_words as align_words
 from jmamba.evaluation.alignment import alignment_error_rate as alignment_error_rate
 from jmamba.evaluation.alignment import count_alignment as count_alignment
 from jmamba.evaluation.alignment import merge_words as merge_words
+from jmamba.evaluation.comparisons import Comparison as Comparison
+from jmamba.evaluation.comparisons import compare_over_seeds as compare_over_seeds
+from jmamba.evaluation.comparisons import correct_for_many as correct_for_many
 from jmamba.evaluation.faithfulness import FaithfulnessScores as FaithfulnessScores
 from jmamba.evaluation.faithfulness import flipping_scores as flipping_scores
 from jmamba.evaluation.faithfulness import insertion_scores as insertion_scores

@@ -10,6 +10,8 @@ import pytest
 from flax import nnx
 from helpers import assert_close, quick_jit
 from random_models import random_text_model, random_tokens
+from scipy.integrate import quad_vec
+from scipy.ndimage import gaussian_filter
 from vision_definition import draw_images, tiny_vim
 
 from jmamba import VimConfig
@@ -17,6 +19,7 @@ from jmamba.attention import (
     METHODS,
     Contrast,
     completeness_gap,
+    estimate_smooth_grad,
     explain,
     gradient_x_input,
     heat_map,
@@ -25,8 +28,10 @@ from jmamba.attention import (
     patch_grid,
     smooth_grad,
 )
+from jmamba.attention.relevance.completeness import embed_baseline
 from jmamba.layers import run_recurrence
 from jmamba.layers.freezing import MAMBA_LRP, NOTHING, UNIFIED, gate
+from jmamba.models.vim import normalise
 from jmamba_kernels.versions import enable_x64
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -131,6 +136,93 @@ def test_an_integral_that_has_not_converged_is_said():
         found = integrated_gradients(model, inputs, baseline="zero", steps=4)
     quiet = jax.jit(lambda x: integrated_gradients(model, x, baseline="zero", steps=4))
     assert_close(quiet(inputs), found, 1e-5)  # nobody to warn inside
+
+
+@pytest.mark.parametrize("baseline", [5, "zero"])
+def test_halved_panels_equal_adaptive_quadrature(baseline):
+    """SciPy's quadrature knows nothing of the model's norms either."""
+    with enable_x64():
+        model, inputs = model_of("text", "float64"), inputs_of("text")[:1]
+        x = model.embed(inputs)
+        start = model.embed(jnp.full_like(inputs, 5)) if baseline == 5 else 0.0 * x
+        slope = quick_jit(jax.grad(lambda x: jnp.sum(logit(model, x))))
+
+        def integrand(t):
+            return np.asarray(jnp.sum((x - start) * slope(start + t * (x - start)), -1))
+
+        expected, error = quad_vec(
+            integrand, 0, 1, epsabs=1e-9, points=[1e-6, 1e-5, 1e-4, 1e-3, 1e-2]
+        )
+        assert error < 1e-8
+        found = integrated_gradients(
+            model, inputs, target=TARGET, baseline=baseline, steps=16, tolerance=1e-9
+        )
+        assert_close(found, expected, 1e-6)
+
+
+def test_a_tolerance_that_rounding_forbids_is_said():
+    model, inputs = model_of("text"), inputs_of("text")
+    with pytest.raises(ValueError, match=r"tolerance=2: give a part of the change"):
+        integrated_gradients(model, inputs, tolerance=2)
+    with pytest.raises(ValueError, match="inside jit, vmap or grad: give steps="):
+        jax.jit(lambda x: integrated_gradients(model, x, tolerance=0.1))(inputs)
+    with pytest.warns(UserWarning, match="not converged to tolerance=1e-07; give a la"):
+        module = "jmamba.attention.relevance.integrated_gradients.MOST_PANELS"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, 2)
+            integrated_gradients(
+                model, inputs, target=TARGET, baseline="zero", tolerance=1e-7
+            )
+
+
+def test_named_baselines_of_pictures():
+    model, images = model_of("image"), inputs_of("image")
+    black = np.broadcast_to(normalise(np.zeros(3, np.float32)), images.shape)
+    assert_close(embed_baseline(model, images, "black"), model.embed(black), 1e-6)
+    flat = jnp.broadcast_to(images[:, :1, :1], images.shape)
+    blurred = embed_baseline(model, flat, "blurred")
+    assert_close(blurred, model.embed(flat), 1e-5)  # weights add up to 1
+    side = images.shape[1]
+    expected = (
+        gaussian_filter(
+            np.asarray(images), (side / 8, side / 8), axes=(1, 2), mode="constant"
+        )
+        / gaussian_filter(np.ones((side, side)), side / 8, mode="constant")[..., None]
+    )
+    found = embed_baseline(model, images, "blurred")
+    assert_close(found, model.embed(jnp.asarray(expected, images.dtype)), 1e-3)
+    with pytest.raises(ValueError, match="'mean', 'black', 'blurred', 'zero', pictu"):
+        integrated_gradients(model, images, baseline="pad")
+
+
+def test_the_baseline_of_padding_needs_a_token_that_fills():
+    model, inputs = model_of("text"), inputs_of("text")
+    with pytest.raises(ValueError, match="names no token that fills: give the id"):
+        integrated_gradients(model, inputs, baseline="pad")
+    padding = random_text_model(layers=2, pad_token_id=5)
+    assert_close(
+        embed_baseline(padding, inputs, "pad"), embed_baseline(padding, inputs, 5), 1e-6
+    )
+
+
+def test_the_error_of_smooth_grad_is_that_of_a_mean():
+    model, inputs = model_of("text"), inputs_of("text")
+    options: Any = {"target": TARGET, "noise": 0.2}
+    parts = [
+        smooth_grad(model, inputs, samples=1, key=seed, **options) for seed in range(24)
+    ]
+    estimate = estimate_smooth_grad(model, inputs, samples=24, key=99, **options)
+    expected = np.std(parts, axis=0, ddof=1) / np.sqrt(24)
+    ratio = np.asarray(estimate.error) / expected
+    assert 0.75 < np.median(ratio) < 1.33  # two deviations of 24 samples each
+    off = (estimate.relevance - np.mean(parts, axis=0)) / np.hypot(
+        estimate.error, expected
+    )
+    assert np.sqrt(np.mean(off**2)) < 2
+    whole = smooth_grad(model, inputs, samples=24, key=99, **options)
+    assert_close(estimate.relevance, whole, 1e-6)
+    with pytest.raises(ValueError, match="samples=1, noise=0.15: give at least two"):
+        estimate_smooth_grad(model, inputs, samples=1)
 
 
 @KINDS

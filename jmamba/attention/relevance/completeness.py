@@ -25,9 +25,16 @@ from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import as_array
 from jmamba.types import Images, Tokens
 
-BASELINES = ("mean", "zero")
-"""mean: the mean embedding of the vocabulary, or pictures of their mean colour;
-zero: embeddings of 0, which leave the places of patches out as well."""
+BASELINES = {
+    "tokens": ("mean", "pad", "zero"),
+    "images": ("mean", "black", "blurred", "zero"),
+}
+"""What a model reads -> names of baselines.
+
+mean: the mean embedding of the vocabulary, or pictures of their mean colour; pad: the
+token that fills; black: black pictures; blurred: pictures under a Gaussian an eighth of
+their sides wide; zero: embeddings of 0, which leave the places of patches out as well.
+"""
 
 MOST_MISSED = 0.01
 """Part of the change of a logit that relevance may miss without a warning."""
@@ -50,20 +57,12 @@ def embed_baseline(
     embedded = jax.eval_shape(model.embed, inputs)
     shape, dtype, is_text = embedded.shape, embedded.dtype, model.reads == "tokens"
     if isinstance(baseline, str):
-        if baseline not in BASELINES:
+        if baseline not in BASELINES[model.reads]:
             raise ValueError(
-                f"There is no baseline {baseline!r}; give {', '.join(BASELINES)}, "
+                f"There is no baseline {baseline!r}; give "
                 f"{_needed(model, inputs.shape, shape)}."
             )
-        if baseline == "zero":
-            return jnp.zeros(shape, dtype)
-        if not is_text:
-            mean = jnp.mean(inputs, axis=(1, 2), keepdims=True)
-            return model.embed(jnp.broadcast_to(mean, inputs.shape))
-        padded = getattr(model.config, "unpadded_vocab_size", None)
-        every = jnp.arange(padded or model.num_targets)[None]
-        mean = jnp.mean(model.embed(every).astype(jnp.float32), axis=(0, 1))
-        return jnp.broadcast_to(mean.astype(dtype), shape)
+        return _embed_named(model, inputs, baseline, embedded)
     values = jnp.asarray(as_array(baseline, "baseline"))
     is_integer = jnp.issubdtype(values.dtype, jnp.integer)
     is_embedding = not is_integer and values.ndim > 0 and values.shape[-1] == shape[-1]
@@ -83,14 +82,58 @@ def embed_baseline(
         return jnp.broadcast_to(values.astype(dtype), shape)
     raise ValueError(
         f"baseline has shape {values.shape} and dtype {values.dtype}; give "
-        f"{', '.join(map(repr, BASELINES))}, {_needed(model, inputs.shape, shape)}."
+        f"{_needed(model, inputs.shape, shape)}."
     )
 
 
 def _needed(model: LayeredModel, inputs: tuple, embedded: tuple) -> str:
+    names = ", ".join(map(repr, BASELINES[model.reads]))
     kind = "tokens" if model.reads == "tokens" else "pictures"
     one = "a token id, " if model.reads == "tokens" else ""
-    return f"{one}{kind} {inputs}, or embeddings that broadcast to {embedded}"
+    return f"{names}, {one}{kind} {inputs}, or embeddings that broadcast to {embedded}"
+
+
+def _embed_named(model, inputs, name, embedded) -> Float[Array, "b l m"]:
+    """Return the residual stream of a baseline in `BASELINES`."""
+    shape, dtype = embedded.shape, embedded.dtype
+    if name == "zero":
+        return jnp.zeros(shape, dtype)
+    if model.reads == "images":
+        pictures = {"mean": _mean_colour, "black": _black, "blurred": _blur}
+        return model.embed(pictures[name](model, inputs))
+    if name == "pad":
+        pad = model.config.pad_token_id
+        if pad is None:
+            raise ValueError(
+                'baseline="pad", but the model\'s config names no token that fills: '
+                "give the id of one, as in baseline=0."
+            )
+        return model.embed(jnp.full_like(inputs, pad))
+    padded = getattr(model.config, "unpadded_vocab_size", None)
+    every = jnp.arange(padded or model.num_targets)[None]
+    mean = jnp.mean(model.embed(every).astype(jnp.float32), axis=(0, 1))
+    return jnp.broadcast_to(mean.astype(dtype), shape)
+
+
+def _mean_colour(model, images):
+    mean = jnp.mean(images, axis=(1, 2), keepdims=True)
+    return jnp.broadcast_to(mean, images.shape)
+
+
+def _black(model, images):
+    return jnp.broadcast_to(jnp.asarray(model.black, images.dtype), images.shape)
+
+
+def _blur(model, images):
+    """Return pictures under a Gaussian whose weights add up to 1 at the edges, too."""
+
+    def weigh(side):
+        place = np.arange(side) * (8 / side)
+        power = np.exp(-0.5 * (place[:, None] - place) ** 2)
+        return jnp.asarray(power / power.sum(1, keepdims=True), images.dtype)
+
+    rows, columns = map(weigh, images.shape[1:3])
+    return jnp.einsum("ij,bjkc,lk->bilc", rows, images, columns)
 
 
 @on_any_mesh
@@ -153,17 +196,26 @@ def logit_change(graphdef, state, inputs, target, query, start) -> Float[Array, 
     return pick(logits, target) - pick(read_logits(model, start, query), target)
 
 
-def warn_of_gap(gap: Float[Array, "b"], change: Float[Array, "b"], advice: str) -> None:
-    """Warn if relevance misses more than `MOST_MISSED` of a logit's change.
+def warn_of_gap(
+    gap: Float[Array, "b"],
+    change: Float[Array, "b"],
+    advice: str,
+    *,
+    part: float = MOST_MISSED,
+    rounding: float = 1e-4,
+) -> None:
+    """Warn if relevance misses more than a part of a logit's change.
 
     Nothing is said inside a transformation, where there are no numbers yet.
     """
     if isinstance(gap, Tracer) or isinstance(change, Tracer):
         return
     wanted, missed = np.asarray(change, np.float64), np.asarray(gap, np.float64)
-    worst = int(np.argmax(np.abs(missed) - MOST_MISSED * np.abs(wanted)))
-    rounding = 1e-4 * max(1.0, abs(wanted[worst]))
-    if abs(missed[worst]) <= max(MOST_MISSED * abs(wanted[worst]), rounding):
+    allowed = np.maximum(
+        part * np.abs(wanted), rounding * np.maximum(1, np.abs(wanted))
+    )
+    worst = int(np.argmax(np.abs(missed) - allowed))
+    if abs(missed[worst]) <= allowed[worst]:
         return
     warnings.warn(
         f"Relevance of sample {worst} adds up to {wanted[worst] + missed[worst]:.4g}, "

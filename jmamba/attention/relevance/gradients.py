@@ -1,11 +1,11 @@
-"""Explanations by gradients: input x gradient, SmoothGrad, integrated gradients."""
+"""Explanations by gradients: input x gradient and SmoothGrad."""
 
+import math
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -18,11 +18,6 @@ from jmamba.attention.question import (
     pick,
     read_logits,
     resolve,
-)
-from jmamba.attention.relevance.completeness import (
-    embed_baseline,
-    logit_change,
-    warn_of_gap,
 )
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.model import LayeredModel
@@ -78,10 +73,12 @@ def token_relevance(
     """Return input x gradient of a `Question`, differentiated as `frozen` says."""
     model = nnx.merge(graphdef, state)
     x = model.embed(inputs)
-    return jnp.sum(x * _gradient(model, x, target, query, frozen), axis=-1)
+    return jnp.sum(x * logit_gradient(model, x, target, query, frozen), axis=-1)
 
 
-def _gradient(model, x, target, query, frozen: Frozen = NOTHING):
+def logit_gradient(
+    model, x, target, query, frozen: Frozen = NOTHING
+) -> Float[Array, "b l m"]:
     """Return the gradient of every sample's own logit."""
 
     def total(x):
@@ -90,11 +87,23 @@ def _gradient(model, x, target, query, frozen: Frozen = NOTHING):
     return jax.grad(total)(x)
 
 
-def _resolve(model, x, target, query):
-    """Return the targets, the predicted ones where none are given."""
+def resolve_at(model, x, target, query):
+    """Return the targets of a `Question`, the predicted ones where none are given."""
     if target is not None and not isinstance(target, Contrast):
         return target
     return resolve(read_logits(model, x, query), target)
+
+
+class Estimate(NamedTuple):
+    """Relevance that was estimated from random samples, and how well.
+
+    Attributes:
+      relevance: the mean over samples.
+      error: its standard error, the samples' deviation over the root of their number.
+    """
+
+    relevance: Float[Array, "b l"]
+    error: Float[Array, "b l"]
 
 
 @on_any_mesh
@@ -135,111 +144,81 @@ def smooth_grad(
     References:
       Smilkov et al., "SmoothGrad", arXiv 1706.03825, section 3.
     """
-    if samples < 1 or noise < 0:
-        raise ValueError(
-            f"samples={samples}, noise={noise}: give at least one sample and no "
-            "negative noise."
-        )
-    key = as_key(key, "smooth_grad")
+    _check_noise(samples, noise, 1)
     question = ask(model, inputs, target, query)
-    return _smooth_grad(*question, key, jnp.asarray(noise, jnp.float32), samples)
+    key = as_key(key, "smooth_grad")
+    return _smooth_grad(*question, key, jnp.float32(noise), samples).relevance
+
+
+@on_any_mesh
+def estimate_smooth_grad(
+    model: LayeredModel,
+    inputs: Inputs,
+    *,
+    target: TargetChoice = None,
+    query: PerSample = None,
+    samples: int = 25,
+    noise: float = 0.15,
+    key: KeyLike | None = None,
+) -> Estimate:
+    """Return SmoothGrad with its Monte-Carlo error.
+
+        error[j] = deviation over e of (x[j] . d logit(x + e) / d x[j]) / sqrt(samples)
+
+    Args:
+      model, inputs, target, query, samples, noise, key: as in `smooth_grad`; at least
+        two samples.
+
+    Returns:
+      What `smooth_grad` returns, and its standard error.
+
+    Raises:
+      ValueError: as `smooth_grad`, or there is one sample only.
+
+    Examples:
+      >>> import jmamba
+      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> found = estimate_smooth_grad(model, jnp.array([list(b"hello")]), samples=2)
+      >>> found.relevance.shape, bool((found.error > 0).all())
+      ((1, 5), True)
+
+    References:
+      Smilkov et al., "SmoothGrad", arXiv 1706.03825, section 3.
+    """
+    _check_noise(samples, noise, 2)
+    question = ask(model, inputs, target, query)
+    key = as_key(key, "estimate_smooth_grad")
+    return _smooth_grad(*question, key, jnp.float32(noise), samples)
+
+
+def _check_noise(samples: int, noise: float, fewest: int) -> None:
+    if samples < fewest or not 0 <= noise < math.inf:
+        raise ValueError(
+            f"samples={samples}, noise={noise}: give at least "
+            f"{'one sample' if fewest == 1 else 'two samples'} and no negative noise."
+        )
 
 
 @partial(jax.jit, static_argnames=("graphdef", "samples"))
 def _smooth_grad(graphdef, state, inputs, target, query, key, noise, samples):
     model = nnx.merge(graphdef, state)
     x = model.embed(inputs)
-    target = _resolve(model, x, target, query)
+    target = resolve_at(model, x, target, query)
     extent = jnp.max(x, axis=(1, 2)) - jnp.min(x, axis=(1, 2))
     scale = noise.astype(x.dtype) * extent[:, None, None]
 
-    def add(total, key):
+    def add(moments, step):
+        """Take one sample into the mean and the sum of squares about it (Welford)."""
+        mean, squares = moments
+        count, key = step
         noisy = x + scale * jax.random.normal(key, x.shape, x.dtype)
-        return total + _gradient(model, noisy, target, query), None
+        one = jnp.sum(x * logit_gradient(model, noisy, target, query), axis=-1)
+        off = one - mean
+        mean = mean + off / count
+        return (mean, squares + off * (one - mean)), None
 
-    total, _ = jax.lax.scan(add, jnp.zeros_like(x), jax.random.split(key, samples))
-    return jnp.sum(x * total, axis=-1) / samples
-
-
-@on_any_mesh
-def integrated_gradients(
-    model: LayeredModel,
-    inputs: Inputs,
-    *,
-    target: TargetChoice = None,
-    query: PerSample = None,
-    baseline: Any = "mean",
-    steps: int = 64,
-) -> Float[Array, "b l"]:
-    """Return the gradient integrated from a baseline, times the way from there.
-
-        R[j] = (x[j] - x'[j]) . integral_0^1 d logit(x' + t (x - x')) / d x[j] dt
-
-    Relevances add up to logit(x) - logit(x') where the integral, a Gauss-Legendre sum,
-    has converged. From embeddings of 0 it hardly does: norms switch on at t = 1e-5 to
-    1e-2, one after the other.
-
-    Args:
-      model, inputs, target, query: as in `gradient_x_input`.
-      baseline: what says nothing: inputs of the same shape, embeddings that broadcast
-        to (b, l, m), a token id for every token of a text, or a name in `BASELINES`,
-        "mean" for the mean embedding of the vocabulary or pictures of their mean
-        colour, "zero" for embeddings of 0.
-      steps: points of the sum.
-
-    Returns:
-      The relevance of every token of the residual stream, the class token included.
-
-    Raises:
-      ValueError: inputs or baseline do not fit the model or each other, target or query
-        is out of range, or there are no steps.
-
-    Warns:
-      UserWarning: relevances miss more than 1 % of the change; `completeness_gap` says
-        by how much.
-
-    Examples:
-      >>> import jmamba
-      >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
-      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
-      >>> hello, spaces = (jnp.array([list(text)]) for text in (b"hello", b"     "))
-      >>> found = integrated_gradients(model, hello, target=3, baseline=ord(" "))
-      >>> logit, at_start = (model(x).logits[0, -1, 3] for x in (hello, spaces))
-      >>> bool(jnp.isclose(jnp.sum(found), logit - at_start, atol=1e-4))
-      True
-
-    References:
-      Sundararajan et al., "Axiomatic attribution for deep networks", arXiv 1703.01365,
-      equation 1 and proposition 1.
-    """
-    if steps < 1:
-        raise ValueError(f"steps={steps}: give at least 1.")
-    question = ask(model, inputs, target, query)
-    start = embed_baseline(model, question.inputs, baseline)
-    nodes, weights = np.polynomial.legendre.leggauss(steps)
-    points = np.stack([(nodes + 1) / 2, weights / 2], axis=1)
-    points = jnp.asarray(points.astype(np.float32))
-    found = _integrated_gradients(*question, start, points)
-    change = logit_change(*question, start)
-    warn_of_gap(
-        jnp.sum(found, axis=1) - change,
-        change,
-        f"the integral has not converged with steps={steps}; give more, or another "
-        "baseline.",
-    )
-    return found
-
-
-@partial(jax.jit, static_argnames="graphdef")
-def _integrated_gradients(graphdef, state, inputs, target, query, start, points):
-    model = nnx.merge(graphdef, state)
-    x = model.embed(inputs)
-    target = _resolve(model, x, target, query)
-    way = x - start
-
-    def add(total, point):
-        t, weight = point.astype(x.dtype)
-        return total + weight * _gradient(model, start + t * way, target, query), None
-
-    total, _ = jax.lax.scan(add, jnp.zeros_like(x), points)
-    return jnp.sum(way * total, axis=-1)
+    none = jnp.zeros(x.shape[:2], x.dtype)
+    steps = jnp.arange(1, samples + 1, dtype=x.dtype), jax.random.split(key, samples)
+    (mean, squares), _ = jax.lax.scan(add, (none, none), steps)
+    return Estimate(mean, jnp.sqrt(squares / max(samples - 1, 1) / samples))

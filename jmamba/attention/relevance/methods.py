@@ -11,11 +11,8 @@ from jmamba.attention.question import (
     TargetChoice,
 )
 from jmamba.attention.relevance.contributions import alti, alti_logit, token_norms
-from jmamba.attention.relevance.gradients import (
-    gradient_x_input,
-    integrated_gradients,
-    smooth_grad,
-)
+from jmamba.attention.relevance.gradients import gradient_x_input, smooth_grad
+from jmamba.attention.relevance.integrated_gradients import integrated_gradients
 from jmamba.attention.relevance.lrp import mamba_lrp
 from jmamba.attention.relevance.rollout import (
     attention_rollout,

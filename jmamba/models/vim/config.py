@@ -15,6 +15,10 @@ CLASS_TOKENS = ("first", "middle", "last", "none")
 DIVIDE_FLAGS = ("divide_out", "if_divide_out", "if_devide_out")
 """The flag's name here, in Vim's own code, and in its forks and `vim_base`."""
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Mean and deviation of ImageNet's colours, scaled to [0, 1]: red, green, blue."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VimConfig(SortingChoices, GateSigns, MixerSizes):

@@ -8,12 +8,8 @@ import numpy as np
 
 from jmamba.files.errors import FileError
 from jmamba.files.untrusted import as_path, brief_path, check_regular, reading
-from jmamba.models.vim.config import VimConfig
+from jmamba.models.vim.config import IMAGENET_MEAN, IMAGENET_STD, VimConfig
 from jmamba.models.vim.levels import check_depth, scale_levels
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Mean and deviation of ImageNet's colours, scaled to [0, 1]: red, green, blue."""
 
 FORMATS = (
     *("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "ICO"),

@@ -17,7 +17,7 @@ from jmamba.layers.norm import Precision, RMSNorm
 from jmamba.layers.stack import Remat, Run, stack_layers
 from jmamba.layers.tabulation import tabulated
 from jmamba.models.base import StackedModel
-from jmamba.models.vim.config import VimConfig
+from jmamba.models.vim.config import IMAGENET_MEAN, IMAGENET_STD, VimConfig
 from jmamba.models.vim.interpolation import bicubic_matrix
 from jmamba.ops.sharding import keep_places
 from jmamba.refinements.gates import make_gates
@@ -59,6 +59,10 @@ class Vim(StackedModel):
     """
 
     reads: ClassVar[str] = "images"
+    black: ClassVar[tuple[float, ...]] = tuple(
+        -mean / deviation
+        for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)
+    )
     config: VimConfig
 
     def __init__(
