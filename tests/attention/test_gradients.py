@@ -29,8 +29,6 @@ from jmamba.layers import run_recurrence
 from jmamba.layers.freezing import MAMBA_LRP, NOTHING, UNIFIED, gate
 from jmamba_kernels.versions import enable_x64
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 KINDS = pytest.mark.parametrize("kind", ["text", "image"])
 TARGET = 3
 

@@ -13,6 +13,8 @@ from random_models import random_text_model, random_tokens
 
 from jmamba.ops.primitives import OPERAND_AXES
 
+pytestmark = pytest.mark.usefixtures("optimised_programs")
+
 B, L, D, N = 4, 128, 8, 4
 XLA = ("xla_loop", "xla_chunked")
 KINDS = {"Auto": AxisType.Auto, "Explicit": AxisType.Explicit}
