@@ -1,10 +1,9 @@
 """What is compiled: how often, which maps, for which platform, with how much memory."""
 
 import re
-
-import chex
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import pytest
