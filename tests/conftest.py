@@ -6,7 +6,8 @@ annotation checks, since it asks what a user sees, who does not have them; where
 `raises` is hidden in a helper, ask for the fixture `unchecked`.
 
 Programs: compiled ones are kept in .jax_cache, or where JAX_COMPILATION_CACHE_DIR says,
-so that a second run is about twice as fast as the first.
+so that a second run is about twice as fast as the first. They are not optimised, but
+where a test asks for the fixture `optimised_programs`.
 
 Slow tests: those that slow.txt lists, `-m "not slow"` leaves them out; find_slow.py
 makes the list.
@@ -27,6 +28,8 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+# in this process and in those that tests start; see `optimised_programs`
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import hypothesis
 import jax
@@ -84,12 +87,12 @@ def _check_annotations_where_nothing_raises(request):
 
 
 @pytest.fixture(scope="module")
-def quick_programs():
-    """Compile without optimising, as `helpers.quick_jit` does, also inside the library.
+def optimised_programs():
+    """Compile as users do: for oracles of values, and for what programs hold and take.
 
-    What is computed stays the same; only tests of memory and speed may not use it.
+    All other tests compile without optimising, which takes about half as long and
+    computes the same.
     """
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", True)

@@ -31,8 +31,6 @@ from jmamba.attention import (
     unified_attribution,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 OVER = {"mean": np.mean, "max": np.max, "min": np.min, "product": np.prod}
 
 

@@ -20,8 +20,6 @@ from jmamba.generation import (
 )
 from jmamba.generation.decimation import largest_steps, take_tokens
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 LENGTH = 13
 SETTINGS = Decimation(layers=(0, 2), base_length=9, decay=0.7, min_length=2)
 

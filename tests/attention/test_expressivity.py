@@ -22,8 +22,6 @@ from jmamba.attention import (
 from jmamba.layers import run_recurrence
 from jmamba.ops import selective_scan
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 STRINGS = jnp.array([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0], [1.0, 0.0, 1.0]])
 RUNS = jnp.array([2.0, 1.0, 1.0])
 

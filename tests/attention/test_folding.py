@@ -28,7 +28,7 @@ from jmamba.layers import run_recurrence
 from jmamba.layers.freezing import UNIFIED
 from jmamba.types import BidirectionalRecurrence
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
+pytestmark = pytest.mark.usefixtures("optimised_programs")
 
 CASES = [(), ("D", "gate"), ("silu",), ("conv",), FOLDS]
 

@@ -34,8 +34,6 @@ from jmamba.layers.freezing import MAMBA_LRP, NOTHING, UNIFIED, gate
 from jmamba.models.vim import normalise
 from jmamba_kernels.versions import enable_x64
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 KINDS = pytest.mark.parametrize("kind", ["text", "image"])
 TARGET = 3
 

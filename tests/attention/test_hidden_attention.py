@@ -22,6 +22,8 @@ from jmamba.layers import run_recurrence
 from jmamba.ops import selective_scan
 from jmamba.types import Recurrence
 
+pytestmark = pytest.mark.usefixtures("optimised_programs")
+
 
 def draw_recurrence(seed=0, batch=2, length=11, channels=5, states=3) -> Recurrence:
     draw = np.random.default_rng(seed)

@@ -26,8 +26,6 @@ from jmamba.attention.relevance.gamma_rule import gamma_rule
 from jmamba.attention.relevance.lrp import choose_rules
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 KINDS = pytest.mark.parametrize("kind", ["text", "image"])
 TARGET = 3
 

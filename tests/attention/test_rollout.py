@@ -39,8 +39,6 @@ from jmamba.attention import (
 from jmamba.types import BidirectionalRecurrence
 from jmamba_kernels.versions import enable_x64
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 
 def released_row(recurrence, i) -> np.ndarray:
     """The released code's vector of one direction, a factor missing: (b, d, l)."""

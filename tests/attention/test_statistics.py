@@ -22,8 +22,6 @@ from jmamba.attention import (
 )
 from jmamba.types import Recurrence
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 LAYERS = 2
 CLASS = 4  # of 10 tokens: not the centre
 

@@ -20,8 +20,6 @@ from jmamba.attention import (
     token_vectors,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 KINDS = pytest.mark.parametrize("kind", ["text", "biased", "image"])
 
 

@@ -19,6 +19,8 @@ from jmamba import LanguageModel, MambaConfig, MambaLM
 from jmamba.files.keys import nest
 from jmamba.models.skeleton import parameters_of, slots_of
 
+pytestmark = pytest.mark.usefixtures("optimised_programs")
+
 LOGITS = 1e-5
 GRADIENTS = 1e-4
 BFLOAT16 = 8e-3

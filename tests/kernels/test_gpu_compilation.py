@@ -19,7 +19,10 @@ sys.path.append(str(BENCHMARKS))
 from gpu_compiler import why_no_gpu_compiler  # noqa: E402
 
 WHY_NOT = why_no_gpu_compiler()
-pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+pytestmark = [
+    pytest.mark.usefixtures("optimised_programs"),
+    pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT)),
+]
 
 RUNS = {
     "A100, training": "--gpu sm_80 --dtype bfloat16",

@@ -36,10 +36,13 @@ from tpu_compiler import (  # noqa: E402
     topology,
 )
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="libtpu is not installed: pip install 'jmamba[compilers]'",
-)
+pytestmark = [
+    pytest.mark.usefixtures("optimised_programs"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None,
+        reason="libtpu is not installed: pip install 'jmamba[compilers]'",
+    ),
+]
 start_without_chip()
 
 

@@ -18,6 +18,8 @@ from jmamba_kernels.selective_scan.tpu.layout import (
     choose_rows,
 )
 
+pytestmark = pytest.mark.usefixtures("optimised_programs")
+
 reference = jmamba_kernels.load("reference")
 BOUND = tolerance("float32").gradient
 

@@ -18,8 +18,6 @@ from jmamba.generation import Decimation, prefill_decimated
 from jmamba.layers import MAMBA_LRP, PLACES, UNIFIED, directions_of, run_recurrence
 from jmamba.models import Architecture, register
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 CONFIG = RetentionConfig(vocab_size=24, d_model=8, num_layers=2)
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 24, (2, 7)), jnp.int32)
 TARGET = 3

@@ -8,8 +8,6 @@ from vision_definition import draw_images, tiny_vim
 
 from jmamba.layers import PLACES
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 
 @pytest.fixture(scope="module", params=["text", "image"])
 def walked(request):

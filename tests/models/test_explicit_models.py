@@ -17,8 +17,6 @@ from jmamba import Vim, VimConfig
 from jmamba.generation import Sampling, generate
 from jmamba.training.loop import TrainConfig, fit, next_token_loss
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 MESH = jax.make_mesh((2, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
 SURROUNDINGS = {
     "mesh set": lambda: jax.set_mesh(MESH),

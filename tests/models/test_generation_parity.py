@@ -9,6 +9,8 @@ import transformers
 
 from jmamba import LanguageModel, Sampling, generate
 
+pytestmark = pytest.mark.usefixtures("optimised_programs")
+
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 

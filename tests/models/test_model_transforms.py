@@ -22,6 +22,8 @@ from jmamba.models.language_model import _forward
 from jmamba.models.texts import Texts
 from jmamba_kernels.versions import enable_x64
 
+pytestmark = pytest.mark.usefixtures("optimised_programs")
+
 SENSITIVE = ("A_log", "D", "dt_bias")
 
 

@@ -11,6 +11,8 @@ from tiny_models import random_tokens, remake, tiny_model
 from jmamba.layers import PLACES
 from jmamba.ops.primitives import cotangent_p, scan_p
 
+pytestmark = pytest.mark.usefixtures("optimised_programs")
+
 SAVE_NAMED = policies.save_only_these_names
 BOTH = policies.save_from_both_policies
 

@@ -9,6 +9,8 @@ from vision_definition import draw_images, tiny_vim
 import jmamba
 from jmamba.layers import run_recurrence
 
+pytestmark = pytest.mark.usefixtures("optimised_programs")
+
 TOKENS = jnp.array([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 8]])
 
 

@@ -12,6 +12,8 @@ from jax.test_util import check_grads
 from jmamba.ops import causal_conv1d
 from jmamba_kernels.versions import enable_x64
 
+pytestmark = pytest.mark.usefixtures("optimised_programs")
+
 
 def make(seed=0, *, batch=2, length=7, channels=3, window=4, dtype="float32"):
     """Draw x, weight, bias and an initial state."""

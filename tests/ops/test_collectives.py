@@ -14,6 +14,8 @@ from random_models import random_text_model, random_tokens
 
 from jmamba.ops.operation import SELECTIVE_SCAN
 
+pytestmark = pytest.mark.usefixtures("optimised_programs")
+
 B, L, D, N = 4, 128, 8, 4
 XLA = ("xla_loop", "xla_chunked")
 KINDS = {"Auto": AxisType.Auto, "Explicit": AxisType.Explicit}

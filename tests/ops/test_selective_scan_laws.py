@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from jmamba.ops import selective_state_update
 
+pytestmark = pytest.mark.usefixtures("optimised_programs")
+
 BOUND = tolerance("float32").value
 BY_TOKEN = ("u", "delta", "B", "C", "z", "segment_ids")
 BY_CHANNEL = {"u": 2, "delta": 2, "z": 2, "A": 0, "D": 0, "delta_bias": 0,

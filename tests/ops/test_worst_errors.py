@@ -14,6 +14,8 @@ from worst_errors import REGIMES, define, draw, measure
 from jmamba.ops import selective_scan
 from jmamba_kernels.versions import enable_x64
 
+pytestmark = pytest.mark.usefixtures("optimised_programs")
+
 LENGTH = 300
 
 

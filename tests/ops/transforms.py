@@ -61,6 +61,12 @@ def grad_and_jvp(scan, inputs):
 
 
 @transform
+def jvp(scan, inputs):
+    run, parts = of_parts(scan, inputs)
+    return jax.jvp(run, (parts,), (randoms(parts, 2),))
+
+
+@transform
 def jvp_along_each_operand(scan, inputs):
     results = {}
     for name in differentiable(inputs):

@@ -15,7 +15,7 @@ from jmamba.training import loop
 from jmamba.training.loop import TrainConfig, new_model, train
 from jmamba.training.losses import LossLog, read_losses
 
-pytestmark = pytest.mark.usefixtures("quick_programs", "unchecked")
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 CONFIG = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=1, d_state=4)
 TEXT = np.frombuffer(b"the cat sat on the mat. " * 200, np.uint8)

@@ -16,8 +16,6 @@ from jmamba.training import data, loop, optimizer
 from jmamba.training.bits_per_byte import bits_per_byte
 from jmamba.training.loop import TrainConfig, fit, new_model, train
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 CONFIG = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2, d_state=4)
 TEXT = np.frombuffer(b"the cat sat on the mat. " * 200, np.uint8)
 
