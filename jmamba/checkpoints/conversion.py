@@ -22,6 +22,7 @@ from jmamba.files.folders import check_destination, new_folder
 from jmamba.files.orbax_files import is_orbax
 from jmamba.files.tokenizer import copy_tokenizer
 from jmamba.files.torch_files import PARTS, check_part
+from jmamba.files.untrusted import as_path
 from jmamba.files.vocabulary import read_settings
 from jmamba.models.architecture import Architecture, architecture_at, registered
 from jmamba.models.base import StackedModel
@@ -132,7 +133,8 @@ def convert(
             f"checkpoints with a {part!r}. Leave part out."
         )
     layout, raw = _describe(architecture, place)
-    checked = compare_checksums(place) if verify else 0
+    is_whole = as_path(source).exists()  # else it was downloaded
+    checked = compare_checksums(place, is_whole=is_whole) if verify else 0
     if verify and not checked:
         check_verifiable(architecture, place)
     choices = Choices("auto" if dtype is None else dtype)
