@@ -178,7 +178,7 @@ def _read(store: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
             f"{leaf.shape}; convert it again."
         )
 
-    def read_part(index: tuple[slice, ...]) -> np.ndarray:
+    def read_part(index: tuple[slice, ...] | None) -> np.ndarray:
         part = np.asarray(store[index].read().result())
         return part.astype(leaf.dtype, copy=False)
 

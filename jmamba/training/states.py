@@ -18,7 +18,7 @@ from jmamba.files.exchange import room_for, write_file
 from jmamba.files.json_files import read_json
 from jmamba.files.orbax_files import clear_unfinished, read_arrays
 from jmamba.files.orbax_noise import silence_orbax
-from jmamba.files.untrusted import as_path, first_line
+from jmamba.files.untrusted import as_path, check_all_regular, first_line
 
 SETTINGS = "settings.json"
 """File beside the states that says what they are states of."""
@@ -62,6 +62,7 @@ class TrainingStates:
 
         silence_orbax()
         self.directory = as_path(directory).absolute()
+        check_all_regular(self.directory)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2,
             save_interval_steps=save_every,

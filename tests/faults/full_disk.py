@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "fuzz"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+from fuzz.layouts import STATE, language_model, open_bench, open_states
 from kill import contents, leftovers
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -31,8 +32,6 @@ PAGES, FILES = 2000, 4000
 
 def writers(source: Path) -> dict[str, Callable[[Path], object]]:
     """Return kind -> what writes into a folder, the first time and again."""
-    from layouts import STATE, language_model, open_bench, open_states
-
     from jmamba.checkpoints import convert, save_orbax
     from jmamba.evaluation.records import RecordFile
 
