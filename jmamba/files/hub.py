@@ -10,7 +10,6 @@ from jmamba.files.exchange import recover
 from jmamba.files.folders import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
-    CHECKSUMS,
     GENERATION_CONFIG,
     TEMPLATES,
     TOKENIZER,
@@ -24,8 +23,7 @@ def locate(path_or_id: str | os.PathLike, *, revision: str | None = None) -> Pat
 
     What exists locally is local; anything else is a Hub id `org/name`. Only what is
     needed is downloaded: config.json and one kind of weights, safetensors before
-    pickles, what is said of tokens, and SHA256SUMS where there is one. The Hub
-    client's cache, progress bars, HF_HUB_OFFLINE and HF_ENDPOINT hold.
+    pickles. The Hub client's cache, progress bars, HF_HUB_OFFLINE and HF_ENDPOINT hold.
 
     Args:
       path_or_id: folder or Hub id.
@@ -46,8 +44,7 @@ def locate(path_or_id: str | os.PathLike, *, revision: str | None = None) -> Pat
             continue
         for shard in shard_names(file) if name in INDEX_FILES else ():
             repository.fetch(shard)
-        # what they say of tokens, and what the files were when they were written
-        for name in (GENERATION_CONFIG, TOKENIZER, CHECKSUMS):
+        for name in (GENERATION_CONFIG, TOKENIZER):  # what they say of tokens
             repository.fetch_optional(name)
         return file.parent
     adapter = _fetch_adapter(repository)

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from jmamba.commands.mistakes import exit_codes, is_mistake
-from jmamba.ops import selective_scan
+from jmamba.requests import as_array
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,8 +21,7 @@ def raised(call) -> Exception:
 
 
 def test_type_errors_that_we_raise_are_mistakes_and_bugs_are_not():
-    u = jnp.zeros((1, 2, 3), jnp.int32)
-    ours = raised(lambda: selective_scan(u, u, u[0], u, u))
+    ours = raised(lambda: as_array({"input_ids": [1]}, "tokens"))
     assert isinstance(ours, TypeError) and is_mistake(ours)
     assert not is_mistake(raised(lambda: len(3)))  # type: ignore[arg-type]
     assert not is_mistake(raised(lambda: jnp.zeros("a")))  # type: ignore[arg-type]
