@@ -4,29 +4,15 @@ import importlib
 import io
 import os
 import sys
-import warnings
 from collections.abc import Callable
-from typing import Annotated, Any, TextIO
+from typing import Annotated, TextIO
 
 import typer
 import typer.core
 import typer.main
 
-from jmamba.commands.signals import (
-    INTERRUPTED,
-    TERMINATED,
-    Terminated,
-    catch_termination,
-)
-
-UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # type: ignore[assignment]
-"""What typer raises of options; it is click's, or a copy of its own."""
-
-MISTAKES = (
-    *(ValueError, TypeError, ArithmeticError, OSError, MemoryError),
-    UsageError,
-)
-"""What a user's mistake raises."""
+from jmamba.commands.mistakes import exit_codes
+from jmamba.commands.signals import INTERRUPTED, TERMINATED
 
 LATER = {
     "explain": (
@@ -93,29 +79,8 @@ class Commands(typer.core.TyperGroup):
 
     def invoke(self, ctx):
         """Run a command; a user's mistake exits with 2, Ctrl-C with 130."""
-        debug = ctx.params.get("debug")
-        try:
-            with warnings.catch_warnings(), catch_termination():
-                warnings.showwarning = _notes()
-                return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            _complain(f"Interrupted; {f'{error}' or 'nothing half-written is left.'}")
-            is_ended = isinstance(error, Terminated)
-            raise typer.Exit(TERMINATED if is_ended else INTERRUPTED) from error
-        except typer.Exit as error:
-            if debug and error.__cause__ is not None:
-                raise error.__cause__ from None
-            raise
-        except MISTAKES as error:
-            if debug or isinstance(error, BrokenPipeError):  # `| head` is no mistake
-                raise
-            _complain(_explain_error(error))
-            raise typer.Exit(2) from error
-        except RuntimeError as error:
-            if debug or "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            _complain(f"The memory does not suffice: {str(error).splitlines()[0]}")
-            raise typer.Exit(2) from error
+        with exit_codes(debug=bool(ctx.params.get("debug"))):
+            return super().invoke(ctx)
 
 
 app = typer.Typer(
@@ -150,40 +115,15 @@ def options(
     """Mamba in JAX, for people who want to see inside it."""
 
 
-def _complain(message: str) -> None:
-    sys.stderr.write(f"{message}\n")
+def main(run: Callable[[], None] = app) -> None:
+    """Run the command line, or another one.
 
-
-def _explain_error(error: BaseException) -> str:
-    """Return what an error says, in one paragraph."""
-    if isinstance(error, UsageError):
-        ctx = getattr(error, "ctx", None)
-        command = "jmamba" if ctx is None else ctx.command_path
-        says = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
-        return f"{says} See {command} --help."
-    if isinstance(error, OSError) and error.strerror:
-        name = f"{error.filename}: " if error.filename else ""
-        return f"{name}{error.strerror}."
-    return f"{error}" or type(error).__name__
-
-
-def _notes() -> Callable[..., None]:
-    """Return what shows a warning as a note, each once and without its line of code."""
-    said: set[str] = set()
-
-    def show(message: Warning | str, *place: Any) -> None:
-        if str(message) not in said:
-            said.add(str(message))
-            _complain(f"Note: {message}")
-
-    return show
-
-
-def main() -> None:
-    """Run the command line."""
+    Args:
+      run: the program; it ends by raising `SystemExit`.
+    """
     sys.stdout, sys.stderr = _usable(sys.stdout), _usable(sys.stderr)
     try:
-        app()
+        run()
     except SystemExit as ended:
         if ended.code in (INTERRUPTED, TERMINATED):
             # XLA may still be at work in other threads, which tearing down the

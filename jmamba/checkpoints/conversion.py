@@ -18,10 +18,12 @@ from jmamba.files.checksums import compare_checksums, write_checksums
 from jmamba.files.dtypes import check_dtype, main_dtype
 from jmamba.files.errors import CheckpointError
 from jmamba.files.filling import ByteProgress
-from jmamba.files.folders import check_destination, new_folder
+from jmamba.files.folders import CHECKSUMS, check_destination, new_folder
+from jmamba.files.hub import locate_files
 from jmamba.files.orbax_files import is_orbax
 from jmamba.files.tokenizer import copy_tokenizer
 from jmamba.files.torch_files import PARTS, check_part
+from jmamba.files.untrusted import as_path
 from jmamba.files.vocabulary import read_settings
 from jmamba.models.architecture import Architecture, architecture_at, registered
 from jmamba.models.base import StackedModel
@@ -132,7 +134,7 @@ def convert(
             f"checkpoints with a {part!r}. Leave part out."
         )
     layout, raw = _describe(architecture, place)
-    checked = compare_checksums(place) if verify else 0
+    checked = _compare_checksums(source, place, revision) if verify else 0
     if verify and not checked:
         check_verifiable(architecture, place)
     choices = Choices("auto" if dtype is None else dtype)
@@ -165,6 +167,16 @@ def convert(
         verification=found,
         **sizes,
     )
+
+
+def _compare_checksums(
+    source: str | os.PathLike, place: Path, revision: str | None
+) -> int:
+    """Compare a source's files with its checksums; return how many were compared."""
+    is_whole = as_path(source).exists()  # else what is needed was downloaded
+    if not is_whole and place.is_dir():
+        locate_files(source, [CHECKSUMS], revision=revision)
+    return compare_checksums(place, is_whole=is_whole)
 
 
 def _released() -> list[str]:

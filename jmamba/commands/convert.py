@@ -1,6 +1,5 @@
 """The command that converts checkpoints: convert_weights.py and `jmamba convert`."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -63,7 +62,7 @@ def convert_command(
     ] = None,
 ) -> None:
     """Convert a Mamba checkpoint: PyTorch in, JAX out, or back to PyTorch."""
-    with exit_codes(), byte_bars() as show:
+    with byte_bars() as show:
         summary = convert(
             src,
             dst,
@@ -105,19 +104,6 @@ def byte_bars() -> Iterator[Callable[[str, int, int], None]]:
         yield show
     finally:
         bars.stop()
-
-
-@contextmanager
-def exit_codes():
-    """Turn a user's mistake into its message and exit code 2, Ctrl-C into 130."""
-    try:
-        yield
-    except (ValueError, TypeError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as error:
-        sys.stderr.write("Interrupted; nothing was written.\n")
-        raise typer.Exit(130) from error
 
 
 def summary_table(found: Conversion) -> Table:

@@ -16,6 +16,7 @@ from jmamba.commands.stages import stages
 from jmamba.files.untrusted import as_path
 from jmamba.recipes.registry import RECIPES, load_recipe
 from jmamba.recipes.workbench import Workbench
+from jmamba.training.memory import check_memory
 
 
 def reproduce_command(
@@ -52,6 +53,11 @@ def reproduce_command(
     if size not in recipe.sizes:
         raise ValueError(f"size={size!r}: give one of {', '.join(recipe.sizes)}.")
     config = change_fields(recipe.sizes[size], change or [])
+    check_memory(
+        config.least_bytes(),
+        name,
+        "Give smaller numbers with --set, or another --size.",
+    )
     command = ["jmamba", "reproduce", name, "--size", size]
     command += [] if data is None else ["--data", "FOLDER"]
     command += [part for text in change or [] for part in ("--set", text)]

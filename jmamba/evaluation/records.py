@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jmamba.files.errors import FileError
+from jmamba.files.exchange import room_for
 from jmamba.files.untrusted import as_path
 
 FORMAT = 1
@@ -112,15 +114,16 @@ class RecordFile:
         assert self.path is not None
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         size = self.path.stat().st_size if self.path.exists() else 0
-        try:
-            with self.path.open("ab") as file:
-                file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:  # half a block must not stand before the next one
-            with suppress(OSError):
-                os.truncate(self.path, size)
-            raise
+        with room_for(self.path, "records that were there before are kept"):
+            try:
+                with self.path.open("ab") as file:
+                    file.write(text.encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+            except BaseException:  # half a block must not stand before the next one
+                with suppress(OSError):
+                    os.truncate(self.path, size)
+                raise
 
 
 def read_records(path: str | Path) -> dict[str, Measurements]:
@@ -132,7 +135,7 @@ def read_records(path: str | Path) -> dict[str, Measurements]:
     path = as_path(path)
     lines = _read_lines(path, repair=False)
     if not lines:
-        raise ValueError(f"There are no records in {path}; run evaluate first.")
+        raise FileError(f"There are no records in {path}; run evaluate first.")
     found = _collect(path, lines[1:])
     return {method: gather(rows, tuple(rows)) for method, rows in found.items()}
 
@@ -169,13 +172,13 @@ def _read_lines(path: Path, *, repair: bool) -> list[dict]:
     if not path.exists():
         return []
     if not path.is_file():
-        raise ValueError(f"{path} is no file; give one that evaluate wrote.")
+        raise FileError(f"{path} is no file; give one that evaluate wrote.")
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+        raise FileError(f"{path} cannot be read: {error.strerror}.") from error
     if content[: len(_START)] != _START[: len(content)]:
-        raise ValueError(
+        raise FileError(
             f"{path} is no file of records; give one that evaluate wrote, or a new one."
         )
     whole = content.rfind(b"\n") + 1
@@ -190,7 +193,7 @@ def _read_lines(path: Path, *, repair: bool) -> list[dict]:
         try:
             parsed = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ValueError(
+            raise FileError(
                 f"Line {number} of {path} is no JSON ({error}); delete that line, or "
                 "give another path."
             ) from error
@@ -200,7 +203,7 @@ def _read_lines(path: Path, *, repair: bool) -> list[dict]:
 
 def _check_settings(path: Path, head: dict, wanted: dict) -> None:
     if head.get("records") != FORMAT or not isinstance(head.get("settings"), dict):
-        raise ValueError(
+        raise FileError(
             f"{path} has records of format {head.get('records')}, but this version "
             f"writes format {FORMAT}; give another path."
         )
@@ -213,7 +216,7 @@ def _check_settings(path: Path, head: dict, wanted: dict) -> None:
         for key in sorted({*there, *wanted})
         if (key in there, there.get(key)) != (key in wanted, wanted.get(key))
     ]
-    raise ValueError(
+    raise FileError(
         f"{path} holds results of other settings: {'; '.join(changes)}. Give another "
         "path, or restart=True to throw them away."
     )
@@ -228,11 +231,11 @@ def _collect(path: Path, lines: list[dict]) -> dict[str, dict[str, dict[str, Any
             and isinstance(sample, str)
             and isinstance(values, dict)
         ):
-            raise ValueError(f"Line {number} of {path} is no record; delete it.")
+            raise FileError(f"Line {number} of {path} is no record; delete it.")
         there = found.setdefault(method, {})
         earlier = next(iter(there.values()), values)
         if _shapes(values) is None or _shapes(values) != _shapes(earlier):
-            raise ValueError(
+            raise FileError(
                 f"Line {number} of {path} holds no measurements like the others': "
                 f"finite numbers, or lists of them, by name. Delete it."
             )

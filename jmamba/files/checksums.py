@@ -25,8 +25,13 @@ def write_checksums(folder: Path) -> None:
     (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
-def compare_checksums(folder: Path) -> int:
-    """Compare the files of a folder with its checksums; return how many there are.
+def compare_checksums(folder: Path, *, is_whole: bool = True) -> int:
+    """Compare the files of a folder with its checksums; return how many were compared.
+
+    Args:
+      folder: the folder.
+      is_whole: whether all files are to be there; of a repository on the Hub only what
+        is needed is downloaded.
 
     Raises:
       CheckpointError: a file differs or is missing, or the checksums are none.
@@ -36,12 +41,10 @@ def compare_checksums(folder: Path) -> int:
         return 0
     sums = _read_checksums(file)
     missing = [name for name in sums if not (folder / name).is_file()]
-    changed = [
-        name
-        for name, digest in sums.items()
-        if name not in missing and _digest(folder / name) != digest
-    ]
-    lists = {"changed": compress(changed), "missing": compress(missing)}
+    there = [name for name in sums if name not in missing]
+    changed = [name for name in there if _digest(folder / name) != sums[name]]
+    lost = missing if is_whole else []
+    lists = {"changed": compress(changed), "missing": compress(lost)}
     wrong = "; ".join(f"{what}: {names}" for what, names in lists.items() if names)
     if wrong:
         raise CheckpointError(
@@ -49,7 +52,7 @@ def compare_checksums(folder: Path) -> int:
             "download them again; if you changed them yourself, delete "
             f"{CHECKSUMS}."
         )
-    return len(sums)
+    return len(there)
 
 
 def _read_checksums(file: Path) -> dict[str, str]:

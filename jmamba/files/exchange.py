@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from jmamba.files.errors import CheckpointError
+from jmamba.files.errors import CheckpointError, FileError
 from jmamba.files.untrusted import as_path
 
 LOCK, NEW, OLD = "lock", "new", "old"
@@ -51,18 +51,46 @@ def put_in_place(destination: str | os.PathLike) -> Iterator[Path]:
             f"Cannot write to {destination}: {error.strerror}. Name another place."
         ) from error
     try:
-        yield hidden / NEW
-        _replace(destination, hidden)
+        with room_for(destination):
+            yield hidden / NEW
+            _replace(destination, hidden)
+    finally:
+        with lock:
+            _undo(destination, hidden, say=False)
+        shutil.rmtree(hidden, ignore_errors=True)  # Windows keeps an open lock
+
+
+@contextmanager
+def room_for(
+    path: str | os.PathLike, kept: str = "what was there before is as it was"
+) -> Iterator[None]:
+    """Say of a full disk what was being written, and what is kept.
+
+    Args:
+      path: what is written.
+      kept: the end of a sentence.
+
+    Raises:
+      CheckpointError: the disk is full; other errors pass.
+
+    Examples:
+      >>> with room_for("a.txt", "all is well"):
+      ...     raise OSError(errno.ENOSPC, "No space left on device")
+      Traceback (most recent call last):
+      jmamba.files.errors.CheckpointError: There is no room left on the disk for \
+a.txt; all is well. Make room, or name another place.
+    """
+    try:
+        yield
+    except FileError:
+        raise  # it says more already
     except Exception as error:
         if not is_disk_full(error):
             raise
         raise CheckpointError(
-            f"There is no room left on the disk for {destination}; what was there "
-            "before is as it was. Make room, or name another place."
+            f"There is no room left on the disk for {path}; {kept}. Make room, or name "
+            "another place."
         ) from error
-    finally:
-        lock.close()
-        recover(destination, say=False)
 
 
 def is_hidden(name: str) -> bool:
@@ -100,9 +128,12 @@ def recover(destination: Path, *, say: bool = True) -> None:
       say: whether to log it.
     """
     for hidden in _hidden_folders(destination):
-        lock = _lock(hidden / LOCK)
+        try:
+            lock = _lock(hidden / LOCK)
+        except OSError:
+            continue  # it is not ours to change
         if lock is None:
-            continue  # its writer is alive, or it is not ours to change
+            continue  # its writer is alive
         try:
             _undo(destination, hidden, say=say)
         finally:
@@ -132,7 +163,11 @@ def _make_hidden(destination: Path) -> tuple[Path, IO]:
         name = f".{destination.name}."
         place = destination if _is_held(destination) else destination.parent
         hidden = Path(tempfile.mkdtemp(".partial", name, place))
-        lock = _lock(hidden / LOCK)
+        try:
+            lock = _lock(hidden / LOCK)
+        except OSError:
+            shutil.rmtree(hidden, ignore_errors=True)
+            raise
         if lock is not None:  # else somebody took it for a dead writer's
             return hidden, lock
 
@@ -141,8 +176,8 @@ def _lock(path: Path) -> IO | None:
     """Lock a file until it is closed or this process ends; None if it is locked."""
     try:
         file = path.open("ab")
-    except OSError:
-        return None
+    except FileNotFoundError:
+        return None  # somebody cleared its folder away
     try:
         import fcntl
 

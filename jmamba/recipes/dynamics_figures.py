@@ -19,6 +19,10 @@ class PortraitConfig:
     phase_points: int = 24
     growth_rates: int = 13
 
+    def least_bytes(self) -> int:
+        """Return the bytes of memory that the recipe takes at least, one per place."""
+        return 8 * (self.phase_points**2 + self.growth_rates)
+
 
 SIZES = {
     "quick": PortraitConfig(8, 4),

@@ -13,6 +13,7 @@ from jmamba.recipes.vit import ViT, ViTConfig
 from jmamba.recipes.workbench import Workbench
 from jmamba.training.classification import Labelled, classification_loss
 from jmamba.training.loop import TrainConfig
+from jmamba.training.memory import training_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,18 @@ class VisionConfig:
     seeds: tuple = (0,)
     measured: int = 1000
     explained: int = 200
+
+    def least_bytes(self) -> int:
+        """Return the bytes of memory that the recipe takes at least.
+
+        It trains, and holds the pictures that are measured or explained.
+        """
+        m, pixels = self.d_model, 3 * self.side**2
+        layer = 6 * m**2 + 2 * m * self.d_state
+        image = pixels + (self.side // self.patch_size) ** 2 * self.num_layers * m
+        tested = max(self.measured, self.explained) * pixels
+        weights = self.num_layers * layer
+        return max(training_bytes(weights, self.batch * image), 4 * tested)
 
 
 def labelled(pictures: Composites) -> Labelled:

@@ -16,6 +16,7 @@ from jmamba.recipes.workbench import Workbench
 from jmamba.training.bits_per_byte import bits_per_byte
 from jmamba.training.data import ByteSplits, read_bytes, sample_windows, split_bytes
 from jmamba.training.loop import TrainConfig, new_model, next_token_loss
+from jmamba.training.memory import mamba_training_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,16 @@ class LanguageConfig:
     weight_decay: float = 0.1
     seeds: tuple = (0, 1, 2)
     measured: int = 200_000
+
+    def least_bytes(self) -> int:
+        """Return the bytes of memory that the recipe takes at least."""
+        sizes = MambaConfig(
+            vocab_size=256,
+            d_model=self.d_model,
+            num_layers=self.num_layers,
+            d_state=self.d_state,
+        )
+        return mamba_training_bytes(sizes, self.batch, self.length)
 
 
 SIZES = {

@@ -12,7 +12,8 @@ class Recipe(NamedTuple):
 
     A module of this package is one: it has `SIZES`, a dictionary of frozen dataclasses
     by the names "quick" (a minute, to see that it works), "cpu" (what the published
-    results were made with) and "large", and `run(config, bench)`.
+    results were made with) and "large", whose `least_bytes()` says the memory that a
+    run takes at least, and `run(config, bench)`.
 
     Attributes:
       sizes: the configurations by name.

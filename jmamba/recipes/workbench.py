@@ -8,9 +8,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from jmamba.files.errors import FileError
 from jmamba.files.exchange import is_hidden, write_file
 from jmamba.files.folders import check_writable
-from jmamba.files.untrusted import as_path
+from jmamba.files.untrusted import as_path, check_regular, reading
 from jmamba.report.environment import environment
 from jmamba.training.loop import TrainConfig, fit
 from jmamba.training.losses import LOSSES, LossLog, read_losses
@@ -72,23 +73,23 @@ class Workbench:
         if mark.exists():
             found = _read_part(mark)
             if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
-                raise ValueError(
+                raise FileError(
                     f"{mark} does not say what recipe the folder is of; restore it, or "
                     "name another folder with --out."
                 )
             if found != self.mark:
-                raise ValueError(
+                raise FileError(
                     f"{self.folder} holds results of other settings: "
                     f"{_difference(found, self.mark)}. Name another folder with --out, "
                     "or give the settings it was made with."
                 )
             return
         if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"{self.folder} is a file; name a folder with --out.")
+            raise FileError(f"{self.folder} is a file; name a folder with --out.")
         if self.folder.is_dir() and any(
             not is_hidden(path.name) for path in self.folder.iterdir()
         ):
-            raise ValueError(
+            raise FileError(
                 f"{self.folder} holds files that are no recipe's results; name "
                 "another folder with --out."
             )
@@ -133,7 +134,7 @@ class Workbench:
             write_file(path, text + "\n")
         found = _read_part(path)
         if not _is_measured(found):
-            raise ValueError(
+            raise FileError(
                 f"{path} holds what are no numbers; delete it to measure them again."
             )
         return found
@@ -222,12 +223,10 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str
 
 def _read_part(path: Path) -> Any:
     """Return what a file of JSON holds."""
-    try:
+    check_regular(path, error_class=FileError)
+    advice = "restore it, or delete it to make it again"
+    with reading(path, "is damaged", advice, error_class=FileError):
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is damaged; restore it, or delete it to make it again."
-        ) from error
 
 
 def _is_measured(found: Any) -> bool:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import IO
 
-from jmamba.files.exchange import write_file
+from jmamba.files.exchange import room_for, write_file
 
 LOSSES = "losses.csv"
 """What the file is called."""
@@ -25,18 +25,24 @@ class LossLog:
         self.path, self.file = path, None
 
     def append(self, step: int, loss: float) -> None:
-        """Add the loss of a step."""
-        if self.file is None:
-            self.file = self._open(step)
-        self.file.write(f"{step},{loss:.6f}\n")
-        self.file.flush()
+        """Add the loss of a step.
+
+        Raises:
+          CheckpointError: the disk is full.
+        """
+        with room_for(self.path, "earlier lines are kept"):
+            if self.file is None:
+                self.file = self._open(step)
+            line = f"{step},{loss:.6f}\n".encode()
+            while line:
+                line = line[self.file.write(line) :]
 
     def _open(self, step: int) -> IO:
         """Open the file behind the last step before this one."""
         kept = {s: loss for s, loss in read_losses(self.path).items() if s < step}
         lines = [f"{s},{loss:.6f}\n" for s, loss in sorted(kept.items())]
         write_file(self.path, "".join(lines))
-        return self.path.open("a", encoding="utf-8")
+        return self.path.open("ab", buffering=0)  # nothing is left to write at the end
 
     def close(self) -> None:
         """Close the file."""

@@ -1,4 +1,4 @@
-"""Whether a model can be trained in the memory there is, by what it needs at least."""
+"""Whether a run fits into the memory there is, by what it needs at least."""
 
 import os
 from pathlib import Path
@@ -11,23 +11,43 @@ from jmamba.training.loop import TrainConfig
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
-def training_bytes(config: MambaConfig, settings: TrainConfig) -> int:
-    """Return how many bytes training takes at least.
+def training_bytes(weights: int, values: int) -> int:
+    """Return how many bytes training takes at least, all of it in float32.
 
-    Weights, gradients and both moments of Adam; logits, and what goes from layer to
-    layer. Everything else that backpropagation keeps comes on top.
+    Weights, gradients and both moments of Adam, and the values that are kept of the
+    way forward. Everything else that backpropagation keeps comes on top.
+
+    Args:
+      weights: numbers in the model.
+      values: numbers that are kept.
+
+    Examples:
+      >>> training_bytes(weights=100, values=50)
+      1800
+    """
+    return 4 * (4 * weights + values)
+
+
+def mamba_training_bytes(config: MambaConfig, batch: int, length: int) -> int:
+    """Return how many bytes training a Mamba takes at least.
+
+    Kept are logits, and what goes from layer to layer.
+
+    Args:
+      config: of the model.
+      batch: sequences per step.
+      length: tokens per sequence.
 
     Examples:
       >>> config = MambaConfig(vocab_size=256, d_model=16, num_layers=2)
-      >>> training_bytes(config, TrainConfig(steps=300, batch=4, length=64))
+      >>> mamba_training_bytes(config, batch=4, length=64)
       460800
     """
     m, d, n, r = config.d_model, config.d_inner, config.d_state, config.dt_rank
     layer = 3 * m * d + d * (r + 2 * n) + r * d + d * n
     weights = config.vocab_size * m + config.num_layers * layer
-    tokens = settings.batch * settings.length
-    values = tokens * (config.vocab_size + config.num_layers * m)
-    return 4 * (4 * weights + values)
+    values = batch * length * (config.vocab_size + config.num_layers * m)
+    return training_bytes(weights, values)
 
 
 def check_training_memory(config: MambaConfig, settings: TrainConfig) -> None:
@@ -36,14 +56,31 @@ def check_training_memory(config: MambaConfig, settings: TrainConfig) -> None:
     Raises:
       ValueError: it cannot.
     """
-    needed, there = training_bytes(config, settings), _memory()
+    check_memory(
+        mamba_training_bytes(config, settings.batch, settings.length),
+        "Training",
+        f"Make batch ({settings.batch}), length ({settings.length}), d_model "
+        f"({config.d_model}), d_state ({config.d_state}) or num_layers "
+        f"({config.num_layers}) smaller.",
+    )
+
+
+def check_memory(needed: int, what: str, advice: str) -> None:
+    """Raise if a run needs more memory than there is.
+
+    Args:
+      needed: bytes that it takes at least.
+      what: needs them, as a sentence begins.
+      advice: what to do, a sentence.
+
+    Raises:
+      ValueError: it needs more.
+    """
+    there = _memory()
     if there is not None and needed > there:
         raise ValueError(
-            f"Training needs at least {needed / 2**30:,.1f} GiB of memory, and "
-            f"{jax.devices()[0].device_kind} has {there / 2**30:,.1f} GiB. Make batch "
-            f"({settings.batch}), length ({settings.length}), d_model "
-            f"({config.d_model}), d_state ({config.d_state}) or num_layers "
-            f"({config.num_layers}) smaller."
+            f"{what} needs at least {needed / 2**30:,.1f} GiB of memory, and "
+            f"{jax.devices()[0].device_kind} has {there / 2**30:,.1f} GiB. {advice}"
         )
 
 

@@ -4,7 +4,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,12 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmamba.files.exchange import is_disk_full, write_file
+from jmamba.files.errors import FileError
+from jmamba.files.exchange import room_for, write_file
 from jmamba.files.json_files import read_json
-from jmamba.files.untrusted import as_path, first_line
+from jmamba.files.orbax_files import clear_unfinished, read_arrays
+from jmamba.files.orbax_noise import silence_orbax
+from jmamba.files.untrusted import as_path, check_all_regular, first_line
 
 SETTINGS = "settings.json"
 """File beside the states that says what they are states of."""
+
+ITEM = "default"
+"""Folder of a step in which Orbax keeps a state: its leaves by number."""
 
 _FREE = ("save_every",)
 """Settings that may differ, for the result is the same."""
@@ -48,12 +55,14 @@ class TrainingStates:
         save_every: int,
         extend: bool = False,
     ):
-        self.manager, self.saved = None, None
+        self.manager, self.saved, self._has_failed = None, None, False
         if directory is None:
             return
         import orbax.checkpoint as ocp
 
+        silence_orbax()
         self.directory = as_path(directory).absolute()
+        check_all_regular(self.directory)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2,
             save_interval_steps=save_every,
@@ -100,7 +109,7 @@ class TrainingStates:
         for step in sorted(self.manager.all_steps(), reverse=True):
             try:
                 restored = self._read(step, state)
-            except Exception as error:  # Orbax raises bare ones
+            except FileError as error:
                 damaged[step] = error
                 continue
             self._drop(damaged, step)
@@ -108,21 +117,20 @@ class TrainingStates:
             return restored
         if damaged:
             error = next(iter(damaged.values()))
-            raise ValueError(
+            raise FileError(
                 f"No state in {self.directory} can be read ({first_line(error)}). "
                 "Delete the folder to begin anew, or name another."
             ) from error
         return state
 
     def _read(self, step: int, state: State) -> State:
-        import orbax.checkpoint as ocp
-
-        assert self.manager is not None
         leaves, structure = jax.tree.flatten(state)
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, leaves)
-        args = ocp.args.StandardRestore(abstract)
-        restored = self.manager.restore(step, args=args)
-        bound = jax.tree.map(_bind_as, restored, leaves)
+        wanted = {
+            str(number): jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+            for number, x in enumerate(leaves)
+        }
+        restored = read_arrays(self.directory / str(step) / ITEM, wanted).values()
+        bound = list(map(_bind_as, restored, leaves))
         return jax.tree.unflatten(structure, bound)
 
     def _drop(self, damaged: Mapping[int, Exception], used: int) -> None:
@@ -148,11 +156,9 @@ class TrainingStates:
         import orbax.checkpoint as ocp
 
         args = ocp.args.StandardSave(jax.tree.leaves(state))
-        try:
+        with self._complaining():
             if self.manager.save(step, args=args, force=last):
                 self.saved = step
-        except Exception as error:
-            self._complain(error)
 
     def close(self) -> None:
         """Wait until what was saved is on disk.
@@ -163,20 +169,23 @@ class TrainingStates:
         if self.manager is None:
             return
         try:
-            self.manager.wait_until_finished()
-        except Exception as error:
-            self._complain(error)
+            with self._complaining():
+                try:
+                    self.manager.wait_until_finished()
+                finally:
+                    self.manager.close()
         finally:
-            self.manager.close()
+            if self._has_failed:
+                clear_unfinished(self.directory)
 
-    def _complain(self, error: Exception) -> None:
-        if not is_disk_full(error):
-            raise error
-        raise ValueError(
-            f"There is no room left on the disk for a state of training in "
-            f"{self.directory}; earlier ones are as they were. Make room and run it "
-            "again to go on."
-        ) from error
+    @contextmanager
+    def _complaining(self) -> Iterator[None]:
+        with room_for(self.directory, "earlier states of training are as they were"):
+            try:
+                yield
+            except Exception:
+                self._has_failed = True
+                raise
 
 
 def read_run_settings(directory: Path) -> dict[str, Any] | None:
@@ -191,7 +200,7 @@ def read_run_settings(directory: Path) -> dict[str, Any] | None:
     found = read_json(file)
     is_list = isinstance(found.get("extended", []), list)
     if not is_list or not isinstance(found.get("steps"), int):
-        raise ValueError(
+        raise FileError(
             f"{file} does not hold the settings of a run; restore it, or delete "
             f"{directory} to begin anew."
         )
@@ -235,7 +244,7 @@ def check_run_settings(
             for key in different
         )
         hint = " To add steps to it, give extend=True or --extend." if is_longer else ""
-        raise ValueError(
+        raise FileError(
             f"{directory} holds a run of other settings: {lists}. Give the settings "
             f"that it was begun with, or name another folder.{hint}"
         )

@@ -394,7 +394,7 @@ def test_damaged_orbax_is_refused(tmp_path):
     save_orbax(
         MambaLM.from_pretrained(write_hf(tmp_path / "model")), tmp_path / "orbax"
     )
-    (tmp_path / "orbax/parameters/_METADATA").unlink()
+    (tmp_path / "orbax/parameters/manifest.ocdbt").unlink()
     with pytest.raises(CheckpointError, match="is no complete Orbax checkpoint"):
         load_orbax(tmp_path / "orbax")
 

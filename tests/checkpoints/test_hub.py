@@ -1,6 +1,7 @@
 """Hub ids through the real huggingface_hub client, against a loopback Hub."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,22 @@ def test_all_shards_are_downloaded(kind, hub, tmp_path):
     found = locate("org/model")
     assert contents(found) == contents(folder)
     MambaLM.from_pretrained(found)
+
+
+def test_checksums_are_downloaded_and_compared_where_they_are_asked_for(hub, tmp_path):
+    MambaLM.from_pretrained(write_hf(tmp_path / "first")).save_pretrained(
+        tmp_path / "model"
+    )
+    sums = tmp_path / "model/SHA256SUMS"
+    other = "0" * 64 + "  not_needed.txt\n"  # and so not downloaded
+    sums.write_text(sums.read_text() + other)
+    hub.publish("org/model", tmp_path / "model")
+    found = convert("org/model", tmp_path / "out", verify=True)
+    assert found.num_checked == 3
+    sums.write_text("0" * 64 + sums.read_text()[64:])
+    hub.publish("org/model", shutil.copytree(tmp_path / "model", tmp_path / "b"))
+    with pytest.raises(CheckpointError, match="changed: config.json"):
+        convert("org/model", tmp_path / "again", verify=True)
 
 
 def test_revision_is_downloaded(hub, tmp_path):

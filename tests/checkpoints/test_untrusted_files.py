@@ -1,12 +1,17 @@
 """Files that others wrote: one error, at once, whatever is in them."""
 
 import argparse
+import gc
 import hashlib
 import json
 import os
+import shutil
 import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from checkpoint_samples import (
@@ -212,20 +217,76 @@ def test_namespace_whose_model_is_no_text_is_refused(model, tmp_path):
         Vim.from_pretrained(tmp_path / "a.pth")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_damaged_orbax_of_every_kind_is_one_error(tmp_path):
-    save_orbax(MambaLM.from_pretrained(write_hf(tmp_path / "model")), tmp_path / "o")
-    for file in sorted((tmp_path / "o/parameters").rglob("*")):
-        if not file.is_file() or file.stat().st_size < 40:
-            continue
-        content = file.read_bytes()
-        file.write_bytes(content[: len(content) // 2])
-        try:
-            load_orbax(tmp_path / "o")
-        except CheckpointError:
-            pass
-        file.write_bytes(content)
-    load_orbax(tmp_path / "o")
+@pytest.fixture(scope="module")
+def orbax(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("orbax")
+    model = MambaLM.from_pretrained(write_hf(folder / "model"))
+    save_orbax(model, folder / "o", tokenizer="bytes")
+    return model, folder / "o"
+
+
+def orbax_files(folder: Path) -> list[str]:
+    """Return the files that hold the parameters or say where they are."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    names = [str(path.relative_to(folder)) for path in files]
+    return sorted(n for n in names if "/d/" in n or n.endswith("manifest.ocdbt"))
+
+
+DAMAGES = {
+    "cut": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "overwritten": lambda content: b"\xff" * len(content),
+    "flipped": lambda content: bytes([content[0] ^ 1]) + content[1:],
+}
+
+
+@pytest.mark.parametrize("way", DAMAGES)
+def test_damaged_orbax_is_one_error_and_leaves_nothing(way, orbax, tmp_path):
+    """Each file is refused, or was not needed; nothing complains later."""
+    model, whole = orbax
+    folder, complaints, refused = tmp_path / "o", [], 0
+    shutil.copytree(whole, folder)
+    names = orbax_files(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.unraisablehook", complaints.append)
+        for name in names:
+            content = (folder / name).read_bytes()
+            (folder / name).write_bytes(DAMAGES[way](content))
+            try:
+                found = load_orbax(folder)
+            except CheckpointError as error:
+                assert "\n" not in str(error) and str(folder) in str(error)
+                refused += 1
+            else:
+                for a, b in zip(*map(jax.tree.leaves, (found, model)), strict=True):
+                    np.testing.assert_array_equal(a, b)
+            (folder / name).write_bytes(content)
+        gc.collect()
+    assert complaints == []
+    assert refused >= 2  # the manifest and the root at least
+    load_orbax(folder)
+
+
+@pytest.mark.parametrize("command", ["explain", "convert"])
+def test_commands_say_damaged_orbax_in_one_paragraph(command, orbax, tmp_path):
+    folder = tmp_path / "o"
+    shutil.copytree(orbax[1], folder)
+    for name in orbax_files(folder):
+        content = (folder / name).read_bytes()
+        if "/d/" in name:
+            (folder / name).write_bytes(DAMAGES["overwritten"](content))
+    rest = ["text", "--model", folder] if command == "explain" else [folder, "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "jmamba", command, *rest],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "is no complete Orbax checkpoint" in done.stderr
+    said = [line for line in done.stderr.splitlines() if str(folder) in line]
+    assert len(said) == 1 and done.stderr.endswith(f"{said[0]}\n")
+    assert "Traceback" not in done.stderr and "ignored" not in done.stderr
 
 
 @pytest.mark.parametrize("path", ["~nobody-here/model", "x" * 5000, "a\0b"])

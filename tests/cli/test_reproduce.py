@@ -1,13 +1,21 @@
+import pytest
 from typer.testing import CliRunner
 
 from jmamba.cli import app
 from jmamba.commands import reproduce
 from jmamba.recipes import RECIPES
-from jmamba.recipes.registry import Recipe
+from jmamba.recipes.registry import Recipe, load_recipe
 from jmamba.report.figures.canvas import new_figure
 from jmamba.training.loop import TrainConfig
 
 RUN = CliRunner()
+
+
+class Config(TrainConfig):
+    """Settings of a recipe that keeps one number per step."""
+
+    def least_bytes(self):
+        return 8 * self.steps
 
 
 def weigh(config, bench):
@@ -26,7 +34,7 @@ def run(*args):
 
 
 def test_recipe_runs_with_fields_changed(tmp_path, monkeypatch):
-    sizes = {"quick": TrainConfig(steps=9, batch=1, warmup=1)}
+    sizes = {"quick": Config(steps=9, batch=1, warmup=1)}
     monkeypatch.setattr(reproduce, "load_recipe", lambda name: Recipe(sizes, weigh))
     (tmp_path / "facts.txt").touch()
     options = ["--data", tmp_path, "--out", tmp_path / "out", "--size", "quick"]
@@ -52,3 +60,31 @@ def test_recipes_are_listed_and_mistakes_said(tmp_path):
     assert "language needs enwik8.gz; name the folder it is in with --data" in (
         " ".join(result.stderr.split())
     )
+
+
+LARGE = {
+    "vision": ("batch", "d_model", "side", "measured", "explained"),
+    "reordering": ("batch", "d_model", "side", "measured"),
+    "text": ("batch", "length"),
+    "attention-figures": ("batch", "d_model", "length", "shown", "windows", "images"),
+    "language": ("batch", "length"),
+    "count-in-row": ("batch", "d_model", "length", "strings"),
+    "dynamics-figures": ("phase_points",),
+}
+"""Recipe -> fields that ask for memory."""
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [(name, field) for name in LARGE for field in LARGE[name]]
+)
+def test_more_than_the_memory_is_refused_before_any_work(name, field, tmp_path):
+    result = run(name, "--out", tmp_path / "out", "--set", f"{field}={10**9}")
+    assert result.exit_code == 2, result.output
+    message = " ".join(result.stderr.split())
+    assert f"{name} needs at least" in message and "--set" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_published_sizes_fit_into_a_small_machine(name):
+    assert load_recipe(name).sizes["cpu"].least_bytes() < 2**30

@@ -1,10 +1,11 @@
 """Kills writers at random moments and looks what is left.
 
-python tests/faults/kill.py --count 40 [--seed 0]
+python tests/faults/kill.py --count 40 [--seed 0] [--kinds save train]
 
-Each kind of writer runs once to its end, then again and again: it is killed by SIGKILL
-after a random part of its time and run once more. Nothing may be lost, what the second
-run leaves must equal what one run leaves, and no hidden folder may stay.
+Each kind of writer runs to its end, then again and again: it is killed by SIGKILL after
+a random part of its time and run once more. Nothing may be lost, what the second run
+leaves must equal what one run leaves, and no hidden folder may stay. The exit code is 1
+if anything else was found.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 SAVE = """
 import sys, pathlib, jmamba
@@ -25,8 +27,9 @@ from flax import nnx
 from jmamba.models.mamba.model import MambaLM
 config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
 model = MambaLM(config, rngs=nnx.Rngs(0))
-for _ in range(20):
+for _ in range(TIMES):
     model.save_pretrained(sys.argv[1], overwrite=True, tokenizer="bytes")
+    print("saved", flush=True)
 """
 EVALUATE = """
 import sys, time, pathlib
@@ -40,6 +43,31 @@ evaluate(measure, ["a", "bb"], [str(i) for i in range(100)], settings={"x": 1},
 """
 TINY = ("--d-model 16 --num-layers 1 --d-state 4 --steps 30 --batch 2 --length 16 "
         "--warmup 2 --save-every 5 --dtype float32").split()  # fmt: skip
+STAMPS = ("_CHECKPOINT_METADATA", "commit_success.txt")
+"""Where Orbax says when a state was written."""
+
+
+class Found(NamedTuple):
+    """What came of one kind of writer.
+
+    Attributes:
+      kind: of writer.
+      kills: runs that were killed before their end.
+      lost: of them, those that left less than there was before.
+      different: of the runs after them, those that left something else than one run.
+      stale: hidden folders and parts of files that stayed.
+    """
+
+    kind: str
+    kills: int
+    lost: int
+    different: int
+    stale: int
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether anything was found."""
+        return self.lost + self.different + self.stale > 0
 
 
 def commands(work: Path) -> dict[str, list[str]]:
@@ -48,7 +76,7 @@ def commands(work: Path) -> dict[str, list[str]]:
     text.write_bytes(b"the cat sat on the mat. " * 400)
     python, jmamba = [sys.executable, "-c"], [sys.executable, "-m", "jmamba"]
     return {
-        "save": [*python, SAVE],
+        "save": [*python, SAVE.replace("TIMES", "20")],
         "evaluate": [*python, EVALUATE],
         "train": [*jmamba, "train", str(text), *TINY, "--out"],
         "convert": [*jmamba, "convert", str(work / "source"), "--overwrite"],
@@ -59,25 +87,57 @@ def commands(work: Path) -> dict[str, list[str]]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Return file -> hash of what a run leaves, but for states, sums and times.
+    """Return what -> hash of all that a run leaves.
 
-    Orbax names its files at random, so that lists of their checksums differ too.
+    Arrays that Orbax wrote count by their values: their files have random names, so
+    that lists of their checksums differ too.
     """
+    databases = {path.parent for path in folder.rglob("manifest.ocdbt")}
+    databases = {one for one in databases if not databases & set(one.parents)}
     found = {}
     for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        is_state = not {"state", "parameters", "SHA256SUMS"}.isdisjoint(path.parts)
-        if path.is_file() and not is_state and path.suffix not in (".md", ".png"):
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        is_listed = path.name == "SHA256SUMS" and databases
+        is_inside = path in databases or databases & set(path.parents)
+        if (
+            path.is_file()
+            and not is_listed
+            and not is_inside
+            and path.name not in STAMPS
+        ):
+            found[str(path.relative_to(folder))] = hash_bytes(path.read_bytes())
+    for database in databases:
+        for name, array in read_values(database).items():
+            text = f"{array.dtype} {array.shape} ".encode() + array.tobytes()
+            found[f"{database.relative_to(folder)}: {name}"] = hash_bytes(text)
     return found
 
 
+def read_values(database: Path) -> dict:
+    """Return the arrays that Orbax wrote into a folder."""
+    from jmamba.files.orbax_files import open_arrays
+
+    stores = open_arrays(database)
+    return {name: store.read().result() for name, store in stores.items()}
+
+
+def hash_bytes(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def leftovers(folder: Path) -> list[str]:
+    """Return what a writer should have cleared away."""
     return [
         str(path)
         for path in (*folder.parent.glob(".*.partial"), *folder.rglob("*"))
         if path.name.endswith(".partial") or "orbax-checkpoint-tmp" in path.name
     ]
+
+
+def records(folder: Path) -> bytes:
+    """Return the whole lines of records, which no later run may change."""
+    file = folder / "records.jsonl"
+    content = file.read_bytes() if file.is_file() else b""
+    return content[: content.rfind(b"\n") + 1]
 
 
 def run_and_kill(command: list[str], delay: float) -> bool:
@@ -94,31 +154,42 @@ def run_and_kill(command: list[str], delay: float) -> bool:
         return True
 
 
-def soak(kind: str, command: list[str], work: Path, count: int, draw) -> dict:
+def soak(kind: str, command: list[str], work: Path, count: int, draw) -> Found:
     """Kill one kind of writer `count` times; return what was found."""
-    whole, out = work / f"{kind}-whole" / "out", work / kind / "out"
-    for folder in (whole, out):
-        folder.parent.mkdir()
+    places = [work / f"{kind}-{part}" / "out" for part in ("first", "whole", "killed")]
+    for place in places:
+        place.parent.mkdir()
+    first, whole, out = places
+    subprocess.run([*command, str(first)], check=True, capture_output=True)  # compiles
     start = time.perf_counter()
     subprocess.run([*command, str(whole)], check=True, capture_output=True)
     seconds, expected = time.perf_counter() - start, contents(whole)
-    result = {"kind": kind, "kills": 0, "lost": 0, "different": 0, "stale": 0}
-    for _ in range(count):
+    kills = lost = stale = 0
+    different = int(contents(first) != expected)
+    for _ in range(3 * count):
+        if kills == count:
+            break
         if kind not in ("save", "convert"):
             shutil.rmtree(out, ignore_errors=True)
         was_there = out.exists()
-        delay = seconds * draw.uniform(0.3, 1)
-        result["kills"] += run_and_kill([*command, str(out)], delay)
-        held = [*out.parent.glob(".out.*.partial/old")]
-        result["lost"] += was_there and not out.exists() and not held
+        if not run_and_kill([*command, str(out)], seconds * draw.uniform(0.3, 1)):
+            continue  # it had ended
+        kills += 1
+        held, kept = [*out.parent.glob(".out.*.partial/old")], records(out)
         again = subprocess.run([*command, str(out)], capture_output=True, text=True)
         is_done = again.returncode == 0 or "to its end" in again.stderr
-        result["different"] += not is_done or contents(out) != expected
-        result["stale"] += len(leftovers(out))
-    return result
+        is_lost = was_there and not out.exists() and not held
+        lost += is_lost or not records(out).startswith(kept)
+        found = contents(out)
+        if not is_done or found != expected:
+            different += 1
+            names = {*found, *expected}
+            print([n for n in names if found.get(n) != expected.get(n)], again.stderr)
+        stale += len(leftovers(out))
+    return Found(kind, kills, lost, different, stale)
 
 
-def main() -> None:
+def main() -> int:
     """Kill all kinds of writers in turn and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=40)
@@ -129,16 +200,16 @@ def main() -> None:
     work = Path(tempfile.mkdtemp(prefix="jmamba-kill-"))
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     kinds = commands(work)
-    subprocess.run(
-        [sys.executable, "-c", SAVE.replace("20", "1"), str(work / "source")],
-        check=True,
-    )
-    chosen = options.kinds or list(kinds)
+    save_once = SAVE.replace("TIMES", "1")
+    subprocess.run([sys.executable, "-c", save_once, str(work / "source")], check=True)
+    chosen, all_found = options.kinds or list(kinds), []
     for kind in chosen:
         count = -(-options.count // len(chosen))
-        print(json.dumps(soak(kind, kinds[kind], work, count, draw)), flush=True)
+        all_found.append(soak(kind, kinds[kind], work, count, draw))
+        print(json.dumps(all_found[-1]._asdict()), flush=True)
     shutil.rmtree(work)
+    return int(any(found.is_bad for found in all_found))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,15 +2,15 @@
 
     python tests/fuzz/damage.py --count 20000 --seed 1
 
-Prints what else was raised, what took longer than 5 seconds, and how much memory was
-used at most; the exit code is 1 if there was anything.
+Prints what else was raised, what took longer than 5 seconds or more memory than the
+bound, and how long and how much the worst ones took; the exit code is 1 if there was
+anything.
 """
 
 import argparse
 import faulthandler
 import logging
 import random
-import resource
 import shutil
 import signal
 import sys
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from layouts import LAYOUTS
+from memory import forget_peak, held_bytes, peak_bytes, whole_peak_bytes
 from mutations import mutate
 
 from jmamba.files.errors import FileError
@@ -31,8 +32,9 @@ from jmamba.files.errors import FileError
 SECONDS = 5
 """After which reading counts as a hang."""
 
-MEMORY = 3 * 2**30
-"""Bytes that the whole process may use: jax, torch and one tiny model."""
+MEMORY = 2**28
+"""Bytes that reading one folder may add: its models are of kilobytes, the rest is what
+JSON of up to 64 MiB, compiled programs and the libraries' own pools take."""
 
 
 class Hang(KeyboardInterrupt):
@@ -47,17 +49,22 @@ class Outcome(NamedTuple):
       what: was done to it.
       kind: "read", "refused", "hang", or the name of another exception.
       details: a traceback of another exception.
+      seconds: that reading took.
+      memory: bytes that reading added at most to what the process held.
     """
 
     layout: str
     what: str
     kind: str
     details: str = ""
+    seconds: float = 0.0
+    memory: int = 0
 
     @property
     def is_bad(self) -> bool:
-        """Whether something else happened than reading or the one error."""
-        return self.kind not in ("read", "refused")
+        """Whether something else happened than reading or the one error, in bounds."""
+        is_slow, is_large = self.seconds > SECONDS, self.memory > MEMORY
+        return self.kind not in ("read", "refused") or is_slow or is_large
 
 
 def read(load: Callable[[Path], object], folder: Path) -> tuple[str, str]:
@@ -88,13 +95,18 @@ def run(
         for name, folder in whole.items():
             folder.parent.mkdir(exist_ok=True)
             LAYOUTS[name][0](folder)
+            LAYOUTS[name][1](folder)  # compiles, and imports what it needs
         for number in range(count):
             name = layouts[number % len(layouts)]
             draw = random.Random(f"{seed}-{number}")
             folder = Path(parent, "damaged")
             shutil.copytree(whole[name], folder)
             what = "; ".join(mutate_if_any(folder, draw, 1 + (draw.random() < 0.2)))
-            outcome = Outcome(name, what, *read(LAYOUTS[name][1], folder))
+            forget_peak()
+            start, held = time.monotonic(), held_bytes()
+            kind, details = read(LAYOUTS[name][1], folder)
+            seconds, memory = time.monotonic() - start, peak_bytes() - held
+            outcome = Outcome(name, what, kind, details, seconds, memory)
             outcomes.append(outcome)
             show(outcome)
             shutil.rmtree(folder)
@@ -130,17 +142,31 @@ def main() -> int:
     def show(outcome: Outcome) -> None:
         done[outcome.kind] += 1
         if outcome.is_bad:
-            print(f"{outcome.layout}: {outcome.what}\n{outcome.details}", flush=True)
+            print(outcome.kind, say(outcome), outcome.details, sep="\n", flush=True)
         if done.total() % 500 == 0:
-            print(done.total(), dict(done), flush=True)
+            print(done.total(), dict(done), f"peak {mebibytes(whole_peak_bytes())}")
+            sys.stdout.flush()
 
     outcomes = run(asked.count, asked.seed, asked.layouts, show)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(
         f"{len(outcomes)} damaged folders of {len(asked.layouts)} layouts in "
-        f"{time.monotonic() - start:.0f} s: {dict(done)}; {memory / 2**20:.0f} MiB"
+        f"{time.monotonic() - start:.0f} s: {dict(done)}, {done['hang']} hangs, "
+        f"{sum(one.is_bad for one in outcomes)} bad; peak of the process "
+        f"{mebibytes(whole_peak_bytes())}"
     )
-    return int(any(outcome.is_bad for outcome in outcomes) or memory > MEMORY)
+    for what in ("seconds", "memory"):
+        worst = sorted(outcomes, key=lambda one: getattr(one, what))[-3:]
+        print(f"most {what}:", *map(say, reversed(worst)), sep="\n  ")
+    return int(any(outcome.is_bad for outcome in outcomes))
+
+
+def say(outcome: Outcome) -> str:
+    took = f"{outcome.seconds:.2f} s, {mebibytes(outcome.memory)}"
+    return f"{outcome.layout} ({took}): {outcome.what}"
+
+
+def mebibytes(count: int) -> str:
+    return f"{count / 2**20:.0f} MiB"
 
 
 if __name__ == "__main__":

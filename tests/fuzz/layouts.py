@@ -1,4 +1,4 @@
-"""One small checkpoint, picture or tokenizer in every layout that is read."""
+"""One small checkpoint, picture, tokenizer or run in every layout that is read."""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
@@ -14,8 +15,13 @@ from safetensors.numpy import load_file, save_file
 
 from jmamba import MambaConfig, MambaLM, Vim, VimConfig
 from jmamba.checkpoints import load_orbax, load_tokenizer, save_orbax
+from jmamba.evaluation.records import RecordFile, read_records
 from jmamba.files.checksums import compare_checksums
 from jmamba.models.vim.images import preprocess
+from jmamba.recipes.workbench import Workbench
+from jmamba.training.loop import TrainConfig
+from jmamba.training.losses import LOSSES, LossLog
+from jmamba.training.states import TrainingStates
 
 SIZES: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "num_layers": 2}
 SIZES |= {"d_state": 2}
@@ -105,11 +111,12 @@ def write_tokenizer(folder: Path) -> None:
     words = {"<end>": 0, "a": 1, "b": 2}
     end = {"id": 0, "content": "<end>", "single_word": False, "lstrip": False}
     end |= {"rstrip": False, "normalized": False, "special": True}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     tokenizer = {
         "version": "1.0",
         "added_tokens": [end],
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
-        "post_processor": {"type": "ByteLevel", "trim_offsets": True},
+        "pre_tokenizer": level,
+        "post_processor": level,
         "model": {"type": "BPE", "vocab": words, "merges": []},
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
@@ -122,10 +129,10 @@ def write_pictures(folder: Path) -> None:
     folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3)).astype(np.uint8)
     picture = Image.fromarray(pixels)
+    picture.save(folder / "vector.eps")  # which is never read
     for ending in ("png", "jpg", "gif", "tiff", "bmp", "webp", "ppm", "tga", "ico"):
         picture.save(folder / f"picture.{ending}")
     Image.fromarray(pixels[..., 0].astype(np.uint16) * 200).save(folder / "deep.png")
-    picture.save(folder / "vector.eps")
 
 
 def read_pictures(folder: Path) -> None:
@@ -137,6 +144,67 @@ def read_pictures(folder: Path) -> None:
 def read_tokenizer(folder: Path) -> None:
     tokenizer = load_tokenizer(folder)
     tokenizer.pieces(tokenizer.encode("ab"))
+
+
+RECORDS = "records.jsonl"
+
+
+def write_records(folder: Path) -> None:
+    folder.mkdir()
+    records = RecordFile(folder / RECORDS, {"data": "a", "sizes": [1, 2.5]})
+    for method in ("lrp", "random"):
+        values = {"area": [0.5, 1.5], "curve": [[1, 2], [3, 4]]}
+        records.append(method, ["a", "b"], values)
+
+
+def read_record_folder(folder: Path) -> None:
+    """Read records as one who looks at them, and as one who goes on."""
+    read_records(folder / RECORDS)
+    RecordFile(folder / RECORDS, {"data": "a", "sizes": [1, 2.5]})
+
+
+def open_bench(folder: Path) -> Workbench:
+    return Workbench(folder, name="demo", config=TrainConfig(9, 1, warmup=1))
+
+
+def write_recipe(folder: Path) -> None:
+    bench = open_bench(folder)
+    bench.once("areas", lambda: {"lrp": [1.5, 2.5], "random": {"low": 1}})
+    log = LossLog(bench.directory / "runs" / "one" / LOSSES)
+    log.path.parent.mkdir(parents=True)
+    for step in range(1, 5):
+        log.append(step, 1 / step)
+    log.close()
+
+
+def read_recipe(folder: Path) -> None:
+    """Go on with a recipe: what is measured is read, the losses are read."""
+    bench = open_bench(folder)
+    found = bench.once("areas", lambda: {"lrp": [1.5, 2.5], "random": {"low": 1}})
+    json.dumps(found)
+    sum(bench.losses("one"))
+
+
+STATE = {"weights": jnp.arange(12.0).reshape(3, 4), "step": jnp.zeros((), jnp.int32)}
+
+
+def open_states(folder: Path) -> TrainingStates:
+    return TrainingStates(folder, {"steps": 9, "data": {"a": "b"}}, save_every=2)
+
+
+def write_states(folder: Path) -> None:
+    states = open_states(folder)
+    for step in (2, 4):
+        states.save(STATE, step, last=False)
+    states.close()
+
+
+def read_states(folder: Path) -> None:
+    states = open_states(folder)
+    try:
+        states.restore(STATE)
+    finally:
+        states.close()
 
 
 LAYOUTS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
@@ -155,5 +223,8 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
     "tokenizer": (write_tokenizer, read_tokenizer),
     "pictures": (write_pictures, read_pictures),
     "checksums": (write_single, compare_checksums),
+    "records": (write_records, read_record_folder),
+    "recipe": (write_recipe, read_recipe),
+    "states": (write_states, read_states),
 }
 """Name -> how a folder is written, and read."""

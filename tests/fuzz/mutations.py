@@ -29,6 +29,8 @@ def mutate(folder: Path, draw: random.Random) -> str:
     ways = [flip_bits, cut, overwrite, replace_kind, rename]
     if file.suffix == ".json":
         ways = [*ways, *[change_json] * 12]
+    if file.suffix == ".jsonl":
+        ways += [change_line] * 10
     if file.suffix == ".safetensors":
         ways += [change_header] * 10
     if file.suffix in (".bin", ".pth"):
@@ -96,6 +98,21 @@ def change_json(file: Path, draw: random.Random) -> str:
     what = change_tree(content, draw)
     file.write_text(json.dumps(content))
     return what
+
+
+def change_line(file: Path, draw: random.Random) -> str:
+    """Change one line of a file of JSON lines, leave it out, or write it twice."""
+    lines = file.read_text().splitlines()
+    number = draw.randrange(len(lines))
+    way = draw.choice(["tree", "tree", "tree", "tree", "leave out", "twice"])
+    if way == "tree":
+        content = json.loads(lines[number])
+        way = change_tree(content, draw)
+        lines[number] = json.dumps(content)
+    else:
+        lines[number : number + 1] = [lines[number]] * (2 if way == "twice" else 0)
+    file.write_text("\n".join([*lines, ""]))
+    return f"line {number}: {way}"
 
 
 def change_tree(tree: Any, draw: random.Random) -> str:

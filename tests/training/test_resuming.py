@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -95,6 +96,14 @@ def test_no_state_that_can_be_read_is_said(tmp_path):
     for name in ("4", "6"):
         shutil.rmtree(tmp_path / name / "default")
     with pytest.raises(ValueError, match="No state in .* can be read"):
+        run(tmp_path)
+
+
+def test_states_that_would_never_be_read_are_refused(tmp_path):
+    run(tmp_path)
+    (tmp_path / "6" / "_CHECKPOINT_METADATA").unlink()
+    os.mkfifo(tmp_path / "6" / "_CHECKPOINT_METADATA")
+    with pytest.raises(ValueError, match="is a named pipe"):
         run(tmp_path)
 
 
@@ -228,7 +237,7 @@ def test_a_full_disk_while_states_are_saved_is_said(tmp_path, monkeypatch):
     import orbax.checkpoint as ocp
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", fail)
-    with pytest.raises(ValueError, match="no room left on the disk for a state"):
+    with pytest.raises(ValueError, match="no room left on the disk.*earlier states"):
         run(tmp_path, steps=9, extend=True)
     monkeypatch.undo()
     assert len(run(tmp_path, steps=9)) == 3

@@ -24,6 +24,7 @@ from jmamba.recipes.attention_figures.byte_attention import (
     reach_of_heads,
 )
 from jmamba.recipes.attention_figures.byte_transformer import (
+    BYTES,
     ByteTransformer,
     TransformerConfig,
     byte_loss,
@@ -43,6 +44,7 @@ from jmamba.recipes.pictures import load_pictures
 from jmamba.recipes.workbench import Workbench
 from jmamba.training.data import ByteSplits, read_bytes, sample_windows, split_bytes
 from jmamba.training.loop import TrainConfig
+from jmamba.training.memory import training_bytes
 
 FILE = "enwik8.gz"
 MAP_SIDE = 128
@@ -82,6 +84,19 @@ class FiguresConfig:
     trained_length: int = 384
     vim_steps: int = 300
     images: int = 64
+
+    def least_bytes(self) -> int:
+        """Return the bytes of memory that the recipe takes at least.
+
+        It trains the Transformer, draws the attention of all its heads, and holds
+        texts and pictures over which it averages.
+        """
+        m, layers, heads = self.d_model, self.num_layers, self.num_heads
+        values = self.batch * self.length * (layers * m + BYTES)
+        averaged = self.windows * self.length * m + self.images * 3 * SMALL_VIM.side**2
+        drawn = layers * heads * self.shown**2 + max(self.long, self.trained_length) * m
+        trained = training_bytes(12 * layers * m**2, values)
+        return max(trained, 4 * averaged, 4 * drawn)
 
 
 SIZES = {

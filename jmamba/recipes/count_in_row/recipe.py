@@ -16,6 +16,7 @@ from jmamba.recipes.workbench import Workbench
 from jmamba.report.figures.canvas import color_bar, frame, lower_triangle, new_figure
 from jmamba.training.classification import Labelled
 from jmamba.training.loop import TrainConfig
+from jmamba.training.memory import training_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,16 @@ class CountingConfig:
     tested: tuple[int, ...] = (32, 64, 128)
     strings: int = 512
     seeds: tuple[int, ...] = (0, 1, 2)
+
+    def least_bytes(self) -> int:
+        """Return the bytes of memory that the recipe takes at least.
+
+        It trains, and draws the strings of each test at once.
+        """
+        weights = 6 * self.d_model**2 + 2 * self.d_model * self.d_state
+        values = self.batch * self.length * self.d_model
+        tests = 8 * self.strings * max(self.tested)
+        return max(training_bytes(weights, values), tests)
 
 
 SIZES = {

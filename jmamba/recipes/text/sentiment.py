@@ -24,6 +24,7 @@ from jmamba.recipes.text.sentences import (
 )
 from jmamba.recipes.workbench import Workbench
 from jmamba.training.loop import TrainConfig, new_model
+from jmamba.training.memory import mamba_training_bytes
 
 FILE = "movie-snippets.tsv"
 
@@ -59,6 +60,13 @@ class TextConfig:
     length: int = 40
     sentences: int = 120
     words: int = 23
+
+    def least_bytes(self) -> int:
+        """Return the bytes of memory that the recipe takes at least."""
+        sizes = MambaConfig(
+            vocab_size=len(LABELS), d_model=self.d_model, num_layers=self.num_layers
+        )
+        return mamba_training_bytes(sizes, self.batch, self.length)
 
 
 class Corpus:
