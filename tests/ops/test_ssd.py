@@ -158,7 +158,7 @@ def test_sums_between_tokens_keep_their_digits():
     between = jax.jit(running_sums)(a)[1]
     assert_close(between[40, 20], np.float64(np.float32(1e-3)) * 20, 2e-7)
     pairs = np.random.default_rng(0).standard_normal((5, 5)).astype(np.float32)
-    expected = [pairs[t:, :t].sum() for t in range(5)]
+    expected = [pairs[:t, t:].sum() for t in range(5)]
     assert_close(jax.jit(rectangle_sums)(pairs), np.array(expected), 1e-6)
     assert not np.any(np.isnan(jax.jit(running_sums)(0 * a)[1]))
 

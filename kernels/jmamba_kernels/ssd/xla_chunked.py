@@ -10,11 +10,13 @@ and all that is as large as the square of a chunk's length belongs to one chunk.
 a new segment starts, all decays across the start are 0. Derivatives are written out:
 the cotangent walks through the chunks from the last one on, starting from saved states.
 
+States lie as (n, h, p), so that products with B and C need not transpose them; sums
+over a minor axis are products with ones, which XLA:CPU runs several times as fast.
+
 References:
   Dao & Gu, "Transformers are SSMs", arXiv 2405.21060, section 6 and listing 1.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -35,7 +37,24 @@ from jmamba_kernels.ssd.contract import (
 )
 from jmamba_kernels.ssd.sums import rectangle_sums, running_sums
 
-_product = partial(jnp.einsum, precision="highest")
+
+def product(spec: str, x: Array, y: Array) -> Array:
+    """Return an einsum of two arrays, the first as the left operand.
+
+    `jnp.einsum` may swap them, and would then transpose states in every chunk.
+    """
+    axes, out = spec.split("->")
+    first, second = axes.split(",")
+    shared = [letter for letter in first if letter in second]
+    batch = [letter for letter in shared if letter in out]
+    summed = [letter for letter in shared if letter not in out]
+    numbers = tuple(
+        (tuple(map(first.index, letters)), tuple(map(second.index, letters)))
+        for letters in (summed, batch)
+    )
+    made = lax.dot_general(x, y, numbers, precision=lax.Precision.HIGHEST)
+    order = [*batch, *(a for a in first + second if a not in shared)]
+    return jnp.transpose(made, tuple(map(order.index, out)))
 
 
 class _Chunk(NamedTuple):
@@ -51,11 +70,12 @@ class _Chunk(NamedTuple):
 class _Weights(NamedTuple):
     """How tokens i of a chunk see tokens j, the state before it, and its last one j.
 
-    W = (C B^T) L is all that a token sees of the chunk's others.
+    W = (C B^T) L is all that a token sees of the chunk's others. L and W have the axes
+    i j, or j i where they are asked for transposed.
     """
 
-    L: Float[Array, "b g r i j"]
-    W: Float[Array, "b g r i j"]
+    L: Float[Array, "b g r t t"]
+    W: Float[Array, "b g r t t"]
     since: Float[Array, "b i g r"]
     until: Float[Array, "b j g r"]
 
@@ -100,40 +120,63 @@ def _chunks(inputs: SsdInputs) -> tuple[_Chunk, Float[Array, "g r"]]:
     return _Chunk(u, delta, B, C, starts), _by_group(A, groups, 0)
 
 
-def _first_state(inputs: SsdInputs) -> Float[Array, "b g r p n"]:
+def _open_state(state: Float[Array, "*k b h p n"], groups: int):
+    """Return a state as the loops have it, (..., g, n, r, p)."""
+    return jnp.moveaxis(_by_group(state, groups, state.ndim - 3), -1, -3)
+
+
+def _close_state(state: Float[Array, "*k b g n r p"]):
+    """Undo `_open_state`."""
+    return _by_head(jnp.moveaxis(state, -3, -1), state.ndim - 4)
+
+
+def _first_state(inputs: SsdInputs) -> Float[Array, "b g n r p"]:
     dtype, groups = accumulation_dtype(inputs.u.dtype), inputs.B.shape[2]
     if inputs.initial_state is not None:
-        return _by_group(inputs.initial_state.astype(dtype), groups, 1)
+        return _open_state(inputs.initial_state.astype(dtype), groups)
     (batch, _, heads, width), n = inputs.u.shape, inputs.B.shape[3]
-    return jnp.zeros((batch, groups, heads // groups, width, n), dtype)
+    return jnp.zeros((batch, groups, n, heads // groups, width), dtype)
 
 
-def _weigh(A, x: _Chunk) -> _Weights:
+def _sum_last(x: Float[Array, "*x n"]) -> Float[Array, "*x"]:
+    flat = x.reshape(-1, x.shape[-1])
+    ones = jnp.ones(x.shape[-1:], x.dtype)
+    return product("ap,p->a", flat, ones).reshape(x.shape[:-1])
+
+
+def _sum_heads(x: Float[Array, "b g r t t"]) -> Float[Array, "b g t t"]:
+    return product("r,bgrij->bgij", jnp.ones(x.shape[2:3], x.dtype), x)
+
+
+def _weigh(A, x: _Chunk, *, transposed: bool = False) -> _Weights:
     """Return the weights of a chunk; exponents are masked before exp."""
     steps = jnp.moveaxis(x.delta * A[None, None], 1, -1)  # b g r t
-    so_far, between = running_sums(steps)
-    causal = jnp.tri(SSD_CHUNK, dtype=bool)[None, None, None]
+    so_far, between = running_sums(steps, transposed=transposed)
+    causal = jnp.tri(SSD_CHUNK, dtype=bool)
+    causal = (causal.T if transposed else causal)[None, None, None]
     if x.starts is not None:
         run = jnp.cumsum(x.starts, axis=1)  # number of the segment, in the chunk
         causal = causal & (run[:, :, None] == run[:, None])[:, None, None]
         so_far = jnp.where((run == 0)[:, None, None], so_far, -jnp.inf)
     L = jnp.exp(jnp.where(causal, between, -jnp.inf))
-    scores = _product("bign,bjgn->bgij", x.C, x.B)
-    since, until = (jnp.moveaxis(w, -1, 1) for w in (jnp.exp(so_far), L[..., -1, :]))
+    pair = (x.B, x.C) if transposed else (x.C, x.B)
+    scores = product("bign,bjgn->bgij", *pair)
+    last = L[..., -1] if transposed else L[..., -1, :]
+    since, until = (jnp.moveaxis(w, -1, 1) for w in (jnp.exp(so_far), last))
     return _Weights(L, scores[:, :, None] * L, since, until)
 
 
 def _at_end(w: _Weights):
-    """Return what is left of the state before the chunk, (b, g, r, p=1, n=1)."""
-    return w.since[:, -1, :, :, None, None]
+    """Return what is left of the state before the chunk, (b, g, n=1, r, p=1)."""
+    return w.since[:, -1, :, None, :, None]
 
 
 def _advance(h, x: _Chunk, w: _Weights):
     """Return what a chunk puts out, and the state after it."""
     values = x.delta[..., None] * x.u
-    y = _product("bgrij,bjgrp->bigrp", w.W, values)
-    y += w.since[..., None] * _product("bign,bgrpn->bigrp", x.C, h)
-    inflow = _product("bjgrp,bjgn->bgrpn", w.until[..., None] * values, x.B)
+    y = product("bgrij,bjgrp->bigrp", w.W, values)
+    y += w.since[..., None] * product("bign,bgnrp->bigrp", x.C, h)
+    inflow = product("bjgn,bjgrp->bgnrp", x.B, w.until[..., None] * values)
     return y, _at_end(w) * h + inflow
 
 
@@ -143,11 +186,12 @@ def _scan(inputs: SsdInputs, *, save_states: bool = False) -> SsdResult:
 
     def chunk(h, x):
         y, after = _advance(h, x, _weigh(A, x))
-        return after, (_by_head(y, 2), _by_head(h, 1) if save_states else None)
+        return after, (_by_head(y, 2), h if save_states else None)
 
     last, (y, states) = lax.scan(chunk, _first_state(inputs), chunks)
-    states = None if states is None else jnp.moveaxis(states, 0, 1)
-    return SsdResult(_join(y, inputs.u.shape[1]), _by_head(last, 1), states)
+    if states is not None:  # m b g n r p -> b m n h p
+        states = _by_head(jnp.transpose(states, (1, 0, 3, 2, 4, 5)), 3)
+    return SsdResult(_join(y, inputs.u.shape[1]), _close_state(last), states)
 
 
 def _tangent(inputs: SsdInputs, tangents: SsdInputs):
@@ -163,34 +207,36 @@ def _tangent(inputs: SsdInputs, tangents: SsdInputs):
     d_A = moving.pop("A", None)
     d_A = None if d_A is None else _by_group(d_A, groups, 1)
     d_h = moving.pop("initial_state", None)
-    d_h = jnp.zeros((count, *first.shape), first.dtype) if d_h is None else (
-        _by_group(d_h, groups, 2))  # fmt: skip
+    if d_h is None:
+        d_h = jnp.zeros((count, *first.shape), first.dtype)
+    else:
+        d_h = _open_state(d_h, groups)
     for name in moving.keys() & {"u", "delta"}:
         moving[name] = _by_group(moving[name], groups, 3)
 
     def one(h, x, w, d_h, d, d_A):
         """Push one direction through a chunk."""
         values = x.delta[..., None] * x.u
-        read = _product("bign,bgrpn->bigrp", x.C, h)
-        d_y = w.since[..., None] * _product("bign,bgrpn->bigrp", x.C, d_h)
+        read = product("bign,bgnrp->bigrp", x.C, h)
+        d_y = w.since[..., None] * product("bign,bgnrp->bigrp", x.C, d_h)
         d_after = _at_end(w) * d_h
         d_W = jnp.zeros_like(w.W)
         if "C" in d:
-            d_W += _product("bign,bjgn->bgij", d["C"], x.B)[:, :, None] * w.L
-            d_y += w.since[..., None] * _product("bign,bgrpn->bigrp", d["C"], h)
+            d_W += product("bign,bjgn->bgij", d["C"], x.B)[:, :, None] * w.L
+            d_y += w.since[..., None] * product("bign,bgnrp->bigrp", d["C"], h)
         if "B" in d:
-            d_W += _product("bign,bjgn->bgij", x.C, d["B"])[:, :, None] * w.L
+            d_W += product("bign,bjgn->bgij", x.C, d["B"])[:, :, None] * w.L
             kept = w.until[..., None] * values
-            d_after += _product("bjgrp,bjgn->bgrpn", kept, d["B"])
+            d_after += product("bjgn,bjgrp->bgnrp", d["B"], kept)
         if "u" in d or "delta" in d:
             d_values = jnp.zeros_like(values)
             if "u" in d:
                 d_values += x.delta[..., None] * d["u"]
             if "delta" in d:
                 d_values += d["delta"][..., None] * x.u
-            d_y += _product("bgrij,bjgrp->bigrp", w.W, d_values)
+            d_y += product("bgrij,bjgrp->bigrp", w.W, d_values)
             kept = w.until[..., None] * d_values
-            d_after += _product("bjgrp,bjgn->bgrpn", kept, x.B)
+            d_after += product("bjgn,bjgrp->bgnrp", x.B, kept)
         if "delta" in d or d_A is not None:
             d_steps = jnp.zeros_like(x.delta)
             if "delta" in d:
@@ -203,10 +249,10 @@ def _tangent(inputs: SsdInputs, tangents: SsdInputs):
                 jnp.moveaxis(v, -1, 1) for v in (so_far, between[..., -1, :])
             )
             d_y += (w.since * d_since)[..., None] * read
-            d_after += _at_end(w) * so_far[..., -1, None, None] * h
+            d_after += _at_end(w) * so_far[:, :, None, :, -1:] * h
             kept = (w.until * d_until)[..., None] * values
-            d_after += _product("bjgrp,bjgn->bgrpn", kept, x.B)
-        d_y += _product("bgrij,bjgrp->bigrp", d_W, values)
+            d_after += product("bjgn,bjgrp->bgnrp", x.B, kept)
+        d_y += product("bgrij,bjgrp->bigrp", d_W, values)
         return d_y, d_after
 
     def chunk(carry, parts):
@@ -219,7 +265,7 @@ def _tangent(inputs: SsdInputs, tangents: SsdInputs):
 
     parts = chunks, {k: _split(t, 2) for k, t in moving.items()}
     (_, d_last), d_y = lax.scan(chunk, (first, d_h), parts)
-    return _join(d_y, inputs.u.shape[1], 2), _by_head(d_last, 2)
+    return _join(d_y, inputs.u.shape[1], 2), _close_state(d_last)
 
 
 def _cotangent(
@@ -246,40 +292,41 @@ def _cotangent(
         values = x.delta[..., None] * x.u
         d_since = w.since[..., None] * d_y
         kept = w.until[..., None] * values
-        GB = _product("bgrpn,bjgn->bjgrp", G, x.B)
-        d_values = _product("bgrij,bigrp->bjgrp", w.W, d_y)
+        GB = product("bjgn,bgnrp->bjgrp", x.B, G)
+        d_values = product("bgrji,bigrp->bjgrp", w.W, d_y)
         d_values += w.until[..., None] * GB
-        outer = _product("bigrp,bjgrp->bgrij", d_y, values)
-        d_scores = jnp.sum(outer * w.L, axis=2)
-        d_C = _product("bgij,bjgn->bign", d_scores, x.B)
-        d_C += _product("bigrp,bgrpn->bign", d_since, h)
-        d_B = _product("bgij,bign->bjgn", d_scores, x.C)
-        d_B += _product("bjgrp,bgrpn->bjgn", kept, G)
-        behind = jnp.sum(d_since * read, axis=-1)  # b i g r
-        ahead = jnp.sum(kept * GB, axis=-1)
-        through = jnp.sum(_at_end(w) * G * h, axis=(-2, -1))
+        outer = product("bjgrp,bigrp->bgrji", values, d_y)
+        d_scores = _sum_heads(outer * w.L)
+        d_C = product("bgji,bjgn->bign", d_scores, x.B)
+        d_C += product("bgnrp,bigrp->bign", h, d_since)
+        d_B = product("bgji,bign->bjgn", d_scores, x.C)
+        d_B += product("bgnrp,bjgrp->bjgn", G, kept)
+        behind = _sum_last(d_since * read)  # b i g r
+        ahead = _sum_last(kept * GB)
+        through = jnp.sum(_sum_last(_at_end(w) * G * h), axis=2)
         d_steps = jnp.moveaxis(rectangle_sums(outer * w.W), -1, 1)
         d_steps += jnp.flip(jnp.cumsum(jnp.flip(behind, 1), axis=1), 1)
         d_steps += jnp.cumsum(ahead, axis=1) - ahead + through[:, None]
-        d_delta = d_steps * A[None, None] + jnp.sum(d_values * x.u, axis=-1)
+        d_delta = d_steps * A[None, None] + _sum_last(d_values * x.u)
         d_A = jnp.sum(x.delta * d_steps, axis=1)
-        d_h = _at_end(w) * G + _product("bigrp,bign->bgrpn", d_since, x.C)
+        d_h = _at_end(w) * G + product("bign,bigrp->bgnrp", x.C, d_since)
         return d_h, d_A, (x.delta[..., None] * d_values, d_delta, d_B, d_C)
 
     def chunk(carry, parts):
         G, d_A = carry
         x, h, d_y = parts
-        w = _weigh(A, x)
-        read = _product("bign,bgrpn->bigrp", x.C, h)
+        w = _weigh(A, x, transposed=True)
+        read = product("bign,bgnrp->bigrp", x.C, h)
         each = jax.vmap(one, (None, None, None, None, 0, 0))
         d_h, d_A_chunk, d = each(h, x, w, read, G, d_y)
         return (d_h, d_A + d_A_chunk), d
 
     dtype = chunks.u.dtype
-    G = _by_group(d_last_state.astype(dtype), groups, 2)
+    G = _open_state(d_last_state.astype(dtype), groups)
     # of each row: a sum over rows in the loop would be one over devices as well
-    d_A = jnp.zeros(G.shape[:-2], dtype)
-    states = jnp.moveaxis(_by_group(chunk_states, groups, 2), 1, 0)
+    d_A = jnp.zeros((*G.shape[:3], G.shape[4]), dtype)
+    states = _by_group(chunk_states, groups, 3)  # b m n g r p -> m b g n r p
+    states = jnp.transpose(states, (1, 0, 3, 2, 4, 5))
     d_y = _split(_by_group(d_y.astype(dtype), groups, 3), 2)
     (G, d_A), parts = lax.scan(chunk, (G, d_A), (chunks, states, d_y), reverse=True)
     d_u, d_delta, d_B, d_C = (_join(x, inputs.u.shape[1], 2) for x in parts)
@@ -289,7 +336,7 @@ def _cotangent(
         "A": _by_head(jnp.sum(d_A, axis=1), 1),
         "B": d_B,
         "C": d_C,
-        "initial_state": _by_head(G, 2),
+        "initial_state": _close_state(G),
     }
     return some_ssd_inputs(
         **{k: found[k].astype(getattr(inputs, k).dtype) for k in wanted}
