@@ -3,10 +3,9 @@
     python benchmarks/ssd.py                       # at the shape of mamba2-130m
     python benchmarks/ssd.py --length 4096 --heads 80 --runs 5 --json out.json
 
-Programs of a row are run in turn; medians are shown, and the ratio of medians and of the
-fastest runs, which a busy machine disturbs least. The products are those that a
-chunk needs, of the same shapes and in the same order, without decays and masks: no form
-of this recurrence in chunks of that length is faster.
+Programs of a row are run in turn; medians are shown, and the ratio of medians and of
+the fastest runs, which a busy machine disturbs least. The products are those that a
+chunk needs, of the same shapes and in the same order, without decays and masks.
 """
 
 import argparse
@@ -22,8 +21,8 @@ from rich.table import Table
 from timing import interleave
 
 from jmamba.ops import ssd
+from jmamba_kernels.ssd.chunks import product
 from jmamba_kernels.ssd.contract import SSD_CHUNK
-from jmamba_kernels.ssd.xla_chunked import product
 
 NAMES = ("u", "delta", "A", "B", "C")
 
