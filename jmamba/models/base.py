@@ -41,10 +41,10 @@ class StackedModel(LayeredModel):
         Reads all layouts of the class's architecture, in safetensors or PyTorch files,
         sharded or not, and what `save_pretrained` and `save_orbax` wrote: of a
         `MambaLM` the original state-spaces layout and transformers' (-hf,
-        Falcon-Mamba); of a `Mamba2LM` the same two; of a `Vim` the training checkpoints of its authors (.pth, needs
-        torch) and plain state dicts with the same names. Where the names of tensors
-        have a prefix (`module.`, `model.`, ...), or are those of a model without its
-        head, a line of the log says so.
+        Falcon-Mamba); of a `Mamba2LM` the same two; of a `Vim` the training checkpoints
+        of its authors (.pth, needs torch) and plain state dicts with the same names.
+        Where the names of tensors have a prefix (`module.`, `model.`, ...), or are
+        those of a model without its head, a line of the log says so.
 
         Args:
           path_or_id: a folder, or a Hub id such as "state-spaces/mamba-130m-hf"; for a
