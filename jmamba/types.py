@@ -78,7 +78,8 @@ class Recurrence(NamedTuple):
         alpha[i, j] = C[i] . exp(A (delta[j+1] + ... + delta[i])) B[j] delta[j]
 
     which p channels share. A Mamba-1 layer has a head per channel (p = 1) and one
-    group; retention has constant decays, delta = 1 and A = log gamma.
+    group; a Mamba-2 layer has heads of p channels with one rate each; retention has
+    constant decays, delta = 1 and A = log gamma.
 
     A trace holds the same with a leading axis of chosen layers.
 

@@ -60,8 +60,8 @@ def dynamics_command(
         page = write_dynamics(found, out, overwrite=overwrite, progress=show)
     console = Console(highlight=False)
     console.print(found.regimes.as_table(), soft_wrap=True)
-    for column, meaning in COLUMNS.items():
-        console.print(f"  {column}: {meaning}", style="dim", markup=False)
+    for column in found.regimes.columns():
+        console.print(f"  {column}: {COLUMNS[column]}", style="dim", markup=False)
     growing = ", ".join(f"{v:.3g}" for v in found.exponents)
     console.print(f"\nExponents over depth: {growing}")
     console.print("The page with all figures:")

@@ -11,6 +11,7 @@ from rich.table import Table
 from jmamba.commands.check import check_scan, show_checks
 from jmamba.report.environment import environment, lowering_target
 from jmamba_kernels.selective_scan.table import Target, choose
+from jmamba_kernels.ssd.table import choose_ssd
 
 REASONS = {
     "xla_loop": "one token after another",
@@ -65,13 +66,15 @@ def describe() -> Group:
 
 
 def implementations() -> Table:
-    """Return which implementation of the selective scan runs on which device."""
+    """Return which implementation of a recurrence runs on which device."""
     here = _kind(lowering_target())
     table = _table("Selective scan: what runs where")
     for kind, target in TARGETS.items():
         name, _ = choose(None, target)
         mark, style = ("→", "bold") if kind == here else (" ", "")
         table.add_row(f"{mark} {kind}", name, REASONS[name], style=style)
+    name, _ = choose_ssd(None, lowering_target())
+    table.add_row("  Mamba-2, everywhere", name, "products of matrices")
     return table
 
 

@@ -41,10 +41,10 @@ class StackedModel(LayeredModel):
         Reads all layouts of the class's architecture, in safetensors or PyTorch files,
         sharded or not, and what `save_pretrained` and `save_orbax` wrote: of a
         `MambaLM` the original state-spaces layout and transformers' (-hf,
-        Falcon-Mamba); of a `Vim` the training checkpoints of its authors (.pth, needs
-        torch) and plain state dicts with the same names. Where the names of tensors
-        have a prefix (`module.`, `model.`, ...), or are those of a model without its
-        head, a line of the log says so.
+        Falcon-Mamba); of a `Mamba2LM` the same two; of a `Vim` the training checkpoints
+        of its authors (.pth, needs torch) and plain state dicts with the same names.
+        Where the names of tensors have a prefix (`module.`, `model.`, ...), or are
+        those of a model without its head, a line of the log says so.
 
         Args:
           path_or_id: a folder, or a Hub id such as "state-spaces/mamba-130m-hf"; for a
@@ -91,8 +91,8 @@ class StackedModel(LayeredModel):
     ) -> None:
         """Write config.json, model.safetensors, and SHA256SUMS of all files.
 
-        Transformers loads the folder of a `MambaLM`; a `Vim`, which it does not know,
-        has its authors' names.
+        Transformers loads the folder of a `MambaLM` or `Mamba2LM`; a `Vim`, which it
+        does not know, has its authors' names.
 
         Args:
           directory: the folder to make.

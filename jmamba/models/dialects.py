@@ -62,7 +62,7 @@ ONLY_VALUES = {
 """Keys that would change the maths -> what they may say."""
 
 
-def check_keys(raw: Mapping, known: frozenset[str], place: str = "") -> None:
+def check_entries(raw: Mapping, known: frozenset[str], place: str = "") -> None:
     """Raise if entries are unknown, or ask for something that is not computed.
 
     Args:

@@ -109,7 +109,7 @@ SSD = Operation(
         "initial_state": "bhpn",
         "segment_ids": "bl",
     },
-    results={"y": "blhp", "last_state": "bhpn", "chunk_states": "bmhpn"},
+    results={"y": "blhp", "last_state": "bhpn", "chunk_states": "bmnhp"},
     narrow=(),
     chunk=SSD_CHUNK,
     parallel="h",

@@ -170,6 +170,15 @@ def test_jacobians_contraction_and_exponents():
     assert_close(rates[:, :, 0], mean, 1e-5)
 
 
+def test_regimes_are_those_of_the_text_alone():
+    """B and C are no linear maps of u, so that the weights have no S_C^T S_B."""
+    report = dynamics.report_regimes(model(), TOKENS)
+    assert report.right is report.radius is report.positive_mass is None
+    assert report.as_table().split()[:3] == ["layer", "own", "earlier"]
+    delta = traced().recurrence.delta
+    assert_close(report.mean_delta, jnp.mean(delta, axis=(1, 2, 3)), 1e-6)
+
+
 def test_text_with_padding_or_beside_another_is_as_alone():
     made = random_mamba2_model(dt_limit=(0.2, 1.0))  # padding is below the limit
     alone = made(TOKENS[:1, 2:]).logits[0]

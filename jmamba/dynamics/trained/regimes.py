@@ -20,7 +20,9 @@ from jmamba.types import ArrayLike, Tokens
 class RegimeReport(NamedTuple):
     """What the theory asks of a layer, one number per layer.
 
-    The first three come from the weights, the others from the text.
+    The first three come from the weights, the others from the text. They are None
+    where the weights have no M = S_C^T S_B: where B and C are no linear maps of u, as
+    in Mamba-2.
 
     Attributes:
       right: eigenvalues of M with a positive real part, of n that are not zero.
@@ -36,9 +38,9 @@ class RegimeReport(NamedTuple):
       growth: mean of ln(|h out| / |h in|) over tokens.
     """
 
-    right: Int[np.ndarray, "s"]
-    radius: Float[np.ndarray, "s"]
-    positive_mass: Float[np.ndarray, "s"]
+    right: Int[np.ndarray, "s"] | None
+    radius: Float[np.ndarray, "s"] | None
+    positive_mass: Float[np.ndarray, "s"] | None
     own: Float[np.ndarray, "s"]
     earlier: Float[np.ndarray, "s"]
     weighted: Float[np.ndarray, "s"]
@@ -47,11 +49,16 @@ class RegimeReport(NamedTuple):
     horizon: Float[np.ndarray, "s"]
     growth: Float[np.ndarray, "s"]
 
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return the numbers that there are, by name."""
+        return {k: v for k, v in self._asdict().items() if v is not None}
+
     def as_table(self) -> str:
         """Return the report as aligned text, a row per layer."""
-        rows = [["layer", *self._fields]]
-        for i in range(len(self.right)):
-            values = (field[i] for field in self)
+        columns = self.columns()
+        rows = [["layer", *columns]]
+        for i in range(len(self.growth)):
+            values = (column[i] for column in columns.values())
             rows.append([str(i), *(f"{v:.3g}" for v in values)])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
@@ -85,24 +92,17 @@ def report_regimes(model: LayeredModel, tokens: Tokens | ArrayLike) -> RegimeRep
       the weights say nothing.
     """
     inside = trace(model, tokens)
-    count = model.config.num_layers
-    spectra = [gate_spectrum(layer_system(model, i)) for i in range(count)]
-    eigenvalues = np.stack([s.eigenvalues for s in spectra])
-    symmetric = np.stack([s.symmetric for s in spectra])
     signs = jax.lax.map(measure_signs, inside.recurrence)
     horizons = jax.lax.map(
         lambda recurrence: jnp.median(memory_horizons(recurrence)), inside.recurrence
     )
     growth = jnp.mean(measure_trajectories(inside).growth, axis=(1, 2))
-    mass = np.sum(np.abs(symmetric), axis=1)
 
     def mean(x):
         return np.asarray(jnp.mean(x, axis=1), np.float64)
 
     return RegimeReport(
-        right=np.sum(np.real(eigenvalues) > 0, axis=1),
-        radius=np.max(np.abs(eigenvalues), axis=1),
-        positive_mass=np.sum(np.maximum(symmetric, 0), axis=1) / mass,
+        *_of_weights(model),
         own=mean(signs.own),
         earlier=mean(signs.earlier),
         weighted=mean(signs.weighted),
@@ -110,4 +110,20 @@ def report_regimes(model: LayeredModel, tokens: Tokens | ArrayLike) -> RegimeRep
         mean_delta=mean(signs.mean_delta),
         horizon=np.asarray(horizons, np.float64),
         growth=np.asarray(growth, np.float64),
+    )
+
+
+def _of_weights(model: LayeredModel):
+    """Return what the spectra of M say of each layer; None three times without M."""
+    layers = range(model.config.num_layers)
+    if not all(model.layer(i).mixer.gate_matrices() for i in layers):
+        return None, None, None
+    spectra = [gate_spectrum(layer_system(model, i)) for i in layers]
+    eigenvalues = np.stack([s.eigenvalues for s in spectra])
+    symmetric = np.stack([s.symmetric for s in spectra])
+    mass = np.sum(np.abs(symmetric), axis=1)
+    return (
+        np.sum(np.real(eigenvalues) > 0, axis=1),
+        np.max(np.abs(eigenvalues), axis=1),
+        np.sum(np.maximum(symmetric, 0), axis=1) / mass,
     )

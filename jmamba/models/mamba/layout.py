@@ -10,7 +10,7 @@ from jmamba.models.dialects import (
     HARMLESS,
     IDS,
     NOTES,
-    check_keys,
+    check_entries,
     layer_kind,
     listed_id,
     read_entry,
@@ -81,7 +81,7 @@ def layout_to_write(config: MambaConfig) -> str:
 
 def _from_hf(raw: Mapping) -> MambaConfig:
     falcon = raw["model_type"] == "falcon_mamba"
-    check_keys(raw, (HARMLESS | _READ) - (set() if falcon else {"mixer_rms_eps"}))
+    check_entries(raw, (HARMLESS | _READ) - (set() if falcon else {"mixer_rms_eps"}))
     d_model = _size(raw, "d_model", "hidden_size", "d_model")
     rank = raw.get("time_step_rank", "auto")
     return MambaConfig(
@@ -117,9 +117,9 @@ def _from_hf(raw: Mapping) -> MambaConfig:
 
 
 def _from_original(raw: Mapping) -> MambaConfig:
-    check_keys(raw, _ORIGINAL | set(IDS))
+    check_entries(raw, _ORIGINAL | set(IDS))
     ssm = read_ssm(raw)
-    check_keys(ssm, _ORIGINAL_SSM, "ssm_cfg")
+    check_entries(ssm, _ORIGINAL_SSM, "ssm_cfg")
     if ssm.get("layer", "Mamba1") != "Mamba1":
         raise CheckpointError(
             f"the layers are {ssm['layer']!r}, but jmamba reads Mamba-1, Mamba-2 and "

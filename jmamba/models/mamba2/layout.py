@@ -11,7 +11,7 @@ from jmamba.models.dialects import (
     HARMLESS,
     IDS,
     NOTES,
-    check_keys,
+    check_entries,
     layer_kind,
     listed_id,
     read_entry,
@@ -72,7 +72,7 @@ def read_mamba2(raw: Mapping[str, Any]) -> tuple[Mamba2Config, str]:
 
 
 def _from_hf(raw: Mapping) -> Mamba2Config:
-    check_keys(raw, HARMLESS | _READ | _IDLE)
+    check_entries(raw, HARMLESS | _READ | _IDLE)
     d_model = _size(raw, "d_model", "hidden_size")
     heads = _size(raw, "d_inner", "num_heads", default=128)
     width = _size(raw, "head_width", "head_dim", default=64)
@@ -109,9 +109,9 @@ def _from_hf(raw: Mapping) -> Mamba2Config:
 
 
 def _from_original(raw: Mapping) -> Mamba2Config:
-    check_keys(raw, _ORIGINAL | set(IDS))
+    check_entries(raw, _ORIGINAL | set(IDS))
     ssm = read_ssm(raw)
-    check_keys(ssm, _ORIGINAL_SSM, "ssm_cfg")
+    check_entries(ssm, _ORIGINAL_SSM, "ssm_cfg")
     rows = _size(raw, "vocab_size", "vocab_size")
     multiple = _size(raw, "vocab_size", "pad_vocab_size_multiple", default=16)
     padded = math.ceil(rows / multiple) * multiple

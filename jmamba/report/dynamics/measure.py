@@ -86,7 +86,7 @@ class DynamicsReport(Displayed):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays to store, by name."""
-        regimes = {f"regime_{k}": v for k, v in self.regimes._asdict().items()}
+        regimes = {f"regime_{k}": v for k, v in self.regimes.columns().items()}
         return {
             "token_ids": self.ids,
             "residual_norms": self.norms,

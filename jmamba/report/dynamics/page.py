@@ -63,7 +63,7 @@ def dynamics_summary(report: DynamicsReport, files: list[str]) -> dict:
         "text": report.text,
         "tokens": [{"id": i, "label": label} for i, label in names],
         "exponents": report.exponents.tolist(),
-        "layers": {k: v.tolist() for k, v in report.regimes._asdict().items()},
+        "layers": {k: v.tolist() for k, v in report.regimes.columns().items()},
         "settings": report.settings,
         "environment": report.environment,
         "seconds": report.timings,
@@ -95,16 +95,16 @@ def _token_table(report: DynamicsReport) -> str:
 
 
 def _layer_table(report: DynamicsReport) -> str:
+    columns = report.regimes.columns()
     heads = "".join(
-        f'<th title="{escape(text)}">{name.replace("_", " ")}</th>'
-        for name, text in COLUMNS.items()
+        f'<th title="{escape(COLUMNS[name])}">{name.replace("_", " ")}</th>'
+        for name in columns
     )
     rows = []
     for i in range(len(report.growth)):
-        values = (getattr(report.regimes, name)[i] for name in COLUMNS)
-        cells = "".join(f"<td>{value:.3g}</td>" for value in values)
+        cells = "".join(f"<td>{column[i]:.3g}</td>" for column in columns.values())
         rows.append(f"<tr><th>{i}</th>{cells}</tr>")
-    legend = definitions({k.replace("_", " "): v for k, v in COLUMNS.items()})
+    legend = definitions({k.replace("_", " "): COLUMNS[k] for k in columns})
     return f"""<div style="overflow-x: auto"><table>
 <thead><tr><th>layer</th>{heads}</tr></thead>
 <tbody>{"".join(rows)}</tbody>

@@ -45,7 +45,7 @@ class SsdResult(NamedTuple):
 
     y: Float[Array, "b l h p"]
     last_state: Float[Array, "b h p n"]
-    chunk_states: Float[Array, "b m h p n"] | None
+    chunk_states: Float[Array, "b m n h p"] | None
 
 
 def some_ssd_inputs(**operands) -> SsdInputs:

@@ -54,7 +54,8 @@ def _scan(inputs: SsdInputs, *, save_states: bool = False) -> SsdResult:
     last_state, (y, states) = jax.lax.scan(step, h, by_time)
     chunk_states = None
     if save_states:
-        chunk_states = jnp.moveaxis(states[::SSD_CHUNK], 0, 1)
+        # m b h p n -> b m n h p
+        chunk_states = jnp.transpose(states[::SSD_CHUNK], (1, 0, 4, 2, 3))
     return SsdResult(jnp.moveaxis(y, 0, 1), last_state, chunk_states)
 
 

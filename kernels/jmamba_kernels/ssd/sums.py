@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 
 def running_sums(
-    a: Float[Array, "*x t"],
+    a: Float[Array, "*x t"], *, transposed: bool = False
 ) -> tuple[Float[Array, "*x t"], Float[Array, "*x t t"]]:
     """Return sum_{s <= i} a[s], and sum_{j < s <= i} a[s] for every i and j.
 
@@ -15,6 +15,7 @@ def running_sums(
 
     Args:
       a: numbers; the sum of their sizes is finite.
+      transposed: whether the second result has j before i.
 
     Examples:
       >>> _, between = running_sums(jnp.array([1e4, 0.1, 0.1]))
@@ -28,20 +29,23 @@ def running_sums(
     high, low = (jnp.cumsum(x, axis=-1) for x in (whole, a - whole * unit))
 
     def apart(x):
+        if transposed:
+            return x[..., None, :] - x[..., :, None]
         return x[..., :, None] - x[..., None, :]
 
     return high * unit + low, apart(high) * unit[..., None] + apart(low)
 
 
-def rectangle_sums(P: Float[Array, "*x i j"]) -> Float[Array, "*x t"]:
-    """Return sum_{j < t <= i} P[i, j] for every t, each term added and none taken away.
+def rectangle_sums(P: Float[Array, "*x j i"]) -> Float[Array, "*x t"]:
+    """Return sum_{j < t <= i} P[j, i] for every t, each term added and none taken away.
 
     Examples:
-      >>> rectangle_sums(jnp.arange(9.0).reshape(3, 3)).tolist()  # 3 + 6, 6 + 7
-      [0.0, 9.0, 13.0]
+      >>> P = jnp.arange(9.0).reshape(3, 3)
+      >>> rectangle_sums(P).tolist()  # 1 + 2, 2 + 5
+      [0.0, 3.0, 7.0]
     """
     size = P.shape[-1]
-    before = jnp.triu(jnp.ones((size, size), P.dtype), 1)  # j < t
-    seen = jnp.einsum("...ij,jt->...it", P, before, precision="highest")
-    behind = jnp.tri(size, dtype=bool)[(None,) * (P.ndim - 2)]  # t <= i
-    return jnp.sum(jnp.where(behind, seen, 0), axis=-2)
+    behind = jnp.tri(size, dtype=P.dtype)  # t <= i
+    seen = jnp.einsum("...ji,it->...jt", P, behind, precision="highest")
+    before = ~jnp.tri(size, dtype=bool)[(None,) * (P.ndim - 2)]  # j < t
+    return jnp.sum(jnp.where(before, seen, 0), axis=-2)

@@ -14,140 +14,53 @@ References:
   Dao & Gu, "Transformers are SSMs", arXiv 2405.21060, section 6 and listing 1.
 """
 
-from functools import partial
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
 
-from jmamba_kernels.selective_scan.contract import (
-    Implementation,
-    accumulation_dtype,
-    keep_mask,
+from jmamba_kernels.selective_scan.contract import Implementation
+from jmamba_kernels.ssd.chunks import (
+    ChunkOperands,
+    ChunkWeights,
+    by_group,
+    by_head,
+    close_state,
+    cut_chunks,
+    first_state,
+    join_chunks,
+    kept_at_end,
+    open_chunks,
+    open_state,
+    product,
+    sum_heads,
+    sum_last,
+    weigh_chunk,
 )
-from jmamba_kernels.ssd.contract import (
-    SSD_CHUNK,
-    SsdInputs,
-    SsdResult,
-    some_ssd_inputs,
-)
+from jmamba_kernels.ssd.contract import SsdInputs, SsdResult, some_ssd_inputs
 from jmamba_kernels.ssd.sums import rectangle_sums, running_sums
 
-_product = partial(jnp.einsum, precision="highest")
 
-
-class _Chunk(NamedTuple):
-    """The operands of one chunk of t tokens; heads are r in each of g groups."""
-
-    u: Float[Array, "b t g r p"]
-    delta: Float[Array, "b t g r"]
-    B: Float[Array, "b t g n"]
-    C: Float[Array, "b t g n"]
-    starts: Array | None
-
-
-class _Weights(NamedTuple):
-    """How tokens i of a chunk see tokens j, the state before it, and its last one j.
-
-    W = (C B^T) L is all that a token sees of the chunk's others.
-    """
-
-    L: Float[Array, "b g r i j"]
-    W: Float[Array, "b g r i j"]
-    since: Float[Array, "b i g r"]
-    until: Float[Array, "b j g r"]
-
-
-def _split(x, axis=1):
-    """Cut a time axis into chunks, (..., l, ...) -> (m, ..., t, ...), zeros behind."""
-    chunks = -(-x.shape[axis] // SSD_CHUNK)
-    pad = [(0, 0)] * x.ndim
-    pad[axis] = (0, chunks * SSD_CHUNK - x.shape[axis])
-    shape = (*x.shape[:axis], chunks, SSD_CHUNK, *x.shape[axis + 1 :])
-    return jnp.moveaxis(jnp.pad(x, pad).reshape(shape), axis, 0)
-
-
-def _join(x, length, axis=1):
-    """Undo `_split`."""
-    x = jnp.moveaxis(x, 0, axis)
-    x = x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
-    return lax.slice_in_dim(x, 0, length, axis=axis)
-
-
-def _by_group(x, groups, axis):
-    """Split an axis of heads, (..., h, ...) -> (..., g, r, ...)."""
-    return x.reshape(*x.shape[:axis], groups, -1, *x.shape[axis + 1 :])
-
-
-def _by_head(x, axis):
-    """Undo `_by_group`."""
-    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
-
-
-def _chunks(inputs: SsdInputs) -> tuple[_Chunk, Float[Array, "g r"]]:
-    """Return all chunks along a leading axis, and A, in the dtype of the state."""
-    dtype = accumulation_dtype(inputs.u.dtype)
-    u, delta, A, B, C = (x.astype(dtype) for x in inputs[:5])
-    groups = B.shape[2]
-    u, delta = (_by_group(x, groups, 2) for x in (u, delta))
-    starts = None
-    if inputs.segment_ids is not None:
-        starts = _split(~keep_mask(inputs.segment_ids))
-    # padding with zeros is the identity: delta = 0 keeps the state
-    u, delta, B, C = (_split(x) for x in (u, delta, B, C))
-    return _Chunk(u, delta, B, C, starts), _by_group(A, groups, 0)
-
-
-def _first_state(inputs: SsdInputs) -> Float[Array, "b g r p n"]:
-    dtype, groups = accumulation_dtype(inputs.u.dtype), inputs.B.shape[2]
-    if inputs.initial_state is not None:
-        return _by_group(inputs.initial_state.astype(dtype), groups, 1)
-    (batch, _, heads, width), n = inputs.u.shape, inputs.B.shape[3]
-    return jnp.zeros((batch, groups, heads // groups, width, n), dtype)
-
-
-def _weigh(A, x: _Chunk) -> _Weights:
-    """Return the weights of a chunk; exponents are masked before exp."""
-    steps = jnp.moveaxis(x.delta * A[None, None], 1, -1)  # b g r t
-    so_far, between = running_sums(steps)
-    causal = jnp.tri(SSD_CHUNK, dtype=bool)[None, None, None]
-    if x.starts is not None:
-        run = jnp.cumsum(x.starts, axis=1)  # number of the segment, in the chunk
-        causal = causal & (run[:, :, None] == run[:, None])[:, None, None]
-        so_far = jnp.where((run == 0)[:, None, None], so_far, -jnp.inf)
-    L = jnp.exp(jnp.where(causal, between, -jnp.inf))
-    scores = _product("bign,bjgn->bgij", x.C, x.B)
-    since, until = (jnp.moveaxis(w, -1, 1) for w in (jnp.exp(so_far), L[..., -1, :]))
-    return _Weights(L, scores[:, :, None] * L, since, until)
-
-
-def _at_end(w: _Weights):
-    """Return what is left of the state before the chunk, (b, g, r, p=1, n=1)."""
-    return w.since[:, -1, :, :, None, None]
-
-
-def _advance(h, x: _Chunk, w: _Weights):
+def _advance(h, x: ChunkOperands, w: ChunkWeights):
     """Return what a chunk puts out, and the state after it."""
     values = x.delta[..., None] * x.u
-    y = _product("bgrij,bjgrp->bigrp", w.W, values)
-    y += w.since[..., None] * _product("bign,bgrpn->bigrp", x.C, h)
-    inflow = _product("bjgrp,bjgn->bgrpn", w.until[..., None] * values, x.B)
-    return y, _at_end(w) * h + inflow
+    y = product("bgrij,bjgrp->bigrp", w.W, values)
+    y += w.since[..., None] * product("bign,bgnrp->bigrp", x.C, h)
+    inflow = product("bjgn,bjgrp->bgnrp", x.B, w.until[..., None] * values)
+    return y, kept_at_end(w) * h + inflow
 
 
 def _scan(inputs: SsdInputs, *, save_states: bool = False) -> SsdResult:
     """Run the recurrence; see `jmamba_kernels.ssd.contract`."""
-    chunks, A = _chunks(inputs)
+    chunks, A = open_chunks(inputs)
 
     def chunk(h, x):
-        y, after = _advance(h, x, _weigh(A, x))
-        return after, (_by_head(y, 2), _by_head(h, 1) if save_states else None)
+        y, after = _advance(h, x, weigh_chunk(A, x))
+        return after, (by_head(y, 2), h if save_states else None)
 
-    last, (y, states) = lax.scan(chunk, _first_state(inputs), chunks)
-    states = None if states is None else jnp.moveaxis(states, 0, 1)
-    return SsdResult(_join(y, inputs.u.shape[1]), _by_head(last, 1), states)
+    last, (y, states) = lax.scan(chunk, first_state(inputs), chunks)
+    if states is not None:  # m b g n r p -> b m n h p
+        states = by_head(jnp.transpose(states, (1, 0, 3, 2, 4, 5)), 3)
+    return SsdResult(join_chunks(y, inputs.u.shape[1]), close_state(last), states)
 
 
 def _tangent(inputs: SsdInputs, tangents: SsdInputs):
@@ -157,40 +70,42 @@ def _tangent(inputs: SsdInputs, tangents: SsdInputs):
     """
     moving = {k: t for k, t in tangents._asdict().items() if t is not None}
     count = next(iter(moving.values())).shape[0]
-    chunks, A = _chunks(inputs)
-    groups, first = inputs.B.shape[2], _first_state(inputs)
+    chunks, A = open_chunks(inputs)
+    groups, first = inputs.B.shape[2], first_state(inputs)
     moving = {k: t.astype(first.dtype) for k, t in moving.items()}
     d_A = moving.pop("A", None)
-    d_A = None if d_A is None else _by_group(d_A, groups, 1)
+    d_A = None if d_A is None else by_group(d_A, groups, 1)
     d_h = moving.pop("initial_state", None)
-    d_h = jnp.zeros((count, *first.shape), first.dtype) if d_h is None else (
-        _by_group(d_h, groups, 2))  # fmt: skip
+    if d_h is None:
+        d_h = jnp.zeros((count, *first.shape), first.dtype)
+    else:
+        d_h = open_state(d_h, groups)
     for name in moving.keys() & {"u", "delta"}:
-        moving[name] = _by_group(moving[name], groups, 3)
+        moving[name] = by_group(moving[name], groups, 3)
 
     def one(h, x, w, d_h, d, d_A):
         """Push one direction through a chunk."""
         values = x.delta[..., None] * x.u
-        read = _product("bign,bgrpn->bigrp", x.C, h)
-        d_y = w.since[..., None] * _product("bign,bgrpn->bigrp", x.C, d_h)
-        d_after = _at_end(w) * d_h
+        read = product("bign,bgnrp->bigrp", x.C, h)
+        d_y = w.since[..., None] * product("bign,bgnrp->bigrp", x.C, d_h)
+        d_after = kept_at_end(w) * d_h
         d_W = jnp.zeros_like(w.W)
         if "C" in d:
-            d_W += _product("bign,bjgn->bgij", d["C"], x.B)[:, :, None] * w.L
-            d_y += w.since[..., None] * _product("bign,bgrpn->bigrp", d["C"], h)
+            d_W += product("bign,bjgn->bgij", d["C"], x.B)[:, :, None] * w.L
+            d_y += w.since[..., None] * product("bign,bgnrp->bigrp", d["C"], h)
         if "B" in d:
-            d_W += _product("bign,bjgn->bgij", x.C, d["B"])[:, :, None] * w.L
+            d_W += product("bign,bjgn->bgij", x.C, d["B"])[:, :, None] * w.L
             kept = w.until[..., None] * values
-            d_after += _product("bjgrp,bjgn->bgrpn", kept, d["B"])
+            d_after += product("bjgn,bjgrp->bgnrp", d["B"], kept)
         if "u" in d or "delta" in d:
             d_values = jnp.zeros_like(values)
             if "u" in d:
                 d_values += x.delta[..., None] * d["u"]
             if "delta" in d:
                 d_values += d["delta"][..., None] * x.u
-            d_y += _product("bgrij,bjgrp->bigrp", w.W, d_values)
+            d_y += product("bgrij,bjgrp->bigrp", w.W, d_values)
             kept = w.until[..., None] * d_values
-            d_after += _product("bjgrp,bjgn->bgrpn", kept, x.B)
+            d_after += product("bjgn,bjgrp->bgnrp", x.B, kept)
         if "delta" in d or d_A is not None:
             d_steps = jnp.zeros_like(x.delta)
             if "delta" in d:
@@ -203,23 +118,23 @@ def _tangent(inputs: SsdInputs, tangents: SsdInputs):
                 jnp.moveaxis(v, -1, 1) for v in (so_far, between[..., -1, :])
             )
             d_y += (w.since * d_since)[..., None] * read
-            d_after += _at_end(w) * so_far[..., -1, None, None] * h
+            d_after += kept_at_end(w) * so_far[:, :, None, :, -1:] * h
             kept = (w.until * d_until)[..., None] * values
-            d_after += _product("bjgrp,bjgn->bgrpn", kept, x.B)
-        d_y += _product("bgrij,bjgrp->bigrp", d_W, values)
+            d_after += product("bjgn,bjgrp->bgnrp", x.B, kept)
+        d_y += product("bgrij,bjgrp->bigrp", d_W, values)
         return d_y, d_after
 
     def chunk(carry, parts):
         h, d_h = carry
         x, d = parts
-        w = _weigh(A, x)
+        w = weigh_chunk(A, x)
         axes = (None, None, None, 0, 0, None if d_A is None else 0)
         d_y, d_after = jax.vmap(one, axes)(h, x, w, d_h, d, d_A)
-        return (_advance(h, x, w)[1], d_after), _by_head(d_y, 3)
+        return (_advance(h, x, w)[1], d_after), by_head(d_y, 3)
 
-    parts = chunks, {k: _split(t, 2) for k, t in moving.items()}
+    parts = chunks, {k: cut_chunks(t, 2) for k, t in moving.items()}
     (_, d_last), d_y = lax.scan(chunk, (first, d_h), parts)
-    return _join(d_y, inputs.u.shape[1], 2), _by_head(d_last, 2)
+    return join_chunks(d_y, inputs.u.shape[1], 2), close_state(d_last)
 
 
 def _cotangent(
@@ -238,7 +153,7 @@ def _cotangent(
 
     of which d_a, that of a = delta A, is not made of differences.
     """
-    chunks, A = _chunks(inputs)
+    chunks, A = open_chunks(inputs)
     groups = inputs.B.shape[2]
 
     def one(h, x, w, read, G, d_y):
@@ -246,50 +161,51 @@ def _cotangent(
         values = x.delta[..., None] * x.u
         d_since = w.since[..., None] * d_y
         kept = w.until[..., None] * values
-        GB = _product("bgrpn,bjgn->bjgrp", G, x.B)
-        d_values = _product("bgrij,bigrp->bjgrp", w.W, d_y)
+        GB = product("bjgn,bgnrp->bjgrp", x.B, G)
+        d_values = product("bgrji,bigrp->bjgrp", w.W, d_y)
         d_values += w.until[..., None] * GB
-        outer = _product("bigrp,bjgrp->bgrij", d_y, values)
-        d_scores = jnp.sum(outer * w.L, axis=2)
-        d_C = _product("bgij,bjgn->bign", d_scores, x.B)
-        d_C += _product("bigrp,bgrpn->bign", d_since, h)
-        d_B = _product("bgij,bign->bjgn", d_scores, x.C)
-        d_B += _product("bjgrp,bgrpn->bjgn", kept, G)
-        behind = jnp.sum(d_since * read, axis=-1)  # b i g r
-        ahead = jnp.sum(kept * GB, axis=-1)
-        through = jnp.sum(_at_end(w) * G * h, axis=(-2, -1))
+        outer = product("bjgrp,bigrp->bgrji", values, d_y)
+        d_scores = sum_heads(outer * w.L)
+        d_C = product("bgji,bjgn->bign", d_scores, x.B)
+        d_C += product("bgnrp,bigrp->bign", h, d_since)
+        d_B = product("bgji,bign->bjgn", d_scores, x.C)
+        d_B += product("bgnrp,bjgrp->bjgn", G, kept)
+        behind = sum_last(d_since * read)  # b i g r
+        ahead = sum_last(kept * GB)
+        through = jnp.sum(sum_last(kept_at_end(w) * G * h), axis=2)
         d_steps = jnp.moveaxis(rectangle_sums(outer * w.W), -1, 1)
         d_steps += jnp.flip(jnp.cumsum(jnp.flip(behind, 1), axis=1), 1)
         d_steps += jnp.cumsum(ahead, axis=1) - ahead + through[:, None]
-        d_delta = d_steps * A[None, None] + jnp.sum(d_values * x.u, axis=-1)
+        d_delta = d_steps * A[None, None] + sum_last(d_values * x.u)
         d_A = jnp.sum(x.delta * d_steps, axis=1)
-        d_h = _at_end(w) * G + _product("bigrp,bign->bgrpn", d_since, x.C)
+        d_h = kept_at_end(w) * G + product("bign,bigrp->bgnrp", x.C, d_since)
         return d_h, d_A, (x.delta[..., None] * d_values, d_delta, d_B, d_C)
 
     def chunk(carry, parts):
         G, d_A = carry
         x, h, d_y = parts
-        w = _weigh(A, x)
-        read = _product("bign,bgrpn->bigrp", x.C, h)
+        w = weigh_chunk(A, x, transposed=True)
+        read = product("bign,bgnrp->bigrp", x.C, h)
         each = jax.vmap(one, (None, None, None, None, 0, 0))
         d_h, d_A_chunk, d = each(h, x, w, read, G, d_y)
         return (d_h, d_A + d_A_chunk), d
 
     dtype = chunks.u.dtype
-    G = _by_group(d_last_state.astype(dtype), groups, 2)
+    G = open_state(d_last_state.astype(dtype), groups)
     # of each row: a sum over rows in the loop would be one over devices as well
-    d_A = jnp.zeros(G.shape[:-2], dtype)
-    states = jnp.moveaxis(_by_group(chunk_states, groups, 2), 1, 0)
-    d_y = _split(_by_group(d_y.astype(dtype), groups, 3), 2)
+    d_A = jnp.zeros((*G.shape[:3], G.shape[4]), dtype)
+    states = by_group(chunk_states, groups, 3)  # b m n g r p -> m b g n r p
+    states = jnp.transpose(states, (1, 0, 3, 2, 4, 5))
+    d_y = cut_chunks(by_group(d_y.astype(dtype), groups, 3), 2)
     (G, d_A), parts = lax.scan(chunk, (G, d_A), (chunks, states, d_y), reverse=True)
-    d_u, d_delta, d_B, d_C = (_join(x, inputs.u.shape[1], 2) for x in parts)
+    d_u, d_delta, d_B, d_C = (join_chunks(x, inputs.u.shape[1], 2) for x in parts)
     found = {
-        "u": _by_head(d_u, 3),
-        "delta": _by_head(d_delta, 3),
-        "A": _by_head(jnp.sum(d_A, axis=1), 1),
+        "u": by_head(d_u, 3),
+        "delta": by_head(d_delta, 3),
+        "A": by_head(jnp.sum(d_A, axis=1), 1),
         "B": d_B,
         "C": d_C,
-        "initial_state": _by_head(G, 2),
+        "initial_state": close_state(G),
     }
     return some_ssd_inputs(
         **{k: found[k].astype(getattr(inputs, k).dtype) for k in wanted}
