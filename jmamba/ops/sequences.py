@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 Axes = tuple[str, ...]
@@ -76,7 +77,7 @@ def state_before(left: Array, made: Array, first: Array, axes: Axes) -> Array:
     step = 1
     while step < count:  # a device to which none sends gets zeros
         pairs = [(i, i + step) for i in range(count - step)]
-        earlier_left, earlier_made = jax.lax.ppermute((left, made), axes, pairs)
+        earlier_left, earlier_made = _send((left, made), pairs, axes)
         left, made = left * earlier_left, left * earlier_made + made
         step *= 2
     return jnp.where(index == 0, first, _from_previous(made, axes))
@@ -103,4 +104,17 @@ def of_last_part(x: Array, axes: Axes) -> Array:
 
 def _from_previous(x: Array, axes: Axes) -> Array:
     count = jax.lax.psum(1, axes)
-    return jax.lax.ppermute(x, axes, [(i, i + 1) for i in range(count - 1)])
+    return _send(x, [(i, i + 1) for i in range(count - 1)], axes)
+
+
+def _send(x: Any, pairs: list[tuple[int, int]], axes: Axes) -> Any:
+    """Send arrays from the i-th part of the sequence to the j-th, for pairs (i, j).
+
+    JAX counts devices along the mesh's own order of axes, however they are named.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    ordered = tuple(name for name in mesh.axis_names if name in axes)
+    places = np.arange(jax.lax.psum(1, axes))
+    places = places.reshape([mesh.shape[name] for name in ordered])
+    places = places.transpose([ordered.index(name) for name in axes]).ravel().tolist()
+    return jax.lax.ppermute(x, ordered, [(places[i], places[j]) for i, j in pairs])

@@ -121,7 +121,7 @@ def test_types_of_the_scan_follow_the_letters(places):
 @pytest.mark.parametrize(
     ("implementation", "places"),
     [(name, "batch and channels") for name in XLA_FORMS]
-    + [("xla_loop", "channels and groups"), ("xla_loop", "sequence and channels")],
+    + [("xla_loop", "channels and groups")],
 )
 def test_maps_of_typed_operands_equal_those_of_one_device(implementation, places):
     inputs, placed = operands(PLACES[places])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from collectives import exchanges
-from helpers import OPTIONS, assert_close, make_inputs, quick_jit, run_scan
+from helpers import OPTIONS, assert_close, make_inputs, needs, quick_jit, run_scan
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from random_models import random_text_model, random_tokens
@@ -138,6 +138,29 @@ def test_second_derivatives_and_vmap_of_parts():
 
     found = jax.device_get(program(placed))
     assert_close(found, jax.device_get(program(inputs)), 2e-5)
+
+
+def test_tokens_over_two_axes_of_the_mesh():
+    """In another order than the mesh has them."""
+    on = mesh((2, 2, 2))
+    inputs, _ = operands(on, length=16, options=("segment_ids",))
+    over = {"l": ("d", "b"), "d": "l"}
+    placed = {
+        name: jax.device_put(
+            x, NamedSharding(on, P(*map(over.get, OPERAND_AXES[name])))
+        )
+        for name, x in inputs.items()
+    }
+    assert_close(jax.device_get(quick_jit(scan)(placed)), scan(inputs), 1e-5)
+
+
+@needs("pallas_tpu")
+def test_tpus_have_their_kernel():
+    """Compiled for one device each: XLA could not split it."""
+    _, placed = operands(mesh((2, 2, 2)), length=64)
+    run = jax.jit(lambda parts: run_scan(make_inputs()._replace(**parts), None))
+    text = run.trace(placed).lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count("tpu_custom_call") == 2
 
 
 def test_no_token_travels():

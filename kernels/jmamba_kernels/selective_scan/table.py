@@ -92,8 +92,8 @@ def choose(
     1. for float64 operands "xla", since no kernel serves them; likewise where jax is
        older than the device's kernel needs;
     2. on a TPU `pallas_tpu`; but "xla" where XLA spreads the program over several
-       TPUs by itself, since it cannot be told there how to split a kernel (wrap the
-       computation in `jax.shard_map` to have the kernel on each);
+       TPUs by itself, since it cannot be told there how to split a kernel (on
+       `Explicit` axes of a mesh, or in `jax.shard_map`, each has the kernel);
     3. on an NVIDIA GPU of capability 8.0 or more "pallas_gpu";
     4. elsewhere (a CPU, a T4, an AMD GPU, an unknown device) "xla".
 
