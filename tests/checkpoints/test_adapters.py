@@ -22,6 +22,8 @@ from test_hub import hub  # noqa: F401
 from jmamba import MambaLM
 from jmamba.checkpoints import CheckpointError, convert, load_tokenizer, save_orbax
 
+pytestmark = pytest.mark.usefixtures("optimised_programs")
+
 MODELS = {
     "mamba": torch_model(),
     "biased": torch_model(seed=1, use_bias=True, conv_kernel=3, expand=3),

@@ -127,7 +127,7 @@ def test_variable_of_another_kind_is_refused(write, folder):
         pass
 
     model = text_model()
-    model.norm_f.mean = Statistic(jnp.ones(8))
+    setattr(model.norm_f, "mean", Statistic(jnp.ones(8)))  # noqa: B010
     assert_refused(write, model, folder, "unknown: norm_f.mean")
 
 

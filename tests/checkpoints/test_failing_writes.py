@@ -27,7 +27,7 @@ WRITING = ["io.open", "os.mkdir", "os.link", "os.sendfile", "os.replace"]
 WRITING += ["safetensors.numpy.save_file"]
 """What files, folders and names are made by."""
 
-pytestmark = pytest.mark.usefixtures("quick_programs", "unchecked")
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 @pytest.fixture(scope="module")

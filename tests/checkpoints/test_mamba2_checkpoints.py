@@ -28,8 +28,6 @@ from jmamba.files.keys import nest
 from jmamba.models.skeleton import parameters_of, slots_of
 from jmamba_kernels.versions import enable_x64
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 HEADS = {"num_heads": 4, "head_dim": 4, "chunk_size": 4}
 KNOBS = {
     "one group": {"n_groups": 1, "tie_word_embeddings": True},

@@ -18,8 +18,6 @@ from jmamba.layers.sizes import HeadSizes
 from jmamba.types import Recurrence
 from jmamba_kernels.versions import enable_x64
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 TOKENS = random_tokens()
 TARGET = 3
 

@@ -15,8 +15,6 @@ from random_models import random_text_model, random_tokens
 from jmamba import attention, dynamics, tracing
 from jmamba.ops.meshes import is_on_any_mesh
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 MESH = jax.make_mesh((2, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
 SURROUNDINGS = {
     "mesh set": lambda: jax.set_mesh(MESH),

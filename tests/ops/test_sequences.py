@@ -147,7 +147,7 @@ def test_tokens_over_two_axes_of_the_mesh():
     over = {"l": ("d", "b"), "d": "l"}
     placed = {
         name: jax.device_put(
-            x, NamedSharding(on, P(*map(over.get, OPERAND_AXES[name])))
+            x, NamedSharding(on, P(*map(over.get, SELECTIVE_SCAN.axes[name])))
         )
         for name, x in inputs.items()
     }

@@ -33,8 +33,6 @@ from jmamba_kernels.ssd.contract import SSD_CHUNK
 from jmamba_kernels.ssd.sums import rectangle_sums, running_sums
 from jmamba_kernels.versions import enable_x64
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 OPTIONS = ("initial_state", "segment_ids")
 TINY = {"batch": 1, "length": 4, "width": 2, "states": 2, "options": OPTIONS}
 

@@ -161,8 +161,8 @@ def _refine(integrate: Callable, whole: Panel, tolerance: float):
             integrate(jnp.asarray(np.array(bounds, low.dtype)))
             for bounds in ((low, middle), (middle, high))
         ]
-    relevance = sum(panel.relevance for panel in panels)
-    gap = sum(jnp.abs(panel.gap) for panel in panels)
+    relevance = jnp.sum(jnp.stack([panel.relevance for panel in panels]), axis=0)
+    gap = jnp.sum(jnp.stack([jnp.abs(panel.gap) for panel in panels]), axis=0)
     return relevance, jnp.where(gap <= rounding * size, 0, gap)
 
 
