@@ -17,11 +17,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from memory import forget_peak, held_bytes, peak_bytes
 
-SIZES = {"vocab_size": 256, "d_model": 1024, "num_layers": 8}
+SIZES: dict[str, Any] = {"vocab_size": 256, "d_model": 1024, "num_layers": 8}
 SHARD = 52 * 10**6
 
 
