@@ -16,7 +16,7 @@ from jmamba.commands.stages import stages
 from jmamba.files.untrusted import as_path
 from jmamba.recipes.registry import RECIPES, load_recipe
 from jmamba.recipes.workbench import Workbench
-from jmamba.training.memory import check_memory
+from jmamba.training.memory import check_run_memory
 
 
 def reproduce_command(
@@ -53,7 +53,7 @@ def reproduce_command(
     if size not in recipe.sizes:
         raise ValueError(f"size={size!r}: give one of {', '.join(recipe.sizes)}.")
     config = change_fields(recipe.sizes[size], change or [])
-    check_memory(
+    check_run_memory(
         config.least_bytes(),
         name,
         "Give smaller numbers with --set, or another --size.",

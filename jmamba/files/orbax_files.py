@@ -5,11 +5,14 @@ other, each into the parts its devices ask for. Orbax reads all at once in corou
 and those that a damaged file leaves behind complain at some later time.
 """
 
+import logging
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import CoroutineType
 from typing import Any
 
 import jax
@@ -19,11 +22,13 @@ import numpy as np
 from jmamba.files.errors import CheckpointError, compress
 from jmamba.files.folders import PARAMETERS
 from jmamba.files.keys import ParameterPath, nest
-from jmamba.files.orbax_noise import silence_orbax
 from jmamba.files.untrusted import check_all_regular, reading
 
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
 """Folders that Orbax gives another name when all is in them."""
+
+_FOLDER = "orbax"
+"""In the paths of its files."""
 
 _STILL = 0.05
 """Seconds without a new file after which writes have ended."""
@@ -198,3 +203,38 @@ def _reading(folder: Path) -> AbstractContextManager[None]:
     return reading(
         folder, "is no complete Orbax checkpoint", "convert or copy it again"
     )
+
+
+def silence_orbax() -> None:
+    """Let Orbax raise its errors and say no more of them, from now on.
+
+    When it cannot write, its threads log the error with a traceback. Its coroutines
+    that wait for other writes are left in a closed event loop: they complain when a
+    write ends, or when Python throws them away. Other complaints are heard as before.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_of_others)  # which is added once
+    if not getattr(sys.unraisablehook, "is_for_others", False):
+        sys.unraisablehook = _hook_for_others(sys.unraisablehook)
+
+
+def _is_of_others(record: logging.LogRecord) -> bool:
+    """Say whether a record is no complaint of Orbax about what it raises."""
+    if record.name == "absl":
+        return record.levelno < logging.ERROR or _FOLDER not in record.pathname
+    said = logging.Formatter().format(record)  # with the traceback, if there is one
+    return not (said.startswith(("Task", "Future")) and _FOLDER in said)
+
+
+def _hook_for_others(hook: Any) -> Any:
+    def show(complaint: Any) -> None:
+        source, error = complaint.object, complaint.exc_value
+        if isinstance(source, CoroutineType):
+            is_theirs = _FOLDER in source.cr_code.co_filename
+        else:  # TensorStore calls a loop back without saying who
+            is_theirs = source is None and "loop is closed" in str(error)
+        if not is_theirs:
+            hook(complaint)
+
+    show.is_for_others = True  # type: ignore[attr-defined]
+    return show

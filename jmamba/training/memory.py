@@ -56,7 +56,7 @@ def check_training_memory(config: MambaConfig, settings: TrainConfig) -> None:
     Raises:
       ValueError: it cannot.
     """
-    check_memory(
+    check_run_memory(
         mamba_training_bytes(config, settings.batch, settings.length),
         "Training",
         f"Make batch ({settings.batch}), length ({settings.length}), d_model "
@@ -65,7 +65,7 @@ def check_training_memory(config: MambaConfig, settings: TrainConfig) -> None:
     )
 
 
-def check_memory(needed: int, what: str, advice: str) -> None:
+def check_run_memory(needed: int, what: str, advice: str) -> None:
     """Raise if a run needs more memory than there is.
 
     Args:

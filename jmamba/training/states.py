@@ -16,8 +16,7 @@ import numpy as np
 from jmamba.files.errors import FileError
 from jmamba.files.exchange import room_for, write_file
 from jmamba.files.json_files import read_json
-from jmamba.files.orbax_files import clear_unfinished, read_arrays
-from jmamba.files.orbax_noise import silence_orbax
+from jmamba.files.orbax_files import clear_unfinished, read_arrays, silence_orbax
 from jmamba.files.untrusted import as_path, check_all_regular, first_line
 
 SETTINGS = "settings.json"

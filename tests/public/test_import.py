@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 HEAVY = ["torch", "transformers", "matplotlib", "typer", "rich", "orbax", "safetensors",
-         "huggingface_hub", "tokenizers", "optax"]  # fmt: skip
+         "tensorstore", "huggingface_hub", "tokenizers", "optax"]  # fmt: skip
 
 
 def test_import_loads_no_heavy_library():
