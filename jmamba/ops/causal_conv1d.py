@@ -35,7 +35,8 @@ def causal_conv1d(
 
         y[t] = act(bias + sum_j weight[j] x[t - (k-1) + j])
 
-    Sums are float32 for float32, bfloat16 and float16 inputs, float64 for float64.
+    Sums are float32 for float32, bfloat16 and float16 inputs, float64 for float64. On
+    `Explicit` axes of a mesh each device runs its part; of tokens it sends k-1.
 
     Args:
       x: input.

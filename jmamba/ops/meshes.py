@@ -64,7 +64,10 @@ class _OnAnyMesh:
 
         if any(isinstance(x, Tracer) for x in leaves):
             return _run_traced(run_leaves, leaves, mesh)
-        return _run_concrete(run_leaves, leaves, mesh)
+        return _run_concrete(run_leaves, leaves, mesh.abstract_mesh)
+
+    def __reduce__(self) -> str:
+        return vars(self)["__qualname__"]  # pickled by name, as functions are
 
     def __get__(self, owner: Any, kind: type | None = None) -> Any:
         return self if owner is None else functools.partial(self, owner)
@@ -88,36 +91,34 @@ def explicit_mesh(arrays: Sequence[Any]) -> Any:
 
 def _run_concrete(run: Callable, leaves: list, mesh: Any) -> Any:
     """Call a function on the same arrays, under another name of their mesh."""
-    if not isinstance(mesh, Mesh):  # that of the surroundings, where no array lies
-        with jax.sharding.use_abstract_mesh(_with_auto_axes(mesh)):
-            return run(leaves)
-    types = tuple(
-        AxisType.Auto if kind == AxisType.Explicit else kind for kind in mesh.axis_types
-    )
-    auto = Mesh(mesh.devices, mesh.axis_names, axis_types=types)
+    types = dict.fromkeys(mesh.explicit_axes, AxisType.Auto)
+    auto = mesh.update_axis_types(types)
     leaves = [_rename_mesh(x, mesh, auto) for x in leaves]
-    with jax.sharding.use_abstract_mesh(auto.abstract_mesh):
+    with jax.sharding.use_abstract_mesh(auto):
         out = run(leaves)
     return jax.tree.map(lambda x: _rename_mesh(x, auto, mesh), out)
 
 
-def _rename_mesh(x: Any, old: Mesh, new: Mesh) -> Any:
-    """Return an array where it lies, on another mesh of the same devices."""
+def _rename_mesh(x: Any, old: Any, new: Any) -> Any:
+    """Return an array where it lies, on a mesh whose axes are of other types.
+
+    Args:
+      x: what is no array, or lies elsewhere, stays as it is.
+      old: the abstract mesh that it lies on.
+      new: the other one.
+    """
     place = getattr(x, "sharding", None)
     if isinstance(x, Tracer) or not isinstance(place, NamedSharding):
         return x
-    if place.mesh != old:
+    mesh = place.mesh
+    if not isinstance(mesh, Mesh) or mesh.abstract_mesh != old:
         return x
-    place = NamedSharding(new, place.spec, memory_kind=place.memory_kind)
+    mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=new.axis_types)
+    place = NamedSharding(mesh, place.spec, memory_kind=place.memory_kind)
     if jnp.issubdtype(x.dtype, jax.dtypes.extended):  # a key of random numbers
         return jax.device_put(x, place)
     parts = [shard.data for shard in x.addressable_shards]
     return jax.make_array_from_single_device_arrays(x.shape, place, parts)
-
-
-def _with_auto_axes(mesh: Any) -> Any:
-    """Return an abstract mesh whose `Explicit` axes are `Auto` ones."""
-    return mesh.update_axis_types(dict.fromkeys(mesh.explicit_axes, AxisType.Auto))
 
 
 def _run_traced(run: Callable, leaves: list, mesh: Any) -> Any:

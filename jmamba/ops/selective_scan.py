@@ -51,6 +51,9 @@ def selective_scan(
     with delta A above -3e-8 round to 1, and float32 then forgets nothing. Where that
     matters, at 10^6 tokens or so, take float64 (table: docs/precision.md).
 
+    On `Explicit` axes of a mesh each device runs its part of the rows, the channels and
+    the tokens; of tokens it sends none, but states and what is left of them.
+
     Args:
       u: input, one value per token and channel.
       delta: step sizes; positive unless `delta_softplus` makes them so.

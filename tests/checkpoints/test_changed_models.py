@@ -21,7 +21,7 @@ WRITERS = {
 }
 
 
-def text_model(**changes):
+def text_model(**changes) -> Any:
     return random_text_model(layers=2, **changes)
 
 

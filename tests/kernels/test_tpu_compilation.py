@@ -15,11 +15,12 @@ import pytest
 from collectives import read_exchanges
 from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from models.tiny_models import skeleton
 
 import jmamba
 from jmamba.attention import reduced_attention
+from jmamba.ops.primitives import OPERAND_AXES
 from jmamba.training.loop import TrainState, next_token_loss, train_step
 from jmamba.training.optimizer import make_optimizer, make_schedule
 from jmamba_kernels.selective_scan.pallas_tpu import pallas_tpu
@@ -145,6 +146,28 @@ def test_train_step_compiles_with_the_kernel_inside():
     text = jax.jit(run).lower(state, tokens).compile().as_text() or ""
     assert "selective_scan_tpu_scan" in text
     assert "selective_scan_tpu_cotangent" in text
+
+
+def test_parts_of_sequences_compile_with_the_kernel_inside():
+    """Channels over two chips, tokens over two: nobody writes `shard_map`."""
+    kinds = (AxisType.Explicit,) * 2
+    on = Mesh(np.array(topology("v5e").devices).reshape(2, 2), ("d", "l"), kinds)
+    inputs = operands(None, length=512, channels=512, states=8)._asdict()
+
+    def place(name, x):
+        letters = (letter if letter in "dl" else None for letter in OPERAND_AXES[name])
+        there = NamedSharding(on, PartitionSpec(*letters))
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there)
+
+    placed = {name: place(name, x) for name, x in inputs.items() if x is not None}
+
+    def loss(parts):
+        return jnp.sum(jmamba.ops.selective_scan(**parts).y.astype(jnp.float32) ** 2)
+
+    text = jax.jit(jax.grad(loss)).lower(placed).compile().as_text() or ""
+    assert "selective_scan_tpu_cotangent" in text
+    found = read_exchanges(text)
+    assert {x.kind for x in found} == {"collective-permute", "all-reduce"}
 
 
 def test_hidden_attention_compiles_with_the_kernel_inside():

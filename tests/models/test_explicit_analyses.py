@@ -144,6 +144,14 @@ def test_results_lie_where_their_types_say():
     assert jax.typeof(found.residual_in).sharding.mesh == MESH.abstract_mesh
 
 
+def test_models_that_lie_nowhere_are_read_where_a_mesh_is_set():
+    with jax.set_mesh(MESH):
+        trace = tracing.trace(MODEL, TOKENS)
+        found = attention.hidden_attention(trace.layer(1))
+    expected = attention.hidden_attention(tracing.trace(MODEL, TOKENS).layer(1))
+    assert_close(found, expected, 1e-5)
+
+
 def test_analyses_are_traced_on_typed_models():
     """In a program of the user's results are whole on every device."""
     model, tokens = placed()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from collectives import exchanges
+from flax import nnx
 from helpers import OPTIONS, assert_close, make_inputs, needs, quick_jit, run_scan
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -192,18 +193,37 @@ def test_convolution_fetches_the_tokens_of_its_window():
     assert all(x.numbers == 2 * 2 * 4 for x in found)
 
 
+CHANNELS = {  # which axis of a parameter the channels are
+    "in_proj": 2, "weight": 1, "bias": 1, "x_proj": 1, "dt_proj": 2, "dt_bias": 1,
+    "A_log": 1, "D": 1, "out_proj": 1,
+}  # fmt: skip
+
+
 def test_model_reads_parts_of_texts():
-    """Loss, gradients and caches of whole models; no activation is gathered."""
-    on = mesh((2, 1, 4))
-    model, tokens = random_text_model(layers=2), random_tokens(4, 16)
-    whole = NamedSharding(on, P())
-    placed = jax.tree.map(lambda x: jax.device_put(x, whole), model)
+    """Rows, channels and tokens of whole models; no activation is gathered."""
+    on, length = mesh((2, 2, 2)), 80
+    model, tokens = random_text_model(layers=2), random_tokens(4, length)
+
+    def place(path, x):
+        keys = [getattr(key, "key", None) for key in path]
+        axis = next((CHANNELS[key] for key in keys if key in CHANNELS), None)
+        spec = [None] * (axis or 0) + [None if axis is None else "d"]
+        return jax.device_put(x, NamedSharding(on, P(*spec)))
+
+    graphdef, state = nnx.split(model)
+    placed = nnx.merge(graphdef, jax.tree.map_with_path(place, state))
     there = put(tokens, "bl", on)
-    gradient = quick_jit(jax.grad(lambda model, x: weigh(model(x).logits)))
     run = quick_jit(lambda model, tokens: tuple(model(tokens)))
     assert_close(jax.device_get(run(placed, there)), tuple(model(tokens)), 1e-5)
-    found = exchanges(lambda model, tokens: model(tokens).logits, placed, there)
-    assert {x.kind for x in found} == {"collective-permute"}
-    found = jax.tree.leaves(jax.device_get(gradient(placed, there)))
-    expected = jax.tree.leaves(jax.device_get(gradient(model, tokens)))
+    gradient = jax.grad(lambda model, x: weigh(model(x).logits))
+    found, expected = (
+        jax.tree.leaves(jax.device_get(quick_jit(gradient)(*of)))
+        for of in ((placed, there), (model, tokens))
+    )
     assert_close(found, expected, 1e-5)
+    found = exchanges(gradient, placed, there)
+    assert {x.kind for x in found} == {"all-to-all", "collective-permute", "all-reduce"}
+    halves = [x for x in found if x.kind == "all-to-all"]
+    assert len(halves) == 2  # of the input projection, there and back
+    sent = [x for x in found if x.kind == "collective-permute"]
+    assert not any(length // 2 in shape for x in sent for shape in x.shapes)
