@@ -22,15 +22,17 @@ def test_report_holds_each_layers_numbers():
     model = exact_model()
     tokens = jnp.asarray(np.random.default_rng(1).integers(0, 24, (2, 5)))
     report = report_regimes(model, tokens)
+    right, radius, mass = report.right, report.radius, report.positive_mass
+    assert right is not None and radius is not None and mass is not None
     for i in range(3):
         recurrence, M = exact_trace().layer(i), np.asarray(layer_system(model, i).M)
         values = np.linalg.eigvals(M)
         values = values[np.abs(values) > 1e-10]
-        assert report.right[i] == (values.real > 0).sum()
-        np.testing.assert_allclose(report.radius[i], np.abs(values).max())
+        assert right[i] == (values.real > 0).sum()
+        np.testing.assert_allclose(radius[i], np.abs(values).max())
         symmetric = np.linalg.eigvalsh((M + M.T) / 2)
         share = symmetric[symmetric > 0].sum() / np.abs(symmetric).sum()
-        np.testing.assert_allclose(report.positive_mass[i], share)
+        np.testing.assert_allclose(mass[i], share)
         signs = measure_signs(recurrence)
         for name in ("own", "earlier", "weighted", "fast", "mean_delta"):
             np.testing.assert_allclose(

@@ -20,7 +20,7 @@ from models.tiny_models import skeleton
 
 import jmamba
 from jmamba.attention import reduced_attention
-from jmamba.ops.primitives import OPERAND_AXES
+from jmamba.ops.operation import SELECTIVE_SCAN
 from jmamba.training.loop import TrainState, next_token_loss, train_step
 from jmamba.training.optimizer import make_optimizer, make_schedule
 from jmamba_kernels.selective_scan.pallas_tpu import pallas_tpu
@@ -155,7 +155,9 @@ def test_parts_of_sequences_compile_with_the_kernel_inside():
     inputs = operands(None, length=512, channels=512, states=8)._asdict()
 
     def place(name, x):
-        letters = (letter if letter in "dl" else None for letter in OPERAND_AXES[name])
+        letters = (
+            letter if letter in "dl" else None for letter in SELECTIVE_SCAN.axes[name]
+        )
         there = NamedSharding(on, PartitionSpec(*letters))
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there)
 
