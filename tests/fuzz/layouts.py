@@ -13,7 +13,7 @@ from flax import nnx
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from jmamba import MambaConfig, MambaLM, Vim, VimConfig
+from jmamba import Mamba2Config, Mamba2LM, MambaConfig, MambaLM, Vim, VimConfig
 from jmamba.checkpoints import load_orbax, load_tokenizer, save_orbax
 from jmamba.evaluation.records import RecordFile, read_records
 from jmamba.files.checksums import compare_checksums
@@ -72,12 +72,28 @@ def write_legacy(folder: Path) -> None:
 
 def write_state_spaces(folder: Path) -> None:
     write_single(folder)
+    turn_original(folder, {"d_state": 2})
+
+
+def turn_original(folder: Path, ssm: dict) -> None:
+    """Write a folder again as the original repository has it."""
     tensors = torch_tensors(folder)
     key = "backbone.embeddings.weight"
     tensors["backbone.embedding.weight"] = tensors.pop(key)
     torch.save(tensors, folder / "pytorch_model.bin")
-    config = {"d_model": 8, "n_layer": 2, "vocab_size": 16, "ssm_cfg": {"d_state": 2}}
+    config = {"d_model": 8, "n_layer": 2, "vocab_size": 16, "ssm_cfg": ssm}
     (folder / "config.json").write_text(json.dumps(config))
+
+
+def write_mamba2(folder: Path) -> None:
+    config = Mamba2Config(**SIZES, head_width=8, num_groups=2)
+    Mamba2LM(config, rngs=nnx.Rngs(0)).save_pretrained(folder)
+
+
+def write_original_mamba2(folder: Path) -> None:
+    write_mamba2(folder)
+    ssm = {"layer": "Mamba2", "d_state": 2, "headdim": 8, "ngroups": 2}
+    turn_original(folder, ssm)
 
 
 def write_vim(folder: Path) -> None:
@@ -213,6 +229,8 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
     "zip": (write_zip, MambaLM.from_pretrained),
     "legacy": (write_legacy, MambaLM.from_pretrained),
     "state-spaces": (write_state_spaces, MambaLM.from_pretrained),
+    "mamba2": (write_mamba2, Mamba2LM.from_pretrained),
+    "mamba2-original": (write_original_mamba2, Mamba2LM.from_pretrained),
     "vim": (write_vim, Vim.from_pretrained),
     "vim-training": (write_vim_training, Vim.from_pretrained),
     "orbax": (write_orbax_folder, load_orbax),
