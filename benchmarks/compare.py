@@ -2,7 +2,7 @@
 
     python benchmarks/compare.py                  # a few minutes on a CPU
     python benchmarks/compare.py op --runs 9      # the scan alone
-    python benchmarks/compare.py model --model mamba-130m --json out.json
+    python benchmarks/compare.py model --model mamba2-130m --json out.json
 
 Programs of a row are run in turn, so that a drift of the machine meets all of them;
 medians are shown. Weights are random and float32, and of equal shapes.
@@ -25,6 +25,7 @@ from rich.table import Table
 from timing import interleave
 
 import jmamba
+from jmamba.models import architecture_of
 from jmamba.ops import selective_scan
 
 NAMES = ("jmamba", "torch token loop", "mambapy", "transformers")
@@ -109,7 +110,7 @@ def op_rows(slow):
 
 def model_rows(config, length, train_length, decode):
     """Yield (row, programs) of a language model of one shape."""
-    model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+    model = architecture_of(config).model_class(config, rngs=nnx.Rngs(0))
     graphdef, state = nnx.split(model)
     hf, py = transformers_model(config), mambapy_model(config)
     draw = np.random.default_rng(0)
@@ -293,7 +294,8 @@ def main():
     if options.what in ("all", "op"):
         results += measure(op_rows(options.slow), options.runs)
     if options.what in ("all", "model"):
-        config = jmamba.MambaConfig.named(options.model)
+        kinds = jmamba.MambaConfig, jmamba.Mamba2Config
+        config = kinds["mamba2" in options.model].named(options.model)
         rows = model_rows(config, options.length, options.train_length, options.decode)
         results += measure(rows, options.runs)
     show(results)

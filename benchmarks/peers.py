@@ -8,6 +8,9 @@ from importlib import metadata
 
 import numpy as np
 
+from jmamba import MambaConfig
+from jmamba.models import architecture_of
+
 
 def installed(*packages: str) -> bool:
     """Return whether all packages can be imported."""
@@ -72,7 +75,7 @@ def torch_scan(arrays, *, parallel: bool, backward: bool):
 
 
 def transformers_model(config):
-    """Return transformers' MambaForCausalLM with random weights, or None."""
+    """Return transformers' model of a configuration with random weights, or None."""
     if not installed("torch", "transformers"):
         return None
     import logging
@@ -80,16 +83,11 @@ def transformers_model(config):
     import transformers
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    hf = transformers.MambaConfig(
-        vocab_size=sizes.vocab_size,
-        hidden_size=sizes.d_model,
-        state_size=sizes.d_state,
-        num_hidden_layers=sizes.num_layers,
-        conv_kernel=sizes.d_conv,
-        expand=sizes.d_inner // sizes.d_model,
-        time_step_rank=sizes.dt_rank,
-    )
-    return transformers.MambaForCausalLM(hf).eval()
+    write_config = architecture_of(config).write_config
+    assert write_config is not None
+    raw = write_config(config, dtype="float32")
+    kind = getattr(transformers, raw["architectures"][0])
+    return kind(kind.config_class.from_dict(raw)).eval()
 
 
 def transformers_layer(block):
@@ -132,17 +130,18 @@ def transformers_layer(block):
 
 def mambapy_model(config):
     """Return mambapy's Mamba of the same shape with a tied head, or None."""
-    if not installed("torch", "mambapy"):
+    if not installed("torch", "mambapy") or not isinstance(config, MambaConfig):
         return None
     import torch
-    from mambapy.mamba import Mamba, MambaConfig
+    from mambapy.mamba import Mamba
+    from mambapy.mamba import MambaConfig as PeerConfig
 
     class Model(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.embedding = torch.nn.Embedding(config.vocab_size, config.d_model)
             self.mamba = Mamba(
-                MambaConfig(
+                PeerConfig(
                     d_model=config.d_model,
                     n_layers=config.num_layers,
                     d_state=config.d_state,

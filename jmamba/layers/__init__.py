@@ -15,6 +15,7 @@ from jmamba.layers.norm import RMSNorm as RMSNorm
 from jmamba.layers.recurrence import directions_of as directions_of
 from jmamba.layers.recurrence import run_recurrence as run_recurrence
 from jmamba.layers.recurrence import states_after as states_after
+from jmamba.layers.sizes import HeadSizes as HeadSizes
 from jmamba.layers.sizes import MixerSizes as MixerSizes
 from jmamba.layers.stack import PLACES as PLACES
 from jmamba.layers.stack import Passed as Passed

@@ -159,7 +159,7 @@ def test_missing_tokenizer_is_said(tmp_path):
 
 def test_original_models_use_the_neox_tokenizer(tmp_path, monkeypatch):
     neox = write_tokenizer(write_hf(tmp_path / "neox"))
-    monkeypatch.setattr("jmamba.models.mamba.architecture.NEOX", str(neox))
+    monkeypatch.setattr("jmamba.models.dialects.NEOX", str(neox))
     folder = write_original(tmp_path / "model")
     assert load_tokenizer(folder).encode("hello") == load_tokenizer(neox).encode(
         "hello"

@@ -11,8 +11,14 @@ import jmamba
 import jmamba_kernels
 
 AGREED = {
-    "jmamba.ops": ("selective_scan", "selective_state_update", "causal_conv1d"),
-    "jmamba": ("MambaConfig", "MambaLM", "Vim", "VimConfig", "generate", "trace"),
+    "jmamba.ops": (
+        *("selective_scan", "selective_state_update", "ssd", "ssd_state_update"),
+        "causal_conv1d",
+    ),
+    "jmamba": (
+        *("MambaConfig", "MambaLM", "Mamba2Config", "Mamba2LM", "Vim", "VimConfig"),
+        *("generate", "trace"),
+    ),
     "jmamba.attention": ("hidden_attention", "explain"),
     "jmamba.dynamics": ("token_jacobian",),
 }
