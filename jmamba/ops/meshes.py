@@ -6,7 +6,7 @@ products, reshapes. On `Auto` axes XLA decides.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import jax
@@ -53,7 +53,7 @@ class _OnAnyMesh:
 
     def __call__(self, *args, **kwargs):
         run = vars(self)["__wrapped__"]
-        leaves, tree = jax.tree.flatten((args, kwargs))
+        leaves, tree = jax.tree.flatten((args, kwargs), is_leaf=_is_iterator)
         mesh = explicit_mesh(leaves) or jax.sharding.get_abstract_mesh()
         if not mesh.explicit_axes:
             return run(*args, **kwargs)
@@ -71,6 +71,11 @@ class _OnAnyMesh:
 
     def __get__(self, owner: Any, kind: type | None = None) -> Any:
         return self if owner is None else functools.partial(self, owner)
+
+
+def _is_iterator(x: Any) -> bool:
+    """Say whether something hands out arrays later: nobody knows yet where they lie."""
+    return isinstance(x, Iterator)
 
 
 def explicit_mesh(arrays: Sequence[Any]) -> Any:

@@ -28,8 +28,6 @@ from jmamba.layers import run_recurrence
 from jmamba.layers.freezing import UNIFIED
 from jmamba.types import BidirectionalRecurrence
 
-pytestmark = pytest.mark.usefixtures("optimised_programs")
-
 CASES = [(), ("D", "gate"), ("silu",), ("conv",), FOLDS]
 
 

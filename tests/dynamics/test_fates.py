@@ -7,6 +7,8 @@ from scipy.integrate import quad
 from jmamba.dynamics import TokenSystem, draw_systems, follow_fates, tabulate_fates
 from jmamba_kernels.versions import enable_x64
 
+pytestmark = pytest.mark.usefixtures("optimised_programs")  # long to run
+
 
 @pytest.fixture(autouse=True)
 def _float64():
