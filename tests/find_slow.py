@@ -12,7 +12,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-SECONDS = 400
+SECONDS = 250
 """What the tests that are kept may take together, on one core."""
 
 LINE = re.compile(r"([\d.]+)s (?:call|setup|teardown) +(\S+?)(?:\[.*)?$")
