@@ -25,6 +25,9 @@ SETTINGS = "settings.json"
 ITEM = "default"
 """Folder of a step in which Orbax keeps a state: its leaves by number."""
 
+NOTES = "_CHECKPOINT_METADATA"
+"""File of a step in which Orbax notes when it was saved."""
+
 _FREE = ("save_every",)
 """Settings that may differ, for the result is the same."""
 
@@ -67,13 +70,7 @@ class TrainingStates:
             save_interval_steps=save_every,
             cleanup_tmp_directories=True,  # of savings that were killed
         )
-        try:
-            self.manager = ocp.CheckpointManager(self.directory, options=options)
-        except OSError as error:
-            raise ValueError(
-                f"Cannot write to {self.directory}: {error.strerror}. Name another "
-                "folder."
-            ) from error
+        self.manager = _open_manager(self.directory, options)
         self._claim(json.loads(json.dumps(dict(settings))), extend=extend)
 
     def _claim(self, wanted: dict[str, Any], *, extend: bool) -> None:
@@ -185,6 +182,34 @@ class TrainingStates:
             except Exception:
                 self._has_failed = True
                 raise
+
+
+def _open_manager(directory: Path, options: Any) -> Any:
+    """Return Orbax's manager of a folder.
+
+    Of the notes that Orbax keeps beside each state, when it was saved, nothing is
+    needed: where they are damaged they are removed.
+    """
+    import orbax.checkpoint as ocp
+
+    try:
+        try:
+            return ocp.CheckpointManager(directory, options=options)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            notes = sorted(directory.glob(f"*/{NOTES}"))
+            if not notes:
+                raise
+            _LOGGER.warning(
+                "What Orbax noted of the states in %s is damaged (%s), and left out.",
+                *(directory, first_line(error)),
+            )
+            for file in notes:
+                file.unlink()
+            return ocp.CheckpointManager(directory, options=options)
+    except OSError as error:
+        raise ValueError(
+            f"Cannot write to {directory}: {error.strerror}. Name another folder."
+        ) from error
 
 
 def read_run_settings(directory: Path) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from jmamba.commands import train as command
 from jmamba.training import loop
 from jmamba.training.loop import TrainConfig, new_model, train
 from jmamba.training.losses import LossLog, read_losses
+from jmamba.training.states import NOTES
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -91,6 +92,17 @@ def test_an_older_state_is_used_where_the_newest_is_damaged(tmp_path, caplog):
     assert run(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    "notes", ["[1]", '{"metrics": 3}', '{"init_timestamp_nsecs": ""}']
+)
+def test_states_are_read_without_orbaxs_notes(tmp_path, caplog, notes):
+    run(tmp_path)
+    (tmp_path / "6" / NOTES).write_text(notes)
+    with caplog.at_level(logging.WARNING, "jmamba"):
+        assert run(tmp_path) == []  # all steps are done
+    assert "noted of the states" in caplog.text and "left out" in caplog.text
+
+
 def test_no_state_that_can_be_read_is_said(tmp_path):
     run(tmp_path)
     for name in ("4", "6"):
@@ -101,8 +113,8 @@ def test_no_state_that_can_be_read_is_said(tmp_path):
 
 def test_states_that_would_never_be_read_are_refused(tmp_path):
     run(tmp_path)
-    (tmp_path / "6" / "_CHECKPOINT_METADATA").unlink()
-    os.mkfifo(tmp_path / "6" / "_CHECKPOINT_METADATA")
+    (tmp_path / "6" / NOTES).unlink()
+    os.mkfifo(tmp_path / "6" / NOTES)
     with pytest.raises(ValueError, match="is a named pipe"):
         run(tmp_path)
 
