@@ -24,6 +24,7 @@ from jmamba.ops.sharding import keep_places
 from jmamba.requests import take_token
 from jmamba.types import ArrayLike, LayerCache, Tokens, exportable
 from jmamba_kernels import accumulation_dtype
+from jmamba_kernels.versions import matmul_into
 
 
 @exportable
@@ -215,7 +216,7 @@ class LanguageModel(StackedModel):
         x = self.norm_f(x, frozen=frozen.norm)
         head = self.embedding[...].T if self.lm_head is None else self.lm_head[...]
         dtype = accumulation_dtype(x.dtype)
-        return jnp.matmul(x, head.astype(x.dtype), preferred_element_type=dtype)
+        return matmul_into(x, head.astype(x.dtype), dtype)
 
     def read(
         self,

@@ -7,6 +7,8 @@ type says so in `manual_axis_type.varying`, before in `vma`.
 from contextlib import AbstractContextManager
 
 import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 Axes = frozenset[str]
 
@@ -25,6 +27,16 @@ def enable_x64(enabled: bool = True) -> AbstractContextManager:
     from jax import experimental
 
     return experimental.enable_x64(enabled)  # pyright: ignore
+
+
+def matmul_into(x: jax.Array, y: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Return x y of narrow operands in a wider dtype, in which it is summed.
+
+    CPUs do so from jax 0.10 on; before, operands are widened there.
+    """
+    if jax.__version_info__ < (0, 10) and jax.default_backend() == "cpu":
+        x, y = x.astype(dtype), y.astype(dtype)
+    return jnp.matmul(x, y, preferred_element_type=dtype)
 
 
 def varies_over(x: jax.Array) -> Axes:
