@@ -31,11 +31,13 @@ class Map(NamedTuple):
       run: (implementation's maps, *values, **params) -> list of results.
       axes: (**params) -> the letters of the operands' axes, and of the results'.
       choose: (what was asked for, target, dtype=) -> name and maps to run.
+      parallel: the letter of channels, or of heads, which devices may share.
     """
 
     run: Callable[..., list]
     axes: Callable[..., tuple[Sequence[str], Sequence[str]]]
     choose: Callable[..., tuple[str, Any]]
+    parallel: str
 
 
 def register_lowerings(primitive: Primitive, computed: Map) -> None:
@@ -76,7 +78,8 @@ def _lower_for(primitive, computed: Map, platform: str):
             if _is_split_by_us(name, target):
                 digests.append(digest_of(run_map, values, *axes))
                 return partition_over_devices(run_map, values, *axes)
-            return sum_after(run_map, values, *axes, parts=target.parts)
+            split = {"parts": target.parts, "parallel": computed.parallel}
+            return sum_after(run_map, values, *axes, **split)
 
     lower = mlir.lower_fun(run, multiple_results=True)
 

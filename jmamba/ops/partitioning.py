@@ -105,9 +105,9 @@ def name_call(ctx: Any, call: Any, name: str) -> None:
 
 def sum_after(
     run: Callable, values: Sequence, in_axes: Sequence[str], out_axes: Sequence[str],
-    *, parts: int
+    *, parts: int, parallel: str
 ) -> list:  # fmt: skip
-    """Run a map of the scan so that devices sum over channels after its loop only.
+    """Run a map of an op so that devices sum over channels after its loop only.
 
     The cotangents of B and C are sums over channels. Where devices hold channels each,
     XLA would sum over the devices within the loop, once for every token or chunk. So
@@ -120,6 +120,7 @@ def sum_after(
       in_axes: the letters of the operands' axes.
       out_axes: the letters of the results' axes.
       parts: devices that XLA spreads the program over; how, is not known here.
+      parallel: the letter of channels, or of heads of p channels.
     """
     size = {
         letter: n
@@ -129,10 +130,9 @@ def sum_after(
     if not any("g" in axes for axes in out_axes):
         return run(*values)
     # cotangents of all parts take no more memory than those of u
-    split_letter = "d" if "d" in size else "h"  # channels, or heads of p channels
-    channels = size[split_letter] * size.get("p", 1)
+    channels = size[parallel] * size.get("p", 1)
     most = channels // (size["g"] * size["n"])
-    parts = math.gcd(parts, size[split_letter] // size["g"])
+    parts = math.gcd(parts, size[parallel] // size["g"])
     parts = max(p for p in range(1, parts + 1) if parts % p == 0 and p <= max(most, 1))
 
     def split(x, axes):

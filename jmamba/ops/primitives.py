@@ -237,9 +237,8 @@ def make_primitives(op: Operation) -> Primitives:
     for primitive, (run, axes, shapes) in zip(made, _MAPS, strict=True):
         primitive.multiple_results = True
         primitive.def_abstract_eval(partial(shapes, op))
-        register_lowerings(
-            primitive, Map(partial(run, op), partial(axes, op), op.choose)
-        )
+        computed = Map(partial(run, op), partial(axes, op), op.choose, op.parallel)
+        register_lowerings(primitive, computed)
         batching.primitive_batchers[primitive] = partial(_batch, op, axes, primitive)
         ad.primitive_jvps[primitive] = partial(_linear_jvp, op, run, primitive)
     ad.primitive_jvps[made.scan] = partial(_scan_jvp, made)

@@ -99,8 +99,13 @@ def _embed_named(model, inputs, name, embedded) -> Float[Array, "b l m"]:
     if name == "zero":
         return jnp.zeros(shape, dtype)
     if model.reads == "images":
-        pictures = {"mean": _mean_colour, "black": _black, "blurred": _blur}
-        return model.embed(pictures[name](model, inputs))
+        if name == "blurred":
+            return model.embed(blur(inputs))
+        if name == "black":
+            colour = jnp.asarray(model.black, inputs.dtype)
+        else:
+            colour = jnp.mean(inputs, axis=(1, 2), keepdims=True)
+        return model.embed(jnp.broadcast_to(colour, inputs.shape))
     if name == "pad":
         pad = model.config.pad_token_id
         if pad is None:
@@ -115,17 +120,14 @@ def _embed_named(model, inputs, name, embedded) -> Float[Array, "b l m"]:
     return jnp.broadcast_to(mean.astype(dtype), shape)
 
 
-def _mean_colour(model, images):
-    mean = jnp.mean(images, axis=(1, 2), keepdims=True)
-    return jnp.broadcast_to(mean, images.shape)
+def blur(images: Images) -> Images:
+    """Return pictures under a Gaussian, an eighth of their sides wide.
 
+    Its weights add up to 1 at the edges, too.
 
-def _black(model, images):
-    return jnp.broadcast_to(jnp.asarray(model.black, images.dtype), images.shape)
-
-
-def _blur(model, images):
-    """Return pictures under a Gaussian whose weights add up to 1 at the edges, too."""
+    Args:
+      images: of any height and width.
+    """
 
     def weigh(side):
         place = np.arange(side) * (8 / side)
@@ -133,7 +135,7 @@ def _blur(model, images):
         return jnp.asarray(power / power.sum(1, keepdims=True), images.dtype)
 
     rows, columns = map(weigh, images.shape[1:3])
-    return jnp.einsum("ij,bjkc,lk->bilc", rows, images, columns)
+    return jnp.einsum("ij,bjkc,lk->bilc", rows, images, columns, precision="highest")
 
 
 @on_any_mesh

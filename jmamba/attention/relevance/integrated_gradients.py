@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 from jmamba.attention.question import (
     Inputs,
     PerSample,
-    Question,
     TargetChoice,
     ask,
     pick,
@@ -97,7 +96,7 @@ def integrated_gradients(
     start = embed_baseline(model, question.inputs, baseline)
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     points = jnp.asarray(np.stack([(nodes + 1) / 2, weights / 2], 1), start.dtype)
-    integrate = partial(_integrate, question, start, points)
+    integrate = partial(_integrate, *question, start, points)
     whole = integrate(jnp.array([0, 1], start.dtype))
     if tolerance is None:
         relevance, gap = whole.relevance, whole.gap
@@ -145,29 +144,29 @@ def _refine(integrate: Callable, whole: Panel, tolerance: float):
     change, size = np.asarray(whole.change), np.asarray(whole.size)
     rounding = 8 * float(jnp.finfo(whole.change.dtype).eps)
     wanted = np.maximum(tolerance * np.abs(change), rounding * size)
-    panels = [whole]
 
     def missed(panel):
         return np.abs(np.asarray(panel.gap)) / wanted
 
+    panels, gaps = [whole], [missed(whole)]
     while len(panels) < MOST_PANELS:
-        gaps = np.stack([missed(panel) for panel in panels])
-        short = gaps.sum(0) > 1
+        short = np.sum(gaps, axis=0) > 1
         if not short.any():
             break
-        low, high = np.asarray(panels.pop(int(gaps[:, short].max(1).argmax())).bounds)
+        worst = int(np.stack(gaps)[:, short].max(1).argmax())
+        low, high = np.asarray(panels.pop(worst).bounds)
+        gaps.pop(worst)
         middle = (low + high) / 2
-        panels += [
-            integrate(jnp.asarray(np.array(bounds, low.dtype)))
-            for bounds in ((low, middle), (middle, high))
-        ]
+        for bounds in ((low, middle), (middle, high)):
+            panels.append(integrate(jnp.asarray(np.array(bounds, low.dtype))))
+            gaps.append(missed(panels[-1]))
     relevance = jnp.sum(jnp.stack([panel.relevance for panel in panels]), axis=0)
     gap = jnp.sum(jnp.stack([jnp.abs(panel.gap) for panel in panels]), axis=0)
     return relevance, jnp.where(gap <= rounding * size, 0, gap)
 
 
 @partial(jax.jit, static_argnums=0)
-def _run(graphdef, state, inputs, target, query, start, points, bounds):
+def _integrate(graphdef, state, inputs, target, query, start, points, bounds):
     model = nnx.merge(graphdef, state)
     x = model.embed(inputs)
     target = resolve_at(model, x, target, query)
@@ -186,7 +185,3 @@ def _run(graphdef, state, inputs, target, query, start, points, bounds):
     before, after = read(low), read(high)
     size = jnp.maximum(jnp.abs(before), jnp.abs(after))
     return Panel(bounds, relevance, after - before, size)
-
-
-def _integrate(question: Question, start, points, bounds) -> Panel:
-    return _run(*question, start, points, bounds)
