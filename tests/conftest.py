@@ -35,6 +35,7 @@ import hypothesis
 import jax
 import jaxtyping
 import pytest
+from jax._src import compiler
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -42,6 +43,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 install_import_hook(["jmamba", "jmamba_kernels"], "beartype.beartype")
+
+from quick_programs import quicken  # noqa: E402 (asks XLA: devices are set by now)
+
+compiler.get_compile_options = quicken(compiler.get_compile_options)
 
 hypothesis.settings.register_profile(
     "quick",

@@ -1,12 +1,12 @@
 """What the tests share: implementations, tolerances, errors and random operands."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_programs import quick_jit as quick_jit
 
 import jmamba_kernels
 from jmamba.ops import ScanOutput, selective_scan
@@ -49,10 +49,6 @@ OPTIONS = ("D", "z", "delta_bias", "initial_state", "segment_ids")
 
 PARAMETERS = ("A", "D", "delta_bias")
 """Operands that all tokens share."""
-
-
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""jit that compiles twice as fast: for expected values, and tests of rules."""
 
 
 class Tolerance(NamedTuple):

@@ -122,7 +122,7 @@ def test_a_file_that_finds_no_room_is_said_and_keeps_the_old(
     before = contents(out)
     sizes = sorted({len(content) for content in before.values()})
     for size in sizes[:: max(1, len(sizes) // 4)]:
-        with files_of_at_most(max(0, size - 1)):
+        with files_of_at_most(size // 2):  # Orbax's differ by bytes from time to time
             with pytest.raises(FileError, match="no room left on the disk for") as said:
                 SAVERS[kind](model, source, out)
         assert "\n" not in str(said.value)

@@ -1,7 +1,5 @@
 """The model under JAX's transforms, in other precisions, and compiled."""
 
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -163,15 +161,10 @@ def test_program_does_not_grow_with_depth():
     assert lines(2) == lines(8)
 
 
-def test_compile_time_does_not_grow_with_size():
-    def seconds(name):
-        jax.clear_caches()
-        start = time.process_time()  # processor time: other programs do not count
-        lowered(MambaConfig.named(name)).compile()
-        return time.process_time() - start
-
-    lowered(tiny_config()).compile()  # what is done once per process
+def test_program_does_not_grow_with_size():
     small, large = (
-        min(seconds(name) for _ in range(2)) for name in ("mamba-130m", "mamba-2.8b")
+        lowered(MambaConfig.named(f"mamba-{size}")).as_text()
+        for size in ("130m", "2.8b")
     )
-    assert large < 1.5 * small
+    assert small.count("\n") == large.count("\n")
+    assert len(large) < 1.1 * len(small)  # no constant grows, either

@@ -108,7 +108,7 @@ def expected_of_half(dtype, wide_delta):
 
 
 def half_precision(dtype, wide_delta):
-    inputs = make_inputs(5, length=40, groups=5, options=OPTIONS, dtype=dtype)
+    inputs = make_inputs(5, length=40, groups=5, states=2, options=OPTIONS, dtype=dtype)
     wide = inputs._replace(delta=inputs.delta.astype(jnp.float32))
     return wide if wide_delta else inputs
 
