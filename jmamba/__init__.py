@@ -3,6 +3,7 @@
 from jmamba import attention as attention
 from jmamba import dynamics as dynamics
 from jmamba import ops as ops
+from jmamba import recurrences as recurrences
 from jmamba.generation.decoding import Generated as Generated
 from jmamba.generation.decoding import generate as generate
 from jmamba.generation.sampling import Sampling as Sampling

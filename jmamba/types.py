@@ -108,6 +108,51 @@ class Recurrence(NamedTuple):
 
 
 @exportable
+class GatedRecurrence(NamedTuple):
+    """A gated linear recurrence of which each token makes its own decay and erasure.
+
+        S[t] = G[t] S[t-1] + w[t] keys[t] values[t]^T
+        y[t] = S[t]^T queries[t]
+        G[t] = (I - e[t] f[t]^T) diag(exp(log_decay[t]))
+
+    with S (n, p) per head. So y = alpha values with one matrix per head,
+
+        alpha[i, j] = w[j] queries[i]^T G[i] ... G[j+1] keys[j]
+
+    Diagonal G is gated linear attention, a rank-one part e f^T is the delta rule, which
+    takes away what the state holds under f before it writes. `jmamba.recurrences` makes
+    these of the parameters of each kind of layer.
+
+    Attributes:
+      queries, keys: of every head.
+      values: of every head.
+      log_decay: logarithm of what a step keeps, of every state or one for all of them.
+      erase_writes: e, along which is taken away; None for no erasure.
+      erase_reads: f, under which is read what is taken away; None with `erase_writes`.
+      log_weights: log w, of what weighs tokens by exponentials; None for w = 1. Decays
+        must then be one per head.
+      bonus: weight of a token's own key, of every state. The state is then read before
+        the token decays it: alpha[i, j] holds G[i-1] ... G[j+1]. None for neither.
+      floor: alpha's rows are over max(|their sum|, floor), per head; None for no
+        division.
+
+    References:
+      Yang et al., "Gated Linear Attention", arXiv 2312.06635, section 4; "Parallelizing
+      Linear Transformers with the Delta Rule", arXiv 2406.06484, section 3.
+    """
+
+    queries: Float[Array, "b l h n"]
+    keys: Float[Array, "b l h n"]
+    values: Float[Array, "b l h p"]
+    log_decay: Float[Array, "b l h rates"]
+    erase_writes: Float[Array, "b l h n"] | None = None
+    erase_reads: Float[Array, "b l h n"] | None = None
+    log_weights: Float[Array, "b l h"] | None = None
+    bonus: Float[Array, "h n"] | None = None
+    floor: Float[Array, "h"] | None = None
+
+
+@exportable
 class Orders(NamedTuple):
     """The matrices P with which the directions of a layer sort their tokens.
 

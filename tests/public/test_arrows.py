@@ -15,7 +15,7 @@ SOURCES = sorted(
 LAYERS = [
     {"jmamba_kernels"},
     {"jmamba.types", "jmamba.requests", "jmamba.progress", "jmamba.version"},
-    {"jmamba.ops", "jmamba.files"},
+    {"jmamba.ops", "jmamba.files", "jmamba.recurrences"},
     {"jmamba.layers"},
     {"jmamba.refinements", "jmamba.tracing", "jmamba.attention"},
     {"jmamba.models"},

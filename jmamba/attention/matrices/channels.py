@@ -12,12 +12,13 @@ from jmamba.attention.matrices.factors import (
     AnyInputs,
     Factors,
     check_fold,
+    first_recurrence,
     recurrence_in,
     split_directions,
 )
 from jmamba.attention.matrices.halving import whole_attention
 from jmamba.ops.meshes import on_any_mesh
-from jmamba.types import Recurrence
+from jmamba.types import GatedRecurrence, Recurrence
 
 
 @on_any_mesh
@@ -119,6 +120,18 @@ def open_directions(inputs: AnyInputs, fold: Collection[str]) -> tuple[Direction
 def count_matrices(recurrence: Recurrence, fold: Collection[str]) -> int:
     """Return how many matrices a direction has: of heads, or folded of channels."""
     return (recurrence.u if fold else recurrence.delta).shape[-1]
+
+
+def measure_inputs(
+    inputs: AnyInputs | GatedRecurrence, fold: Collection[str]
+) -> tuple[int, int, int, jnp.dtype]:
+    """Return numbers of texts, tokens and matrices, and the dtype of these."""
+    if isinstance(inputs, GatedRecurrence):
+        batch, length, heads = inputs.values.shape[:3]
+        return batch, length, heads, inputs.values.dtype
+    one = first_recurrence(inputs)
+    batch, length = one.u.shape[:2]
+    return batch, length, count_matrices(one, fold), one.delta.dtype
 
 
 def _open(one: Recurrence | Factors, fold: Collection[str]) -> Direction:

@@ -6,7 +6,12 @@ from typing import NamedTuple
 from jaxtyping import Array, Float
 
 from jmamba.requests import check_sizes
-from jmamba.types import AnyRecurrence, BidirectionalRecurrence, Recurrence
+from jmamba.types import (
+    AnyRecurrence,
+    BidirectionalRecurrence,
+    GatedRecurrence,
+    Recurrence,
+)
 
 FOLDS = ("D", "silu", "conv", "gate")
 """What may be folded into the attention of a recurrence."""
@@ -120,7 +125,7 @@ def recurrence_in(inputs: Recurrence | Factors) -> Recurrence:
     return inputs.recurrence if isinstance(inputs, Factors) else inputs
 
 
-def check_fold(inputs: AnyInputs, fold: Collection[str]) -> None:
+def check_fold(inputs: AnyInputs | GatedRecurrence, fold: Collection[str]) -> None:
     """Raise unless the parts can be folded into the attention of these inputs.
 
     Raises:
@@ -132,6 +137,13 @@ def check_fold(inputs: AnyInputs, fold: Collection[str]) -> None:
             f"fold={fold!r}: give some of {', '.join(FOLDS)}, as in "
             'fold=("conv", "silu"), or () for the recurrence alone.'
         )
+    if isinstance(inputs, GatedRecurrence):
+        if fold:
+            raise ValueError(
+                f"fold={tuple(fold)}: what is around a recurrence made of parameters "
+                "is not known; give fold=()."
+            )
+        return
     has_factors = all(isinstance(one, Factors) for one in split_directions(inputs))
     if not has_factors and needs_factors(fold):
         raise ValueError(

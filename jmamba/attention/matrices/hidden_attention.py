@@ -9,19 +9,20 @@ from jaxtyping import Array, Float
 
 from jmamba.attention.matrices.channels import (
     attend,
-    count_matrices,
     elapsed_time,
+    measure_inputs,
     open_directions,
 )
 from jmamba.attention.matrices.factors import AnyInputs, check_fold, first_recurrence
+from jmamba.attention.matrices.gated import attend_gated
 from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import RESULT_BYTES, check_finite, check_memory, choose_positions
-from jmamba.types import Recurrence
+from jmamba.types import GatedRecurrence, Recurrence
 
 
 @on_any_mesh
 def hidden_attention(
-    recurrence: AnyInputs,
+    recurrence: AnyInputs | GatedRecurrence,
     *,
     fold: Collection[str] = (),
     channels: Sequence[int] | None = None,
@@ -44,7 +45,8 @@ def hidden_attention(
     differ between the channels of a head, so that there is then a matrix per channel.
 
     Args:
-      recurrence: of a layer, `trace(...).layer(i)`, or its `factorise`.
+      recurrence: of a layer, `trace(...).layer(i)`, or its `factorise`; or one that
+        `jmamba.recurrences` makes of parameters, into which nothing can be folded.
       fold: some of "D", "silu", "conv", "gate"; but for D they need factors.
       channels: which heads, or folded channels; None for all.
       rows: which query positions, negative ones from the end; None for all l.
@@ -76,22 +78,26 @@ def hidden_attention(
     """
     check_fold(recurrence, fold)
     check_finite(recurrence._asdict(), "attention")
-    one = first_recurrence(recurrence)
-    queries = choose_positions(rows, one.u.shape[1], "rows")
-    chosen = choose_positions(channels, count_matrices(one, fold), "channels")
-    check_memory(
-        "hidden_attention",
-        {
-            "texts": one.u.shape[0],
-            "channels": len(chosen),
-            "rows": len(queries),
-            "tokens": one.u.shape[1],
-        },
-        one.delta.dtype.itemsize,
-        memory_limit,
-    )
+    batch, length, matrices, dtype = measure_inputs(recurrence, fold)
+    queries = choose_positions(rows, length, "rows")
+    chosen = choose_positions(channels, matrices, "channels")
+    sizes = {"texts": batch, "channels": len(chosen)}
+    sizes |= {"rows": len(queries), "tokens": length}
+    check_memory("hidden_attention", sizes, dtype.itemsize, memory_limit)
+    if isinstance(recurrence, GatedRecurrence):
+        return _gated_attention(recurrence, chosen, queries)
     queries = None if rows is None else queries
     return _hidden_attention(recurrence, chosen, queries, tuple(fold))
+
+
+@jax.jit
+def _gated_attention(recurrence, heads, rows):
+    own = {"bonus", "floor"}  # their first axis is that of heads, the others' third
+    chosen = {
+        name: x if x is None else x[heads] if name in own else x[:, :, heads]
+        for name, x in recurrence._asdict().items()
+    }
+    return attend_gated(recurrence._replace(**chosen), rows)
 
 
 @partial(jax.jit, static_argnames="fold")

@@ -11,14 +11,16 @@ from jaxtyping import Array, Float, Int
 from jmamba.attention.matrices.channel_sum import sum_channels
 from jmamba.attention.matrices.channels import (
     attend,
-    count_matrices,
     map_channels,
+    measure_inputs,
     open_directions,
     with_channels,
 )
-from jmamba.attention.matrices.factors import AnyInputs, check_fold, first_recurrence
+from jmamba.attention.matrices.factors import AnyInputs, check_fold
+from jmamba.attention.matrices.gated import attend_gated
 from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import RESULT_BYTES, check_finite, check_memory, choose_positions
+from jmamba.types import GatedRecurrence
 
 
 class Reduction(NamedTuple):
@@ -52,7 +54,7 @@ small models and for `top` channels.
 
 @on_any_mesh
 def reduced_attention(
-    recurrence: AnyInputs,
+    recurrence: AnyInputs | GatedRecurrence,
     reduction: str = "mean_abs",
     *,
     fold: Collection[str] = (),
@@ -71,7 +73,7 @@ def reduced_attention(
     (`sum_channels`); its error is relative to the largest mean, as of all sums.
 
     Args:
-      recurrence: of a layer, `trace(...).layer(i)`, or its `factorise`.
+      recurrence: as in `hidden_attention`.
       reduction: "mean", "mean_abs" (mean of |alpha|), "mean_positive" (of max(alpha,
         0)), "max", "min" or "product".
       fold: what else is part of the matrices, see `hidden_attention`.
@@ -107,8 +109,7 @@ def reduced_attention(
         )
     check_fold(recurrence, fold)
     check_finite(recurrence._asdict(), "attention")
-    one = first_recurrence(recurrence)
-    (batch, length), channels = one.u.shape[:2], count_matrices(one, fold)
+    batch, length, channels, dtype = measure_inputs(recurrence, fold)
     queries = _queries(rows, batch, length)
     if top is not None and not 1 <= top <= channels:
         raise ValueError(f"top={top}: give 1 to {channels}, the number of channels.")
@@ -119,7 +120,7 @@ def reduced_attention(
             "rows": length if queries is None else queries.shape[1],
             "tokens": length,
         },
-        one.delta.dtype.itemsize,
+        dtype.itemsize,
         memory_limit,
     )
     usual = 96 if reduction == "mean" and queries is None else 8
@@ -135,7 +136,7 @@ def reduced_attention(
 
 @on_any_mesh
 def top_channels(
-    recurrence: AnyInputs,
+    recurrence: AnyInputs | GatedRecurrence,
     count: int,
     *,
     fold: Collection[str] = (),
@@ -168,8 +169,7 @@ def top_channels(
     """
     check_fold(recurrence, fold)
     check_finite(recurrence._asdict(), "attention")
-    one = first_recurrence(recurrence)
-    (batch, length), channels = one.u.shape[:2], count_matrices(one, fold)
+    batch, length, channels, _ = measure_inputs(recurrence, fold)
     if not 1 <= count <= channels:
         raise ValueError(
             f"count={count}: give 1 to {channels}, the number of channels."
@@ -181,6 +181,11 @@ def top_channels(
 
 @partial(jax.jit, static_argnames=("count", "fold", "at_once"))
 def _top_channels(recurrence, rows, count, fold, at_once):
+    if isinstance(recurrence, GatedRecurrence):
+        weights = attend_gated(
+            recurrence, _rows_of(recurrence, rows), lambda a: jnp.sum(jnp.abs(a), -1)
+        )
+        return jax.lax.top_k(jnp.sum(weights, axis=-1), count)[1]
     directions = open_directions(recurrence, fold)
 
     def weigh(one):
@@ -193,6 +198,8 @@ def _top_channels(recurrence, rows, count, fold, at_once):
 @partial(jax.jit, static_argnames=("reduction", "fold", "at_once"))
 def _reduced_attention(recurrence, rows, mask, reduction, fold, at_once):
     each, combine, across, start, mean = REDUCTIONS[reduction]
+    if isinstance(recurrence, GatedRecurrence):
+        return _reduced_gated(recurrence, rows, mask, REDUCTIONS[reduction])
     directions = open_directions(recurrence, fold)
     delta = directions[0].channels.delta
     channels, batch, length = delta.shape
@@ -216,6 +223,25 @@ def _reduced_attention(recurrence, rows, mask, reduction, fold, at_once):
     if whole < channels:
         total, _ = add(total, jax.tree.map(lambda x: x[whole:], parts))
     return total / number if mean else total
+
+
+def _reduced_gated(recurrence, rows, mask, reduction):
+    """Reduce the heads of every column of the matrices before there are matrices."""
+    heads = recurrence.values.shape[2]
+    number = jnp.asarray(heads) if mask is None else jnp.sum(mask[:, 0])
+
+    def reduce(column):
+        column = reduction.each(column)
+        if mask is not None:
+            column = jnp.where(mask.T[:, :, None], column, reduction.start)
+        return reduction.across(column, axis=1)
+
+    total = attend_gated(recurrence, _rows_of(recurrence, rows), reduce)
+    return total / number.astype(total.dtype) if reduction.mean else total
+
+
+def _rows_of(recurrence: GatedRecurrence, rows) -> Int[Array, "q"]:
+    return jnp.arange(recurrence.values.shape[1]) if rows is None else rows[0]
 
 
 def _queries(rows, batch: int, length: int) -> Int[Array, "b q"] | None:
