@@ -239,12 +239,14 @@ def _measure(counter, tests: dict[int, Bits], trained: int) -> dict[str, list]:
 
 
 def _counts(found: Sequence[dict], place: str) -> list[Int[np.ndarray, "s b"]]:
-    """Return how many ones are counted right, and how many there are."""
-    return [np.array([one[place][part] for one in found]) for part in (0, 1)]
+    """Return how many ones are right, and how many there are, of strings with any."""
+    right, ones = (np.array([one[place][part] for one in found]) for part in (0, 1))
+    some = ones[0] > 0
+    return [right[:, some], ones[:, some]]
 
 
 def _share(right, ones) -> float:
-    return float(right.sum() / max(ones.sum(), 1))
+    return float(right.sum() / ones.sum())
 
 
 def _share_more(right, ones, other) -> float:
@@ -252,10 +254,11 @@ def _share_more(right, ones, other) -> float:
 
 
 def _say(found: Sequence[dict], place: str) -> str:
-    value, low, high = (
-        100 * x for x in compare_over_seeds(_share, *_counts(found, place))[:3]
-    )
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+    right, ones = _counts(found, place)
+    if ones.shape[1] < 2:
+        return "–"
+    share = compare_over_seeds(_share, right, ones)
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * x for x in share[:3]))
 
 
 UNTRAINED = {"construction": _construct, "best guess without order": best_without_order}
