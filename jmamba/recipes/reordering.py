@@ -68,6 +68,16 @@ and leaves tokens where they were sorted to; the corrected one scales scores and
 tokens back; the control takes one random order in place of scores."""
 
 
+PAIRS = (
+    ("not reordered", "official"),
+    ("not reordered", "corrected"),
+    ("not reordered", "corrected, hard"),
+    ("not reordered", "shuffled"),
+    ("shuffled", "corrected, hard"),
+)
+"""Of each pair: how many points of accuracy more has the second?"""
+
+
 def run(config: ReorderingConfig, bench: Workbench) -> None:
     """Choose each variant's learning rate, train it from all seeds, compare."""
     pictures = load_pictures(config.pictures, config.side, bench)
@@ -195,7 +205,5 @@ def _write_tables(config, accuracy, losses, costs, bench: Workbench) -> None:
         "gradient, relative to the model that does not reorder, in one run. Two layers "
         "reorder."
     )
-    pairs = [(plain, "official"), (plain, "corrected"), (plain, "corrected, hard"),
-             (plain, "shuffled"), ("shuffled", "corrected, hard")]  # fmt: skip
-    more = {(a, b): accuracy[b] - accuracy[a] for a, b in pairs}
+    more = {(a, b): accuracy[b] - accuracy[a] for a, b in PAIRS}
     write_pairs(more, "points of accuracy", bench, scale=100.0)

@@ -80,7 +80,8 @@ def detectable_difference(
     def missing(shift):
         return float(nct.sf(limit, free, shift)) - power
 
-    return float(brentq(missing, 0, 4 * limit)) * error
+    shift: Any = brentq(missing, 0, 4 * limit)
+    return float(shift) * error
 
 
 def _standard_error(differences: Float[np.ndarray, "s"]) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jmamba.evaluation import compare_over_seeds
+from jmamba.models.mamba.config import MambaConfig
 from jmamba.recipes.planted_text import findings, recipe
 from jmamba.recipes.planted_text.tasks import (
     CUES,
@@ -20,6 +21,7 @@ from jmamba.recipes.planted_text.tasks import (
 from jmamba.recipes.text.baselines import model_free
 from jmamba.recipes.text.methods import all_explanations
 from jmamba.recipes.workbench import Workbench
+from jmamba.training.loop import new_model
 
 TASK = pytest.mark.parametrize("task", TASKS)
 
@@ -58,10 +60,11 @@ def test_words_are_equally_frequent_in_training(task):
 def test_corpus_alone_finds_the_shortcut_but_not_the_keyed_word():
     """Sentences of both classes have the same words, but for cues."""
     found = {}
+    unread = new_model(MambaConfig(vocab_size=TOKENS, d_model=8, num_layers=1), 0)
     for task in TASKS:
         train = plant(task, 4000, seed=0, train=True).encoded
         ranking = model_free(train, TOKENS, 0)["polarity of words"]
-        scores = recipe.score(ranking, None, plant(task, 400, seed=2), True)
+        scores = recipe.score(ranking, unread, plant(task, 400, seed=2), True)
         found[task] = np.mean(scores["signed"]["first"])
     assert found["shortcut"] == 1
     assert found["keyed"] < 0.2

@@ -1,5 +1,7 @@
 """Differences over seeds: how often they are called, with none and with some."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
@@ -12,7 +14,7 @@ from jmamba.training.loop import TrainConfig
 @pytest.mark.parametrize("count", [2, 5, 30])
 def test_paired_differences_are_those_of_scipy(count):
     differences = np.random.default_rng(count).normal(0.3, 1, size=count)
-    expected = ttest_1samp(differences, 0)
+    expected: Any = ttest_1samp(differences, 0)
     interval = expected.confidence_interval(0.95)
     found = pair_seeds(differences)
     ours = found.low, found.high, found.p_value

@@ -223,13 +223,10 @@ def test_claims_are_about_methods_that_exist():
 
 def measured(values: np.ndarray) -> list[dict]:
     """Return what the recipe keeps of a method whose scores are all the same."""
-    metrics = {
-        metric: dict.fromkeys(OPERATORS, values.tolist()) for metric in tables.METRICS
-    }
     return [
-        {"readings": {"signed": {m: {o: v[s] for o, v in of.items()}
-                                 for m, of in metrics.items()}}}
-        for s in range(len(values))
+        {"readings": {"signed": {m: {o: of_seed for o in OPERATORS}
+                                 for m in tables.METRICS}}}
+        for of_seed in values.tolist()
     ]  # fmt: skip
 
 

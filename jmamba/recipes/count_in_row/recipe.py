@@ -39,7 +39,7 @@ class CountingConfig:
 
     d_model: int = 16
     d_state: int = 4
-    steps: tuple[int, ...] = (150, 300, 600)
+    steps: tuple[int, ...] = (150, 400)
     batch: int = 32
     learning_rate: float = 1e-2
     length: int = 32

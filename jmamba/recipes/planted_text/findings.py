@@ -16,6 +16,8 @@ from jmamba.recipes.workbench import Workbench
 Scores = Mapping[str, Sequence[Mapping[str, Any]]]
 """Method -> what was measured with each model: split -> reading -> score -> numbers."""
 
+_RANKED = ("validation", "test")
+
 SPLITS = ("random weights", "other class")
 """What is measured beside the validation and the test sentences."""
 
@@ -88,7 +90,7 @@ def _distinct(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the readings that rank words unlike the one with signs."""
 
     def ranks(reading):
-        return [one["test"][reading] for one in found]
+        return [[one[split][reading] for split in _RANKED] for one in found]
 
     return [r for r in found[0]["test"] if r == "signed" or ranks(r) != ranks("signed")]
 

@@ -192,7 +192,7 @@ def _draw_example(name: str, model: MambaLM, planted: Planted, bench) -> None:
     short = int(np.flatnonzero(planted.encoded.query <= 12)[0])
     count = int(planted.encoded.query[short])
     relevance = {
-        method: explain_all(explanation, model, planted.encoded)[short, :count]
+        method: explain_all(explanation, model, planted.encoded)[short, :count].tolist()
         for method, explanation in all_explanations().items()
     }
     place = int(planted.gold[short].argmax())
