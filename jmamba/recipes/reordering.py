@@ -5,6 +5,7 @@ import time
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -144,8 +145,8 @@ def _accuracy(model: Vim, batch: Labelled) -> float:
 
 def _measure_costs(config: VisionConfig, pictures: Pictures) -> dict:
     """Return milliseconds and bytes of a training step of each variant, in turn."""
-    batch = labelled(pictures.draw(config.batch, seed=0, step=0))
-    steps = {}
+    drawn = labelled(pictures.draw(config.batch, seed=0, step=0))
+    batch, steps = jax.tree.map(jnp.asarray, drawn), {}
     for name, fields in VARIANTS.items():
         model = Vim(
             vim_config(config, pictures, **_of(config, fields)), rngs=nnx.Rngs(0)

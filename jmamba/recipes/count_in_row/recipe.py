@@ -261,8 +261,12 @@ def _say(found: Sequence[dict], place: str) -> str:
     return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * x for x in share[:3]))
 
 
-UNTRAINED = {"construction": _construct, "best guess without order": best_without_order}
-"""What counts without training, as well as can be and as well as sums can."""
+UNTRAINED = {
+    "construction": _construct,
+    "best guess without order": best_without_order,
+    "always one": np.ones_like,
+}
+"""What counts without training: as well as can be, as sums can, and without looking."""
 
 
 def _draw_maps(models: dict[str, Counter]):

@@ -49,9 +49,9 @@ class TextConfig:
     """
 
     seeds: tuple = (0, 1, 2, 3, 4)
-    d_model: int = 32
+    d_model: int = 64
     num_layers: int = 3
-    steps: int = 500
+    steps: int = 900
     batch: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
