@@ -64,13 +64,14 @@ def test_corpus_alone_finds_the_shortcut_but_not_the_keyed_word():
     for task in TASKS:
         train = plant(task, 4000, seed=0, train=True).encoded
         ranking = model_free(train, TOKENS, 0)["polarity of words"]
-        scores = recipe.score(ranking, unread, plant(task, 400, seed=2), True)
+        scores = recipe.score_words(ranking, unread, plant(task, 100, seed=2), True)
         found[task] = np.mean(scores["signed"]["first"])
     assert found["shortcut"] == 1
     assert found["keyed"] < 0.2
 
 
 def test_recipe_runs_to_its_tables_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "TASKS", {"shortcut": TASKS["shortcut"]})
     names = all_explanations()
     cheap = dict.fromkeys(names, names["embedding norm"])
     monkeypatch.setattr(recipe, "all_explanations", lambda: cheap)
@@ -87,8 +88,8 @@ def test_recipe_runs_to_its_tables_and_goes_on(tmp_path, monkeypatch):
         return bench.finish().read_text()
 
     text = make()
-    for part in ("keyed: where the deciding word ranks", "| mamba_lrp | – | x |",
-                 "shortcut: sanity checks", "keyed-example.png"):  # fmt: skip
+    for part in ("shortcut: where the deciding word ranks", "| mamba_lrp | – | x |",
+                 "shortcut: sanity checks", "shortcut-example.png"):  # fmt: skip
         assert part in text
     assert make() == text
 

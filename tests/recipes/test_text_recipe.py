@@ -21,12 +21,12 @@ from jmamba.recipes.text.findings import (
 from jmamba.recipes.text.methods import (
     IG_TOLERANCE,
     all_explanations,
-    ask,
+    ask_at_end,
     explain_all,
     integrate_from_padding,
 )
 from jmamba.recipes.text.operators import OPERATORS, delete_words, forget_words
-from jmamba.recipes.text.scores import read_all
+from jmamba.recipes.text.scores import read_in_all_ways
 from jmamba.recipes.text.sentences import (
     LABELS,
     PADDING,
@@ -144,7 +144,7 @@ def test_prediction_and_relevance_do_not_depend_on_padding(encoded, model):
     short = encoded.take(alone)
     short = short._replace(tokens=short.tokens[:, :2])
     np.testing.assert_allclose(predict(model, short), logits[2:], rtol=1e-5, atol=1e-6)
-    explain = partial(ask, mamba_lrp)
+    explain = partial(ask_at_end, mamba_lrp)
     relevance = explain_all(explain, model, encoded)
     np.testing.assert_allclose(
         explain_all(explain, model, short)[:, :1],
@@ -208,8 +208,8 @@ def test_rankings_without_a_model_are_those_of_their_names(encoded):
 
 
 def test_readings_differ_where_relevance_is_negative():
-    assert list(read_all(np.array([[0.0, 2.0]]))) == ["signed"]
-    found = read_all(np.array([[-3.0, 2.0]]))
+    assert list(read_in_all_ways(np.array([[0.0, 2.0]]))) == ["signed"]
+    found = read_in_all_ways(np.array([[-3.0, 2.0]]))
     assert found["positive"].tolist() == [[0, 2]]
     assert found["magnitude"].tolist() == [[3, 2]]
 

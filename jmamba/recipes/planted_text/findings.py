@@ -41,13 +41,13 @@ differences of the table leaves p below 0.05.
 
 def write_found(task: str, scores: Scores, bench: Workbench) -> None:
     """Add the tables of a task."""
-    chosen = {name: choose(found) for name, found in scores.items()}
+    chosen = {name: choose_by_words_found(found) for name, found in scores.items()}
     rows = []
     for name, found in scores.items():
         for reading in _distinct(found):
             first, auc = (
                 say_percent(
-                    compare_over_seeds(np.mean, stack(found, "test", reading, s))
+                    compare_over_seeds(np.mean, stack_scores(found, "test", reading, s))
                 )
                 for s in ("first", "auc")
             )
@@ -63,9 +63,11 @@ def write_found(task: str, scores: Scores, bench: Workbench) -> None:
 def _write_checks(task, scores: Scores, chosen: Mapping[str, str], bench) -> None:
     best = max(
         MODEL_FREE,
-        key=lambda name: stack(scores[name], "validation", "signed", "first").mean(),
+        key=lambda name: stack_scores(
+            scores[name], "validation", "signed", "first"
+        ).mean(),
     )
-    without = stack(scores[best], "test", "signed", "first")
+    without = stack_scores(scores[best], "test", "signed", "first")
     checked = {
         name: Checked(
             chosen[name] if len(_distinct(found)) > 1 else "–",
@@ -78,10 +80,10 @@ def _write_checks(task, scores: Scores, chosen: Mapping[str, str], bench) -> Non
     bench.write_text(CHECKED.format(best=best, count=len(CHECKS) * len(checked)))
 
 
-def choose(found: Sequence[Mapping[str, Any]]) -> str:
+def choose_by_words_found(found: Sequence[Mapping[str, Any]]) -> str:
     """Return the reading that found the word most often on the validation split."""
     return choose_reading({
-        reading: stack(found, "validation", reading, "first")
+        reading: stack_scores(found, "validation", reading, "first")
         for reading in found[0]["validation"]
     })  # fmt: skip
 
@@ -107,12 +109,12 @@ def compare_checks(
       reading: of its relevance.
       best: how often the best ranking without a model has the word first.
     """
-    ours = stack(found, "test", reading, "first")
-    others = [best] + [stack(found, check, reading, "first") for check in SPLITS]
+    ours = stack_scores(found, "test", reading, "first")
+    others = [best] + [stack_scores(found, check, reading, "first") for check in SPLITS]
     return [compare_over_seeds(np.mean, ours - other) for other in others]
 
 
-def stack(
+def stack_scores(
     found: Sequence[Mapping[str, Any]], split: str, reading: str, score: str
 ) -> Float[np.ndarray, "s b"]:
     """Return a score of all models and sentences."""

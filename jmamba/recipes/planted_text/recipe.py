@@ -141,10 +141,14 @@ def _score(name, model, splits, bench: Workbench, seed: int) -> dict[str, Any]:
         found[method] = bench.once(
             f"{name}-{seed}-{part_name(method)}",
             lambda e=explanation, m=method: {
-                "validation": score(e, model, splits["validation"], m in MODEL_FREE),
-                "test": score(e, model, splits["test"], m in MODEL_FREE),
-                "random weights": score(e, other, splits["test"], m in MODEL_FREE),
-                "other class": score(
+                "validation": score_words(
+                    e, model, splits["validation"], m in MODEL_FREE
+                ),
+                "test": score_words(e, model, splits["test"], m in MODEL_FREE),
+                "random weights": score_words(
+                    e, other, splits["test"], m in MODEL_FREE
+                ),
+                "other class": score_words(
                     e, model, against(splits["test"]), m in MODEL_FREE
                 ),
             },
@@ -159,7 +163,7 @@ def against(planted: Planted) -> Planted:
     return planted._replace(encoded=encoded._replace(labels=1 - encoded.labels))
 
 
-def score(
+def score_words(
     explanation: Method, model: MambaLM, planted: Planted, as_it_is: bool = False
 ) -> Mapping[str, dict[str, list[float]]]:
     """Explain sentences and say how the deciding word ranks, in each reading.

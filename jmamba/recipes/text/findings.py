@@ -8,7 +8,7 @@ import numpy as np
 from jmamba.evaluation import Comparison, compare_over_seeds, rank_correlation
 from jmamba.recipes.text.methods import LARGEST, RELEASED, SMALLEST, UNCLAMPED
 from jmamba.recipes.text.operators import OPERATORS
-from jmamba.recipes.text.tables import METRICS, Found, say, stack
+from jmamba.recipes.text.tables import METRICS, Found, say_interval, stack_metric
 from jmamba.recipes.verdicts import decide
 from jmamba.recipes.workbench import Workbench
 
@@ -70,7 +70,7 @@ def check(
       removal: how words are taken out.
     """
     better, worse = (
-        stack(found[name], chosen[name], claim.metric, removal)
+        stack_metric(found[name], chosen[name], claim.metric, removal)
         for name in (claim.better, claim.worse)
     )
     gain = better - worse
@@ -99,7 +99,7 @@ def write_text_findings(
     for number, claim in enumerate(CLAIMS):
         own = slice(number * count, (number + 1) * count)
         cells = [
-            f"{say(gain)} {verdict}"
+            f"{say_interval(gain)} {verdict}"
             for gain, verdict in zip(gains[own], verdicts[own], strict=True)
         ]
         heading = METRICS[claim.metric]
@@ -121,7 +121,7 @@ def compare_with_published(found: Found, chosen: Mapping[str, str]) -> str:
     says = []
     for removal in OPERATORS:
         means = [
-            stack(found[name], chosen[name], "flipping", removal).mean()
+            stack_metric(found[name], chosen[name], "flipping", removal).mean()
             for name in PUBLISHED
         ]
         rank = rank_correlation(np.array(means), np.array(list(PUBLISHED.values())))

@@ -38,12 +38,12 @@ def all_explanations() -> dict[str, Method]:
     for name, remove in OPERATORS.items():
         found[f"leave one out, {name}"] = partial(_leave_one_out, remove)
     for name, method in METHODS.items():
-        found[name] = partial(ask, method)
+        found[name] = partial(ask_at_end, method)
     found["integrated_gradients"] = integrate_from_padding
     for variant, settings in VARIANTS.items():
         attribution = METHODS["mamba_attribution"]
         name = f"mamba_attribution, {variant}"
-        found[name] = partial(ask, attribution, settings=settings)
+        found[name] = partial(ask_at_end, attribution, settings=settings)
     return found
 
 
@@ -63,7 +63,9 @@ def targets(encoded: Encoded) -> Int[np.ndarray, "b"]:
     return np.array(LABELS, np.int32)[encoded.labels]
 
 
-def ask(method: Callable, model: MambaLM, encoded: Encoded, **options: Any) -> Any:
+def ask_at_end(
+    method: Callable, model: MambaLM, encoded: Encoded, **options: Any
+) -> Any:
     """Return what a method says of the right labels, read at the ends."""
     places = {"target": targets(encoded), "query": encoded.query}
     options |= {name: jnp.asarray(value) for name, value in places.items()}
@@ -80,7 +82,7 @@ def integrate_from_padding(model: MambaLM, encoded: Encoded) -> np.ndarray:
     start = np.where(encoded.present, PADDING, encoded.tokens)
     options = {"steps": IG_STEPS, "tolerance": IG_TOLERANCE}
     method = METHODS["integrated_gradients"]
-    found = ask(method, model, encoded, baseline=jnp.asarray(start), **options)
+    found = ask_at_end(method, model, encoded, baseline=jnp.asarray(start), **options)
     return np.asarray(found)
 
 

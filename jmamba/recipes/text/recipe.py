@@ -13,9 +13,14 @@ from jmamba.recipes.text.baselines import MODEL_FREE, model_free
 from jmamba.recipes.text.checks import UNTRAINED
 from jmamba.recipes.text.findings import write_text_findings
 from jmamba.recipes.text.lexicon import Lexicon, derive_lexicon, read_lexicon
-from jmamba.recipes.text.methods import all_explanations, ask, explain_all
+from jmamba.recipes.text.methods import all_explanations, ask_at_end, explain_all
 from jmamba.recipes.text.readings import READINGS, choose_reading
-from jmamba.recipes.text.scores import agree_with, flip_words, read_all, score_ranks
+from jmamba.recipes.text.scores import (
+    agree_with,
+    flip_words,
+    read_in_all_ways,
+    score_ranks,
+)
 from jmamba.recipes.text.sentences import Encoded
 from jmamba.recipes.text.sentiment import (
     Corpus,
@@ -28,7 +33,7 @@ from jmamba.recipes.text.tables import (
     write_agreement,
     write_faithfulness,
     write_figures,
-    write_sanity,
+    write_word_checks,
 )
 from jmamba.recipes.workbench import Workbench, part_name
 from jmamba.training.loop import new_model
@@ -65,7 +70,7 @@ def run(config: TextConfig, bench: Workbench) -> None:
                "error of SmoothGrad"]  # fmt: skip
     bench.write_table("Models", columns, facts)
     write_faithfulness(found, chosen, bench)
-    write_sanity(found, chosen, bench)
+    write_word_checks(found, chosen, bench)
     write_text_findings(found, chosen, bench)
     write_agreement(found, lexicons, bench)
     part = corpus.test.take_short(config.words, config.sentences)
@@ -105,7 +110,7 @@ def _methods(corpus: Corpus, seed: int) -> dict:
 
 def _flip_readings(explanation, model, part: Encoded, as_it_is: bool) -> dict:
     relevance = explain_all(explanation, model, part)
-    readings = {"signed": relevance} if as_it_is else read_all(relevance)
+    readings = {"signed": relevance} if as_it_is else read_in_all_ways(relevance)
     return {name: flip_words(model, part, ranks) for name, ranks in readings.items()}
 
 
@@ -134,7 +139,7 @@ def _score(
     explanation, model, other, part: Encoded, chosen: str, lexicons, as_it_is: bool
 ) -> dict[str, Any]:
     relevance = explain_all(explanation, model, part)
-    readings = {"signed": relevance} if as_it_is else read_all(relevance)
+    readings = {"signed": relevance} if as_it_is else read_in_all_ways(relevance)
     against = part._replace(labels=1 - part.labels)
     controls = {
         "random weights": explain_all(explanation, other, part),
@@ -143,7 +148,7 @@ def _score(
     return {
         "readings": {r: score_ranks(model, part, x) for r, x in readings.items()},
         **{
-            name: flip_words(model, part, read_all(x).get(chosen, x))
+            name: flip_words(model, part, read_in_all_ways(x).get(chosen, x))
             for name, x in controls.items()
         },
         "agreement": agree_with(lexicons, part, relevance),
@@ -170,7 +175,7 @@ def _measure_model(model: MambaLM, corpus: Corpus, part: Encoded) -> list:
         float(np.mean(predict(model, one).argmax(axis=1) == one.labels))
         for one in (corpus.validation, corpus.test)
     ]
-    relevance, error = map(np.asarray, ask(estimate_smooth_grad, model, part))
+    relevance, error = map(np.asarray, ask_at_end(estimate_smooth_grad, model, part))
     share = error[part.present].mean() / np.abs(relevance[part.present]).mean()
     return [count_parameters(model), *accuracy, float(share)]
 

@@ -18,11 +18,11 @@ from jmamba.recipes.text.sentiment import predict
 Relevance = Float[np.ndarray, "b l"]
 
 
-def read_all(relevance: Relevance) -> dict[str, Relevance]:
+def read_in_all_ways(relevance: Relevance) -> dict[str, Relevance]:
     """Return the readings of relevance that rank words unlike the one with signs.
 
     Examples:
-      >>> list(read_all(np.array([[0.5, 0.0]])))
+      >>> list(read_in_all_ways(np.array([[0.5, 0.0]])))
       ['signed']
     """
     if (relevance >= 0).all():

@@ -23,7 +23,7 @@ Found = Mapping[str, Sequence[Mapping[str, Any]]]
 """Method -> what was measured with each model."""
 
 
-def stack(
+def stack_metric(
     found: Sequence[Mapping[str, Any]], reading: str, metric: str, removal: str
 ) -> Float[np.ndarray, "s b"]:
     """Return a metric of all models and sentences."""
@@ -35,7 +35,7 @@ def _read(one: Mapping[str, Any], reading: str) -> Mapping[str, Any]:
     return one["readings"].get(reading, one["readings"]["signed"])
 
 
-def readings_of(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def distinct_readings(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the readings that rank words unlike the one with signs, and that one."""
     return [r for r in READINGS if any(r in one["readings"] for one in found)]
 
@@ -56,17 +56,23 @@ def write_faithfulness(
     )
     rows = []
     for name, of in found.items():
-        readings = readings_of(of)
+        readings = distinct_readings(of)
         for reading in readings:
             cells = [
-                say(compare_over_seeds(np.mean, stack(of, reading, metric, removal)))
+                say_interval(
+                    compare_over_seeds(
+                        np.mean, stack_metric(of, reading, metric, removal)
+                    )
+                )
                 for metric in METRICS
                 for removal in OPERATORS
             ]
             mark = "x" if reading == chosen[name] else ""
             label = reading if len(readings) > 1 else "–"
             rows.append([name, label, mark, *cells])
-    count = stack(found["random"], "signed", "flipping", next(iter(OPERATORS))).shape[1]
+    count = stack_metric(
+        found["random"], "signed", "flipping", next(iter(OPERATORS))
+    ).shape[1]
     headings = [
         f"{heading} {removal}" for heading in METRICS.values() for removal in OPERATORS
     ]
@@ -74,27 +80,32 @@ def write_faithfulness(
     bench.write_table(f"Faithfulness, {count} sentences", columns, rows)
 
 
-def write_sanity(found: Found, chosen: Mapping[str, str], bench: Workbench) -> None:
-    """Add a table for each way of taking words out: is the model asked at all?"""
+def write_word_checks(
+    found: Found, chosen: Mapping[str, str], bench: Workbench
+) -> None:
+    """Add a table for each way of taking words out.
+
+    They ask whether the ranking comes from the model at all.
+    """
     for removal in OPERATORS:
         means = {
-            name: stack(found[name], "signed", "flipping", removal).mean()
+            name: stack_metric(found[name], "signed", "flipping", removal).mean()
             for name in MODEL_FREE
         }
         best = max(MODEL_FREE, key=means.__getitem__)
-        without = stack(found[best], "signed", "flipping", removal)
+        without = stack_metric(found[best], "signed", "flipping", removal)
         checked = {}
         for name, of in found.items():
-            ours = stack(of, chosen[name], "flipping", removal)
+            ours = stack_metric(of, chosen[name], "flipping", removal)
             controls = [
                 np.array([one[control][removal] for one in of])
                 for control in ("random weights", "other class")
             ]
             checked[name] = Checked(
-                chosen[name] if len(readings_of(of)) > 1 else "–",
+                chosen[name] if len(distinct_readings(of)) > 1 else "–",
                 [compare_over_seeds(np.mean, ours - x) for x in (without, *controls)],
             )
-        write_checks(f"Sanity checks, ΔA^F {removal}", checked, say, bench)
+        write_checks(f"Sanity checks, ΔA^F {removal}", checked, say_interval, bench)
         bench.write_text(
             "By how much ΔA^F of the marked reading is more than (1) that of the best "
             f"ranking without a model, {best}; (2) that of the same method and reading "
@@ -105,11 +116,11 @@ def write_sanity(found: Found, chosen: Mapping[str, str], bench: Workbench) -> N
         )
 
 
-def say(found: Comparison) -> str:
+def say_interval(found: Comparison) -> str:
     """Return a score with its interval, with three decimals.
 
     Examples:
-      >>> say(Comparison(0.5, 0.25, 0.75, 0.0))
+      >>> say_interval(Comparison(0.5, 0.25, 0.75, 0.0))
       '0.500 [0.250, 0.750]'
     """
     return "{:.3f} [{:.3f}, {:.3f}]".format(*found[:3])
@@ -151,7 +162,7 @@ def _agreement(agreement: list[Mapping[str, list[float]]], part: str) -> str:
     known = values[:, ~np.isnan(values).any(axis=0)]
     if known.shape[1] < 2:
         return "–"
-    return say(compare_over_seeds(np.mean, known))
+    return say_interval(compare_over_seeds(np.mean, known))
 
 
 def write_figures(
@@ -165,7 +176,7 @@ def write_figures(
     removal = next(iter(OPERATORS))
     curves = {
         name: tuple(
-            stack(of, chosen[name], curve, removal).mean(axis=0)
+            stack_metric(of, chosen[name], curve, removal).mean(axis=0)
             for curve in ("activation", "pruning")
         )
         for name, of in found.items()
