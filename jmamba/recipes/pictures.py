@@ -36,6 +36,10 @@ class Pictures(Protocol):
         """Return pictures of objects that no picture for training shows, if any."""
         ...
 
+    def validation(self, count: int) -> Composites:
+        """Return pictures to make choices on, of which none is in `test` or `new`."""
+        ...
+
 
 class EmojiPictures:
     """Emoji over textures.
@@ -66,6 +70,10 @@ class EmojiPictures:
         """Put emoji that are never drawn for training over textures."""
         return compose(self.unknown, count, side=self.side, key=(2, 0))
 
+    def validation(self, count: int) -> Composites:
+        """Put known emoji over textures that neither training nor testing shows."""
+        return compose(self.known, count, side=self.side, key=(3, 0))
+
 
 class FashionPictures:
     """Fashion-MNIST.
@@ -81,6 +89,10 @@ class FashionPictures:
 
     def __init__(self, paths: Mapping[str, tuple[Path, Path]]):
         self.parts = {part: read_fashion(*files) for part, files in paths.items()}
+        whole = self.parts["train"]
+        last = len(whole.labels) - len(whole.labels) // 12  # of 60,000 the last 5,000
+        self.parts["train"] = Composites(*(array[:last] for array in whole))
+        self.parts["validation"] = Composites(*(array[last:] for array in whole))
 
     def draw(self, count: int, *, seed: int, step: int) -> Composites:
         """Pick pictures of the part for training."""
@@ -92,6 +104,10 @@ class FashionPictures:
 
     def new(self, count: int) -> None:
         """Return None: all garments of the test part are new."""
+
+    def validation(self, count: int) -> Composites:
+        """Pick pictures of the last twelfth of the part for training, never drawn."""
+        return _pick(self.parts["validation"], count, (3, 0))
 
 
 def _pick(part: Composites, count: int, key: tuple[int, ...]) -> Composites:

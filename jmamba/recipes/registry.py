@@ -27,6 +27,7 @@ class Recipe(NamedTuple):
 RECIPES: dict[str, str] = {
     "vision": "perturbation and segmentation of what explains a Vim, beside a ViT",
     "text": "faithfulness of what explains a sentiment, and agreement with lexicons",
+    "planted-text": "whether explanations find the word that is known to decide",
     "attention-figures": "attention maps through depth, channels, class tokens",
     "language": "gates that exclude the convergent scenario, on text",
     "reordering": "tokens sorted by importance in a Vision Mamba",

@@ -204,6 +204,16 @@ class Workbench:
         return path
 
 
+def part_name(text: str) -> str:
+    """Return a text as a name of a part: letters and digits, a line for the rest.
+
+    Examples:
+      >>> part_name("leave one out, <unk>")
+      'leave_one_out___unk'
+    """
+    return "".join(c if c.isalnum() else "_" for c in text).strip("_")
+
+
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return a table in Markdown; floats have three decimals.
 

@@ -66,6 +66,7 @@ LARGE = {
     "vision": ("batch", "d_model", "side", "measured", "explained"),
     "reordering": ("batch", "d_model", "side", "measured"),
     "text": ("batch", "length"),
+    "planted-text": ("batch", "training", "test"),
     "attention-figures": ("batch", "d_model", "length", "shown", "windows", "images"),
     "language": ("batch", "length"),
     "count-in-row": ("batch", "d_model", "length", "strings"),

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jmamba.evaluation import rank_correlation, ranking_auc
-from jmamba.recipes.seeds import paired_interval
 
 VALUES = st.lists(st.integers(-3, 3), min_size=2, max_size=8)
 
@@ -31,10 +30,3 @@ def test_rank_correlation_is_of_order_alone():
     assert rank_correlation(x, -(x**3)) == pytest.approx(-1)
     assert np.isnan(rank_correlation(x, np.ones(4)))
     assert np.isnan(rank_correlation(x[:0], x[:0]))
-
-
-@pytest.mark.parametrize("count", [2, 5, 30])
-def test_an_interval_over_seeds_covers_as_often_as_it_says(count):
-    draws = np.random.default_rng(0).normal(size=(4000, count))
-    missed = [paired_interval(draw)[1] != "not decided" for draw in draws]
-    assert np.mean(missed) == pytest.approx(0.05, abs=0.011)  # three sigma

@@ -157,6 +157,9 @@ class FewPictures:
     def draw(self, count, *, seed, step):
         return self.test(count)
 
+    def validation(self, count):
+        return self.test(count)
+
     def new(self, count):
         return None
 
@@ -201,7 +204,10 @@ def test_recipe_draws_all_figures(tmp_path, monkeypatch):
     assert "| embedded, middle | 1 |" in text and "rank correlation of layer" in text
 
 
-def test_depths_and_verdicts():
+def test_depths_are_a_quarter_a_half_and_three_quarters():
     assert depths(4) == [1, 2, 3]
-    verdicts = [attention_figures._verdict(c) for c in (0.9, -0.9, 0.2)]
-    assert verdicts == ["agrees", "contradicts", "not decided"]
+
+
+def test_directions_are_no_verdicts():
+    said = [attention_figures.say_direction(c) for c in (0.9, -0.9, 0.2)]
+    assert said == ["same", "other way", "neither way"]

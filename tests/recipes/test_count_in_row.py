@@ -9,8 +9,9 @@ from helpers import assert_close
 
 from jmamba.attention import run_lengths
 from jmamba.recipes.count_in_row import recipe as count_in_row
-from jmamba.recipes.count_in_row.counters import KINDS, Counter, count
+from jmamba.recipes.count_in_row.counters import KINDS, Counter, count, hit_loss
 from jmamba.recipes.workbench import Workbench
+from jmamba.training.classification import Labelled
 
 
 @pytest.mark.parametrize("length", [1, 4, 8])
@@ -53,10 +54,27 @@ def test_counters_without_decay_see_no_order(kind):
     assert abs(other - last[0]) > 1e-4 * abs(last[0])
 
 
-def test_recipe_runs_to_its_table_and_goes_on(tmp_path):
+def test_least_hit_loss_has_the_likeliest_count_in_front():
+    """Two strings in three say 2: so does the answer of the least cross-entropy."""
+    model = Counter("linear attention", 4, 2, 4, rngs=nnx.Rngs(0))
+    bits = jnp.ones((3, 1), jnp.int32)
+    batch = Labelled(bits, jnp.array([[2.0], [2.0], [1.0]]))
+    share = jnp.log(jnp.array([1e-9, 1 / 3, 2 / 3, 1e-9]))
+    model.head.kernel[...] = 0 * model.head.kernel[...]
+    assert model.head.bias is not None
+    model.head.bias[...] = share
+    least = float(hit_loss(model, batch))
+    assert least == pytest.approx(-(2 * np.log(2 / 3) + np.log(1 / 3)) / 3, rel=1e-5)
+    slope = nnx.grad(hit_loss)(model, batch).head.bias[...]
+    np.testing.assert_allclose(slope, 0, atol=1e-6)
+    assert (count(model, np.asarray(bits)) == 2).all()
+
+
+def test_recipe_runs_to_its_table_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(count_in_row, "KINDS", ("softmax attention",))
     config = dataclasses.replace(
-        count_in_row.SIZES["quick"], d_model=8, d_state=2, steps=3, batch=2, length=8,
-        tested=(8, 24), strings=12, seeds=(0, 1),
+        count_in_row.SIZES["quick"], d_model=8, d_state=2, steps=(3,), batch=2,
+        length=8, tested=(8, 24), strings=12, seeds=(0, 1),
     )  # fmt: skip
 
     def make():
@@ -65,7 +83,9 @@ def test_recipe_runs_to_its_table_and_goes_on(tmp_path):
         return bench.finish().read_text()
 
     text = make()
-    for part in ("| construction |  | 100.0 | 100.0 | 100.0 |", "| softmax attention |",
-                 "24 bits", "runs above 8", "maps.png"):  # fmt: skip
+    right = "100.0 [100.0, 100.0]"
+    for part in (f"| construction |  |  |  | {right} | {right} | {right} |",
+                 "| softmax attention | hits | 3 |", "24 bits", "runs above 8",
+                 "maps.png", "8 bits, 3 steps"):  # fmt: skip
         assert part in text
     assert make() == text

@@ -7,6 +7,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from jmamba.evaluation import STEPS
+from jmamba.recipes.text.baselines import MODEL_FREE
 from jmamba.report.figures.canvas import (
     AGAINST,
     INK,
@@ -20,7 +21,8 @@ from jmamba.report.figures.fonts import plain_text
 
 DRAWN = {
     "random": "#9aa3af",
-    "leave one out": "#1f2430",
+    "polarity of words": "#c51b7d",
+    "leave one out, deleted": "#1f2430",
     "raw_attention": "#8c6bb1",
     "attention_rollout": "#41ab5d",
     "mamba_attribution": "#2b6cb0",
@@ -44,7 +46,7 @@ def draw_removal(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     for side, ax in enumerate(axes):
         for name, color in DRAWN.items():
             if name in curves:
-                dashed = "--" if name in ("random", "leave one out") else "-"
+                dashed = "--" if name in MODEL_FREE else "-"
                 ax.plot(STEPS, curves[name][side], dashed, color=color, label=name)
         frame(ax, titles[side], sides=("left", "bottom"))
         ax.set_xlabel(marks[side], fontsize=8, color=MUTED)

@@ -1,22 +1,26 @@
 """Which explanations of a sentiment classifier are faithful, and to which words."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from jmamba.evaluation import bootstrap_interval
+from jmamba.attention import estimate_smooth_grad
+from jmamba.models.mamba.model import MambaLM
 from jmamba.models.vim.model import count_parameters
-from jmamba.recipes.text.figures import draw_removal, draw_sentence
-from jmamba.recipes.text.findings import (
-    METRICS,
-    PUBLISHED,
-    say_difference,
-    write_text_findings,
-)
+from jmamba.recipes.text.baselines import MODEL_FREE, model_free
+from jmamba.recipes.text.checks import UNTRAINED
+from jmamba.recipes.text.findings import write_text_findings
 from jmamba.recipes.text.lexicon import Lexicon, derive_lexicon, read_lexicon
-from jmamba.recipes.text.methods import all_explanations
-from jmamba.recipes.text.scores import score_explanation
+from jmamba.recipes.text.methods import all_explanations, ask_at_end, explain_all
+from jmamba.recipes.text.readings import READINGS, choose_reading
+from jmamba.recipes.text.scores import (
+    agree_with,
+    flip_words,
+    read_in_all_ways,
+    score_ranks,
+)
 from jmamba.recipes.text.sentences import Encoded
 from jmamba.recipes.text.sentiment import (
     Corpus,
@@ -24,55 +28,136 @@ from jmamba.recipes.text.sentiment import (
     predict,
     train_classifier,
 )
-from jmamba.recipes.workbench import Workbench
+from jmamba.recipes.text.tables import (
+    Found,
+    write_agreement,
+    write_faithfulness,
+    write_figures,
+    write_word_checks,
+)
+from jmamba.recipes.workbench import Workbench, part_name
+from jmamba.training.loop import new_model
 
 SIZES = {
-    "quick": TextConfig(seeds=(0,), num_layers=2, steps=60, sentences=16),
+    "quick": TextConfig(
+        seeds=(0, 1), num_layers=2, steps=60, sentences=16, chosen_by=8
+    ),
     "cpu": TextConfig(),
     "large": TextConfig(
-        seeds=(0, 1, 2, 3, 4), d_model=128, num_layers=6, steps=2000, sentences=900
+        seeds=tuple(range(10)), d_model=128, num_layers=6, steps=2000, sentences=900,
+        chosen_by=300, words=30,
     ),
-}
+}  # fmt: skip
 
 VADER = "vader_lexicon.txt"
 """Words rated by people, of the package vaderSentiment; used where the file is."""
 
-Scores = Mapping[str, list[Mapping[str, Any]]]
-"""Method -> what `score_explanation` returned with each model."""
-
 
 def run(config: TextConfig, bench: Workbench) -> None:
-    """Train classifiers, explain test sentences and score the explanations."""
+    """Train classifiers, explain sentences, choose readings, score the explanations."""
     corpus = Corpus(config, bench)
     lexicons = _lexicons(corpus, bench)
+    models = [train_classifier(config, bench, corpus, seed) for seed in config.seeds]
+    facts = []
+    for seed, model in zip(config.seeds, models, strict=True):
+        part = corpus.test.take_short(config.words, config.sentences)
+        measure = partial(_measure_model, model, corpus, part)
+        facts.append([seed, *_say_facts(bench.once(f"model-{seed}", measure))])
+    chosen = _choose_readings(config, bench, corpus, models)
+    found = _score_all(config, bench, corpus, models, chosen, lexicons)
+    _describe(config, bench, corpus)
+    columns = ["seed", "parameters", "validation accuracy", "test accuracy",
+               "error of SmoothGrad"]  # fmt: skip
+    bench.write_table("Models", columns, facts)
+    write_faithfulness(found, chosen, bench)
+    write_word_checks(found, chosen, bench)
+    write_text_findings(found, chosen, bench)
+    write_agreement(found, lexicons, bench)
     part = corpus.test.take_short(config.words, config.sentences)
-    models, scores = [], {}
-    for seed in config.seeds:
-        model = train_classifier(config, bench, corpus, seed)
-        facts = bench.once(f"model-{seed}", lambda m=model: _measure_model(m, corpus))
-        models.append([seed, *facts])
-        methods = all_explanations(seed)
+    write_figures(found, chosen, part, lexicons[-1], bench)
+
+
+def _choose_readings(config, bench, corpus: Corpus, models) -> dict[str, str]:
+    """Return method -> the reading that flips validation sentences best.
+
+    What counts is the mean over models and ways of taking words out.
+    """
+    part = corpus.validation.take_short(config.words, config.chosen_by)
+    scores: dict[str, dict[str, list]] = {}
+    for seed, model in zip(config.seeds, models, strict=True):
+        methods = _methods(corpus, seed)
+        for done, (name, explanation) in enumerate(methods.items()):
+            bench.show(f"choosing readings with model {seed}", done, len(methods))
+            found = bench.once(
+                f"validation-{seed}-{part_name(name)}",
+                partial(_flip_readings, explanation, model, part, name in MODEL_FREE),
+            )
+            for reading in READINGS:
+                flipped = found.get(reading, found["signed"])
+                of = scores.setdefault(name, {}).setdefault(reading, [])
+                of.append(list(flipped.values()))
+        bench.show(f"choosing readings with model {seed}", len(methods), len(methods))
+    return {
+        name: choose_reading({r: np.array(v) for r, v in of.items()})
+        for name, of in scores.items()
+    }
+
+
+def _methods(corpus: Corpus, seed: int) -> dict:
+    free = model_free(corpus.train, len(corpus.vocabulary), seed)
+    return {**free, **all_explanations()}
+
+
+def _flip_readings(explanation, model, part: Encoded, as_it_is: bool) -> dict:
+    relevance = explain_all(explanation, model, part)
+    readings = {"signed": relevance} if as_it_is else read_in_all_ways(relevance)
+    return {name: flip_words(model, part, ranks) for name, ranks in readings.items()}
+
+
+def _score_all(
+    config, bench, corpus: Corpus, models, chosen: Mapping[str, str], lexicons
+) -> Found:
+    """Return method -> what was measured with each model."""
+    part = corpus.test.take_short(config.words, config.sentences)
+    found: dict[str, list] = {}
+    for seed, model in zip(config.seeds, models, strict=True):
+        other = new_model(model.config, seed + UNTRAINED)
+        methods = _methods(corpus, seed)
         for done, (name, explanation) in enumerate(methods.items()):
             bench.show(f"explaining with model {seed}", done, len(methods))
-            found = bench.once(
-                f"scores-{seed}-{_file_name(name)}",
-                lambda e=explanation, m=model: score_explanation(e, m, part, lexicons),
-            )
-            scores.setdefault(name, []).append(found)
+            score = partial(
+                _score, explanation, model, other, part, chosen[name], lexicons,
+                name in MODEL_FREE,
+            )  # fmt: skip
+            scores = bench.once(f"scores-{seed}-{part_name(name)}", score)
+            found.setdefault(name, []).append(scores)
         bench.show(f"explaining with model {seed}", len(methods), len(methods))
-    _describe(config, bench, corpus)
-    columns = ["seed", "parameters", "validation accuracy", "test accuracy"]
-    bench.write_table("Models", columns, models)
-    _write_faithfulness(bench, scores)
-    write_text_findings(
-        {
-            metric: {name: stack(found, metric) for name, found in scores.items()}
-            for metric in METRICS
+    return found
+
+
+def _score(
+    explanation, model, other, part: Encoded, chosen: str, lexicons, as_it_is: bool
+) -> dict[str, Any]:
+    relevance = explain_all(explanation, model, part)
+    readings = {"signed": relevance} if as_it_is else read_in_all_ways(relevance)
+    against = part._replace(labels=1 - part.labels)
+    controls = {
+        "random weights": explain_all(explanation, other, part),
+        "other class": explain_all(explanation, model, against),
+    }
+    return {
+        "readings": {r: score_ranks(model, part, x) for r, x in readings.items()},
+        **{
+            name: flip_words(model, part, read_in_all_ways(x).get(chosen, x))
+            for name, x in controls.items()
         },
-        bench,
-    )
-    _write_agreement(bench, scores, lexicons)
-    _write_figures(bench, scores, part, lexicons[-1])
+        "agreement": agree_with(lexicons, part, relevance),
+        "signed": bool((relevance < 0).any()),
+        "relevance": [
+            [float(f"{value:.4g}") for value in row[:count]]
+            for row, count in zip(relevance, part.query, strict=True)
+        ],
+    }
 
 
 def _lexicons(corpus: Corpus, bench: Workbench) -> list[Lexicon]:
@@ -84,16 +169,20 @@ def _lexicons(corpus: Corpus, bench: Workbench) -> list[Lexicon]:
     return found
 
 
-def _measure_model(model, corpus: Corpus) -> list:
+def _measure_model(model: MambaLM, corpus: Corpus, part: Encoded) -> list:
+    """Return parameters, accuracies and SmoothGrad's error."""
     accuracy = [
-        float(np.mean(predict(model, part).argmax(axis=1) == part.labels))
-        for part in (corpus.validation, corpus.test)
+        float(np.mean(predict(model, one).argmax(axis=1) == one.labels))
+        for one in (corpus.validation, corpus.test)
     ]
-    return [count_parameters(model), *accuracy]
+    relevance, error = map(np.asarray, ask_at_end(estimate_smooth_grad, model, part))
+    share = error[part.present].mean() / np.abs(relevance[part.present]).mean()
+    return [count_parameters(model), *accuracy, float(share)]
 
 
-def _file_name(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name).strip("_")
+def _say_facts(facts: list) -> list[str]:
+    count, *shares = facts
+    return [f"{count:,}", *(f"{100 * share:.1f} %" for share in shares)]
 
 
 def _describe(config: TextConfig, bench: Workbench, corpus: Corpus) -> None:
@@ -108,101 +197,10 @@ def _describe(config: TextConfig, bench: Workbench, corpus: Corpus) -> None:
         f"{len(corpus.vocabulary)} tokens; "
         "other words are `<unk>`, and so are up to "
         f"{config.most_dropped:.0%} of a training sentence's words. Explained is the "
-        "logit of the right class, read at `<end>`. Integrated gradients start from "
-        "the same sentence with all its words `<unk>`, which is what they become in "
-        "flipping, too."
+        "logit of the right class, read at `<end>`. Words are taken out in two ways: "
+        "they become `<unk>`, or they are deleted. Integrated gradients start from "
+        "neither, but from `<pad>` in place of all words, and pieces of the way are "
+        "halved until 1 % of the change is missed at most. The error of SmoothGrad is "
+        "its mean "
+        "Monte-Carlo error over its mean magnitude."
     )
-
-
-def _write_faithfulness(bench: Workbench, scores: Scores) -> None:
-    bench.write_text(
-        "AUAC: area under the probability of the right class as words come back into a "
-        "sentence of `<unk>`, the most relevant first. AU-MSE: area under the squared "
-        "change of both logits as words become `<unk>`, smallest |relevance| first. "
-        "ΔA^F: area under the right class's logit as words become `<unk>`, least minus "
-        "most relevant first. ΔA^I: the same as words are put into an empty sentence, "
-        "most minus least relevant first. Mean over models; in brackets 95 % of "
-        "bootstrap samples of sentences."
-    )
-    rows = []
-    for name, found in scores.items():
-        paper = PUBLISHED.get(name)
-        cells = [_cell(stack(found, metric)) for metric in METRICS]
-        rows.append([name, *cells, "" if paper is None else f"{paper:.3f}"])
-    count = stack(scores["random"], "flipping").shape[1]
-    columns = ["method", *METRICS.values(), "ΔA^F in MambaLRP's paper (SST-2, 130M)"]
-    bench.write_table(f"Faithfulness, {count} sentences", columns, rows)
-
-
-def stack(found: list[Mapping[str, Any]], metric: str) -> np.ndarray:
-    """Return a metric of all models and sentences, (seeds, sentences)."""
-    return np.array([one[metric] for one in found])
-
-
-def _cell(values: np.ndarray) -> str:
-    """Return the mean over models and sentences that have a value, and its interval."""
-    known = ~np.isnan(values).any(axis=0)
-    if not known.any():
-        return "–"
-    return say_difference(bootstrap_interval(np.mean, values[:, known].mean(axis=0)))
-
-
-def _write_agreement(bench: Workbench, scores: Scores, lexicons: list[Lexicon]) -> None:
-    bench.write_text(
-        "Polar: chance that a polar word of the lexicon has a larger |relevance| than "
-        "another word of its sentence. Sign: share of polar words whose relevance has "
-        "the sign that speaks for their polarity. Rank: Spearman's correlation of "
-        "signed relevance and polarity over the words in the lexicon. The last two are "
-        "left out where relevance is never below 0; where it seldom is, the sign is "
-        "right as often as words speak for the class of their sentence. No lexicon is "
-        "made of sentences that are explained."
-    )
-    for lexicon in lexicons:
-        rows = []
-        for name, found in scores.items():
-            signed = any(one["signed"] for one in found)
-            agreement = [one["agreement"][lexicon.name] for one in found]
-            cells = [
-                _cell(stack(agreement, part)) if signed or part == "area" else "–"
-                for part in ("area", "sign", "correlation")
-            ]
-            rows.append([name, *cells])
-        words = sum(abs(score) > lexicon.polar for score in lexicon.scores.values())
-        title = f"Agreement with the lexicon {lexicon.name}, {words} polar words"
-        columns = ["method", "polar ↑", "sign ↑", "rank ↑"]
-        bench.write_table(title, columns, rows)
-
-
-def _write_figures(
-    bench: Workbench, scores: Scores, part: Encoded, lexicon: Lexicon
-) -> None:
-    curves = {
-        name: tuple(stack(found, c).mean(axis=0) for c in ("activation", "pruning"))
-        for name, found in scores.items()
-    }
-    bench.write_figure(
-        "text-curves",
-        draw_removal(curves),
-        "Left: probability of the right class as words come back, most relevant first. "
-        "Right: squared change of the logits as words go, least relevant first. Mean "
-        "over sentences and models.",
-    )
-    number = _choose_example(part, lexicon)
-    relevance = {name: found[0]["relevance"][number] for name, found in scores.items()}
-    label = "positive" if part.labels[number] else "negative"
-    bench.write_figure(
-        "text-example",
-        draw_sentence(part.words[number], relevance),
-        "The first test sentence of 8 to 14 words, two of them polar, which is "
-        f"{label}, by every method with the first model: relevance to the right class "
-        "over its largest magnitude in the row.",
-    )
-
-
-def _choose_example(part: Encoded, lexicon: Lexicon) -> int:
-    """Return the first sentence that fits a figure, or else the very first."""
-    for number, words in enumerate(part.words):
-        polar = [abs(lexicon.scores.get(w, 0.0)) > lexicon.polar for w in words]
-        if 8 <= len(words) <= 14 and sum(polar) == 2:
-            return number
-    return 0

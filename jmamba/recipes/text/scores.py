@@ -1,89 +1,88 @@
 """Scores of explanations of sentences: faithfulness, and agreement with lexicons."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Float
 
-from jmamba.evaluation import (
-    activation_scores,
-    flipping_scores,
-    insertion_scores,
-    pruning_scores,
-    replace_tokens,
-)
+from jmamba.evaluation import activation_scores, flipping_scores, pruning_scores
 from jmamba.models.mamba.model import MambaLM
 from jmamba.recipes.text.lexicon import Agreement, Lexicon, agree
-from jmamba.recipes.text.methods import Method, explain_all
-from jmamba.recipes.text.sentences import PADDING, UNKNOWN, Encoded
+from jmamba.recipes.text.operators import OPERATORS
+from jmamba.recipes.text.readings import READINGS
+from jmamba.recipes.text.sentences import Encoded
 from jmamba.recipes.text.sentiment import predict
 
-
-def forget_words(encoded: Encoded, gone: Bool[np.ndarray, "b l"]) -> Encoded:
-    """Return sentences in which some words have become the unknown word."""
-    tokens = replace_tokens(encoded.tokens, gone, replacement=UNKNOWN)
-    return encoded._replace(tokens=tokens)
+Relevance = Float[np.ndarray, "b l"]
 
 
-def delete_words(encoded: Encoded, gone: Bool[np.ndarray, "b l"]) -> Encoded:
-    """Return sentences without some of their words, which become shorter."""
-    order = np.argsort(gone, axis=1, kind="stable")
-    tokens = np.take_along_axis(np.where(gone, PADDING, encoded.tokens), order, axis=1)
-    query = (encoded.query - gone.sum(axis=1)).astype(encoded.query.dtype)
-    return encoded._replace(tokens=tokens, query=query)
+def read_in_all_ways(relevance: Relevance) -> dict[str, Relevance]:
+    """Return the readings of relevance that rank words unlike the one with signs.
+
+    Examples:
+      >>> list(read_in_all_ways(np.array([[0.5, 0.0]])))
+      ['signed']
+    """
+    if (relevance >= 0).all():
+        return {"signed": relevance}
+    return {name: read(relevance) for name, read in READINGS.items()}
 
 
-def score_explanation(
-    explanation: Method,
-    model: MambaLM,
-    encoded: Encoded,
-    lexicons: Sequence[Lexicon],
-) -> dict[str, Any]:
-    """Explain sentences and score what comes out, as JSON can hold it.
+def flip_words(
+    model: MambaLM, encoded: Encoded, ranks: Relevance
+) -> dict[str, list[float]]:
+    """Return delta A^F of each sentence for each way of taking words out."""
+    found = {}
+    for name, remove in OPERATORS.items():
+        flipping = flipping_scores(
+            partial(predict, model),
+            encoded,
+            ranks,
+            remove,
+            target=encoded.labels,
+            present=encoded.present,
+        )
+        found[name] = flipping.delta.tolist()
+    return found
 
-    Words become unknown, but for insertion, where words come back into an empty
-    sentence: with one replacement for both, insertion would be flipping once more.
+
+def score_ranks(model: MambaLM, encoded: Encoded, ranks: Relevance) -> dict[str, Any]:
+    """Score one reading of relevance, as JSON can hold it.
 
     Returns:
-      Of each sentence: "auac", "au_mse", "flipping", "insertion", and "agreement" with
-      each lexicon; the mean curves; whether any relevance is below 0; and the relevance
-      itself.
+      "flipping", "auac" and "au_mse": way of taking words out -> number of each
+      sentence; "activation" and "pruning": the same -> mean curve.
     """
-    relevance = explain_all(explanation, model, encoded)
-    options = {"present": encoded.present}
-    ask = partial(predict, model)
-    right = {"target": encoded.labels, **options}
-    activation = activation_scores(ask, encoded, relevance, forget_words, **right)
-    pruning = pruning_scores(ask, encoded, relevance, forget_words, **options)
-    flipping = flipping_scores(ask, encoded, relevance, forget_words, **right)
-    insertion = insertion_scores(ask, encoded, relevance, delete_words, **right)
-    agreement = {
-        lexicon.name: _agree(lexicon, encoded, relevance) for lexicon in lexicons
-    }
-    return {
-        "auac": activation.area.tolist(),
-        "au_mse": pruning.area.tolist(),
-        "flipping": flipping.delta.tolist(),
-        "insertion": insertion.delta.tolist(),
-        "agreement": agreement,
-        "activation": activation.scores.mean(axis=1).tolist(),
-        "pruning": pruning.scores.mean(axis=1).tolist(),
-        "signed": bool((relevance < 0).any()),
-        "relevance": [
-            [float(f"{value:.4g}") for value in row[:count]]
-            for row, count in zip(relevance, encoded.query, strict=True)
-        ],
-    }
-
-
-def _agree(lexicon, encoded, relevance) -> dict[str, list[float]]:
-    found = [
-        agree(lexicon, words, row[: len(words)], 1 if label else -1)
-        for words, row, label in zip(
-            encoded.words, relevance, encoded.labels, strict=True
+    found: dict[str, Any] = {"flipping": flip_words(model, encoded, ranks)}
+    ask, present = partial(predict, model), {"present": encoded.present}
+    for name, remove in OPERATORS.items():
+        activation = activation_scores(
+            ask, encoded, ranks, remove, target=encoded.labels, **present
         )
-    ]
-    columns = map(list, zip(*found, strict=True))
-    return dict(zip(Agreement._fields, columns, strict=True))
+        pruning = pruning_scores(ask, encoded, ranks, remove, **present)
+        for metric, curve, scores in (
+            ("auac", "activation", activation),
+            ("au_mse", "pruning", pruning),
+        ):
+            found.setdefault(metric, {})[name] = scores.area.tolist()
+            found.setdefault(curve, {})[name] = scores.scores.mean(axis=1).tolist()
+    return found
+
+
+def agree_with(
+    lexicons: Sequence[Lexicon], encoded: Encoded, relevance: Relevance
+) -> Mapping[str, dict[str, list[float]]]:
+    """Return how well relevance agrees with each lexicon, in each sentence."""
+    found = {}
+    for lexicon in lexicons:
+        each = [
+            agree(lexicon, words, row[: len(words)], 1 if label else -1)
+            for words, row, label in zip(
+                encoded.words, relevance, encoded.labels, strict=True
+            )
+        ]
+        columns = map(list, zip(*each, strict=True))
+        found[lexicon.name] = dict(zip(Agreement._fields, columns, strict=True))
+    return found
