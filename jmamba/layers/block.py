@@ -17,7 +17,6 @@ from jmamba.layers.states import watch_parameters
 from jmamba.ops.sharding import hold
 from jmamba.types import AnyRecurrence, LayerCache
 
-
 BEFORE = (
     Place(
         "residual_in",

@@ -185,7 +185,7 @@ class Mixer(nnx.Module):
         *,
         frozen: Frozen = NOTHING,
     ) -> Float[Array, "b l d"]:
-        """Return what the output projection reads, after edits where the gate is open."""
+        """Return what the output projection reads, after edits of an open gate."""
         options: dict[str, Any] = {"at": at} if self.is_open else {}
         return self.gate(y, recurrence, frozen=frozen, **options)
 

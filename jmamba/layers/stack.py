@@ -5,13 +5,11 @@ compile time does not grow with depth.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -293,7 +291,7 @@ def check_places(runs: Sequence[Run], names: Collection[str]) -> None:
         unknown = sorted(set(names) - {*PLACES, *own})
         if unknown:
             raise ValueError(
-                f"There is no place {', '.join(map(repr, unknown))} to edit or to read; "
+                f"There is no place {', '.join(map(repr, unknown))} to edit or read; "
                 f"give some of {', '.join(dict.fromkeys((*own, *PLACES)))}."
             )
 
