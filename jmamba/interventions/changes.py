@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jmamba.interventions.edits import CUT, OPS, VALUED, Edit
@@ -54,21 +55,28 @@ def _add_up(changes):
 
 
 def _apply(edit: Edit, place: Place, num_layers, length, heads):
-    """Return the change of an edit: the op where its point is, the value elsewhere."""
+    """Return the change of an edit: the op where its point is, the value elsewhere.
+
+    Layers that are not edited branch off, so that they cost nothing, and so that the
+    value is made once: what is fused with it has no say in its last bit.
+    """
 
     def change(value, layer, *token):
         shape = value.shape
         if token:  # of one token: b d n for b l d n
             shape = (shape[0], length, *shape[1:])
-        mask = mask_of(edit.point, place, shape, heads) & _is_here(
-            edit, layer, num_layers
-        )
-        given = _given(edit, place, layer, num_layers)
-        if token:
-            mask, given = (_at_token(x, token[0], shape) for x in (mask, given))
-        if edit.op in VALUED:
-            given = given.astype(value.dtype)
-        return jnp.where(mask, OPS[edit.op](value, given), value)
+
+        def do(value):
+            mask = mask_of(edit.point, place, shape, heads)
+            given = _given(edit, layer, num_layers, len(place.axes))
+            if token:
+                mask, given = (_at_token(x, token[0], shape) for x in (mask, given))
+            if edit.op in VALUED:
+                given = given.astype(value.dtype)
+            return jnp.where(mask, OPS[edit.op](value, given), value)
+
+        is_here = _is_here(edit, layer, num_layers)
+        return jax.lax.cond(is_here, do, lambda value: value, value)
 
     return change
 
@@ -79,13 +87,13 @@ def _is_here(edit: Edit, layer, num_layers):
     return members(edit.point.layers, num_layers)[layer] & edit.is_on
 
 
-def _given(edit: Edit, place: Place, layer, num_layers):
+def _given(edit: Edit, layer, num_layers: int, rank: int):
     """Return an edit's value for one layer."""
     value, layers = edit.value, edit.point.layers
     if value is None:
         return None
     value = jnp.asarray(value)
-    if layer is None or value.ndim <= len(place.axes):
+    if layer is None or value.ndim <= rank:
         return value
     if layers is not None and value.shape[0] == jnp.size(layers):
         chosen = jnp.atleast_1d(jnp.asarray(layers, jnp.int32)) % num_layers
@@ -108,9 +116,15 @@ def _cut(edit: Edit, place: Place, num_layers, length, heads):
     whole = place._replace(axes="bld")
 
     def change(recurrence, layer):
-        shares = pair_outputs(recurrence, pairs)
-        mask = mask_of(edit.point, whole, shares.shape, heads)
-        mask = mask & _is_here(edit, layer, num_layers)
-        return jnp.where(mask, -shares, 0)
+        def do(recurrence):
+            shares = pair_outputs(recurrence, pairs)
+            mask = mask_of(edit.point, whole, shares.shape, heads)
+            return jnp.where(mask, -shares, 0)
+
+        like = jax.eval_shape(do, recurrence)
+        is_here = _is_here(edit, layer, num_layers)
+        return jax.lax.cond(
+            is_here, do, lambda _: jnp.zeros(like.shape, like.dtype), recurrence
+        )
 
     return change

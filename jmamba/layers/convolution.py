@@ -115,8 +115,7 @@ class Convolver(nnx.Module):
         if frozen.activation or frozen.linear is not None or is_asked:
             a, last = self.convolve(x, frozen=frozen, **options)
             if at.asks("conv_past"):
-                past = a - self._own(x)
-                a = a + (at("conv_past", past) - past)
+                a = at("conv_past", self._past(x, **options)) + self._own(x)
             u = freezing.silu(at("conv", a), frozen)
         else:
             u, last = self.convolve(x, activation="silu", **options)
@@ -124,6 +123,11 @@ class Convolver(nnx.Module):
             window = self.weight.shape[1]
             last = _last_inputs(x, kept, lengths, segment_ids, window)
         return u, last
+
+    def _past(self, x, **options):
+        """Return what earlier tokens add to each output."""
+        weight = self.weight[...].at[:, -1].set(0)
+        return causal_conv1d(x, weight, None, **options).y
 
     def _own(self, x):
         """Return what each token adds to its own output, the bias included."""

@@ -174,8 +174,7 @@ class Mixer(nnx.Module):
           at: who edits and reads what passes in that direction.
           **context: `state` and `segment_ids`, as in `run`.
         """
-        out = self.recur(recurrence, **context)
-        return watch_recurrence(out, recurrence, at, **context)
+        return watch_recurrence(self.recur, recurrence, at, **context)
 
     def gate_watched(
         self,

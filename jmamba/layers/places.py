@@ -95,9 +95,13 @@ class Watch:
         self.note(name, value)
         return value
 
+    def shows(self, name: str) -> bool:
+        """Return whether somebody reads a place."""
+        return self.prefix + name in self.show
+
     def note(self, name: str, value: Any) -> None:
         """Note a value if somebody reads it."""
-        if self.prefix + name in self.show:
+        if self.shows(name):
             self.seen[self.prefix + name] = self._turn(value)
 
     def at_token(self, name: str, value: Any, token: Any, length: int) -> Any:

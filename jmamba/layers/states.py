@@ -1,5 +1,8 @@
 """The states of a recurrence, token by token: where they are read and edited."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -44,7 +47,7 @@ def watch_parameters(recurrence: Recurrence, at: Watch) -> Recurrence:
 
 
 def watch_recurrence(
-    out: RecurrenceOutput,
+    recur: Callable[..., RecurrenceOutput],
     recurrence: Recurrence,
     at: Watch,
     *,
@@ -53,51 +56,39 @@ def watch_recurrence(
 ) -> RecurrenceOutput:
     """Return what a recurrence puts out after what is edited inside of it.
 
-    Edits change y by what they add to it, so that one that changes nothing leaves every
-    bit of it.
-
     Args:
-      out: what the recurrence puts out when nobody edits.
-      recurrence: the same.
+      recur: runs it where nobody asks what is inside of a token's step.
+      recurrence: what is run.
       at: who edits and reads.
       state: before the first token.
       segment_ids: packed sequences.
     """
-    y, last = out
-
-    def add(y, change):
-        return y + change.astype(y.dtype)
-
-    if at.asks("decay", "delta_B", "h"):
-        change = _walk_states(recurrence, at, state, segment_ids)
-        y, last = add(y, change.y), add(last, change.last_state)
+    context: dict[str, Any] = {"state": state, "segment_ids": segment_ids}
+    is_stepped = at.asks("decay", "delta_B", "h")
+    is_cut = recurrence.D is not None and (is_stepped or at.asks("attended"))
+    bare = recurrence._replace(D=None) if is_cut else recurrence
+    if is_stepped:
+        y, last = _step_by_step(bare, at, **context)
+    else:
+        y, last = recur(bare, **context)
     if at.asks("alpha"):
-        y = add(y, at.increment("alpha", recurrence))
-    if at.asks("attended"):
-        u, D = recurrence.u, recurrence.D
-        skipped = jnp.zeros_like(y) if D is None else D[None, None].astype(y.dtype) * u
-        attended = y - skipped
-        y = y + (at("attended", attended) - attended)
+        y = y + at.increment("alpha", recurrence).astype(y.dtype)
+    if is_cut or recurrence.D is None:
+        y = at("attended", y)
+    if is_cut:
+        assert recurrence.D is not None
+        y = y + recurrence.D[None, None].astype(y.dtype) * recurrence.u
     return RecurrenceOutput(at("y", y), last)
 
 
-def _walk_states(recurrence, at: Watch, state, segment_ids) -> RecurrenceOutput:
-    """Return what edits of decays, of delta B and of states add to y and the state.
+def _step_by_step(recurrence: Recurrence, at: Watch, state, segment_ids):
+    """Run a recurrence one token at a time, in float32 or better.
 
-        h[t] = a[t] h[t-1] + delta[t] B[t] u[t]
-        g[t] = a'[t] g[t-1] + (a'[t] - a[t]) h[t-1] + (delta B'[t] - delta B[t]) u[t]
-
-    with a' and B' edited; h + g is the edited state, and C g is what is added to y.
+    h[t] = a[t] h[t-1] + (delta B)[t] u[t]^T;  y[t] = h[t]^T C[t]
     """
     u, delta, A, B, C, _, _ = recurrence
     (batch, length, d), heads, n = u.shape, delta.shape[-1], B.shape[-1]
     wide = accumulation_dtype(u.dtype)
-    if state is None:
-        state = jnp.zeros((batch, d, n), wide)
-    goes_on = jnp.ones((batch, length), wide)
-    if segment_ids is not None:
-        begins = segment_ids[:, 1:] != segment_ids[:, :-1]
-        goes_on = goes_on.at[:, 1:].set(jnp.where(begins, 0, 1).astype(wide))
 
     def decays(delta):  # *b h -> *b h r
         return jnp.exp(delta[..., None] * A.reshape(*(1,) * (delta.ndim - 1), *A.shape))
@@ -106,44 +97,34 @@ def _walk_states(recurrence, at: Watch, state, segment_ids) -> RecurrenceOutput:
         B = jnp.repeat(B.astype(wide), heads // B.shape[-2], axis=-2)
         return delta[..., None].astype(wide) * B
 
-    def change(name, make):
-        if not at.asks(name):
-            return None
-        value = make()
-        return at(name, value) - value
-
-    new_a = change("decay", lambda: decays(delta))
-    new_w = change("delta_B", lambda: gates(delta, B))
-
     def widen(x):  # b h r -> b d n
         x = jnp.repeat(x.astype(wide), d // heads, axis=1)
         return jnp.broadcast_to(x, (batch, d, n))
 
-    def step(carry, row):
-        h, g = carry
-        token, u, delta, B, C, goes_on, new_a, new_w = row
-        a = widen(decays(delta)) * goes_on[:, None, None]
-        u = u.astype(wide)[:, :, None]
-        edited = a if new_a is None else a + widen(new_a) * goes_on[:, None, None]
-        g = edited * g
-        if new_a is not None:
-            g = g + (edited - a) * h
-        if new_w is not None:
-            g = g + widen(new_w) * u
-        h = a * h + widen(gates(delta, B)) * u
-        whole = h + g
-        passes = at.at_token("h", whole, token, length)
-        g = g + (passes - whole)
-        C = jnp.repeat(C.astype(wide), d // C.shape[1], axis=1)
-        shown = passes if at.prefix + "h" in at.show else None
-        return (h, g), (jnp.einsum("bdn,bdn->bd", C, g, precision="highest"), shown)
+    # made of all tokens at once only where somebody asks: n times as large as delta
+    a = at("decay", decays(delta)) if at.asks("decay") else None
+    w = at("delta_B", gates(delta, B)) if at.asks("delta_B") else None
 
-    rows = (jnp.arange(length), *_by_token((u, delta, B, C, goes_on, new_a, new_w)))
-    start = (state.astype(wide), jnp.zeros((batch, d, n), wide))
-    (_, last), (y, states) = jax.lax.scan(step, start, rows)
+    def step(h, row):
+        token, u, delta, B, C, goes_on, a, w = row
+        a = widen(decays(delta) if a is None else a) * goes_on[:, None, None]
+        w = widen(gates(delta, B) if w is None else w)
+        h = a * h + w * u.astype(wide)[:, :, None]
+        h = at.at_token("h", h, token, length)
+        C = jnp.repeat(C.astype(wide), d // C.shape[1], axis=1)
+        y = jnp.einsum("bdn,bdn->bd", C, h, precision="highest")
+        return h, (y, h if at.shows("h") else None)
+
+    goes_on = jnp.ones((batch, length), wide)
+    if segment_ids is not None:
+        begins = segment_ids[:, 1:] != segment_ids[:, :-1]
+        goes_on = goes_on.at[:, 1:].set(jnp.where(begins, 0, 1).astype(wide))
+    start = jnp.zeros((batch, d, n), wide) if state is None else state.astype(wide)
+    rows = (jnp.arange(length), *_by_token((u, delta, B, C, goes_on, a, w)))
+    last, (y, states) = jax.lax.scan(step, start, rows)
     if states is not None:
         at.note("h", jnp.moveaxis(states, 0, 1))  # l b d n -> b l d n
-    return RecurrenceOutput(jnp.moveaxis(y, 0, 1), last)  # l b d -> b l d
+    return RecurrenceOutput(jnp.moveaxis(y, 0, 1).astype(u.dtype), last)  # l b d
 
 
 def _by_token(parts):
