@@ -13,7 +13,9 @@ from jaxtyping import Array, Bool, Int
 
 from jmamba.layers.places import Place
 
-Selection = int | Sequence[int] | Int[Array, "..."] | None
+Selection = (
+    int | np.integer | Sequence[int] | Int[Array, "..."] | Int[np.ndarray, "..."] | None
+)
 """Some of what there is along an axis, negative numbers from the end; None for all."""
 
 AXES = ("layers", "positions", "channels", "heads", "states")
