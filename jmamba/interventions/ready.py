@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jmamba.interventions.captured import Captured
 from jmamba.interventions.edits import Edit, add, replace, zero
@@ -156,7 +156,9 @@ ABLATED = {
 """What is zero where a part is taken out."""
 
 
-def steer(vector: Float[Array, "m"], layer: int, **where: Selection) -> Edit:
+def steer(
+    vector: Float[Array, "m"], layer: int | Int[Array, ""], **where: Selection
+) -> Edit:
     """Add a vector to the residual stream that leaves a layer.
 
     Args:
