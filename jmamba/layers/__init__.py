@@ -12,6 +12,8 @@ from jmamba.layers.mixer import Projection as Projection
 from jmamba.layers.model import LayeredModel as LayeredModel
 from jmamba.layers.norm import Precision as Precision
 from jmamba.layers.norm import RMSNorm as RMSNorm
+from jmamba.layers.places import Place as Place
+from jmamba.layers.places import Watch as Watch
 from jmamba.layers.recurrence import directions_of as directions_of
 from jmamba.layers.recurrence import run_recurrence as run_recurrence
 from jmamba.layers.recurrence import states_after as states_after

@@ -1,18 +1,19 @@
 """The mixer of Vision Mamba, which reads tokens in both directions."""
 
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear, stop_gradient
-from jmamba.layers.mamba import make_in_proj, make_out_proj
-from jmamba.layers.mixer import Mixer, Projection
+from jmamba.layers.mamba import HALVES, make_in_proj, make_out_proj
+from jmamba.layers.mixer import GATE, Mixer, Projection
 from jmamba.layers.norm import Precision
-from jmamba.layers.selection import GateMatrices, MakeGates, Selection
+from jmamba.layers.places import PASS_BY, Place, Watch
+from jmamba.layers.selection import SELECTED, GateMatrices, MakeGates, Selection
 from jmamba.layers.sizes import MixerSizes
+from jmamba.layers.states import INSIDE
 from jmamba.ops.sharding import split_halves
 from jmamba.types import AnyRecurrence, BidirectionalRecurrence, Orders
 
@@ -48,6 +49,10 @@ class TokenOrder(Protocol):
         ...
 
 
+DIRECTIONS = {"forward": False, "backward": True}
+"""The directions of a layer, and whether each reads from the last token."""
+
+
 class BidirectionalMixer(Mixer):
     """Two selections, one per direction, between common projections.
 
@@ -68,6 +73,16 @@ class BidirectionalMixer(Mixer):
     References:
       Zhu et al., "Vision Mamba", arXiv 2401.09417, section 3.3, algorithm 1.
     """
+
+    places: ClassVar[tuple[Place, ...]] = (
+        *HALVES,
+        *(
+            place.under(direction, is_mirrored=is_mirrored)
+            for direction, is_mirrored in DIRECTIONS.items()
+            for place in (*SELECTED, *INSIDE, GATE)
+        ),
+    )
+    is_open: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -95,6 +110,7 @@ class BidirectionalMixer(Mixer):
         *,
         kept: None = None,
         frozen: Frozen = NOTHING,
+        at: Watch = PASS_BY,
         **context: Any,
     ) -> Projection:
         """Make the selective parameters of both directions.
@@ -104,6 +120,7 @@ class BidirectionalMixer(Mixer):
           kept: None, as images are read at once.
           frozen: what derivatives take for constants; with the selection the order of
             tokens.
+          at: who edits and reads what passes.
           **context: what the order of tokens depends on.
 
         Returns:
@@ -114,20 +131,24 @@ class BidirectionalMixer(Mixer):
             self.order.check()
         x = call_linear(self.in_proj, x, "in_proj", frozen)
         x, z = split_halves(x, "bld")
-        sides = (self.forward, x, z), (self.backward, flip(x), flip(z))
+        x, z = at("x", x), at("z", z)
+        ahead, back = _sides(at)
+        sides = (self.forward, x, z, ahead), (self.backward, flip(x), flip(z), back)
         if self.order is None:
-            made = [side.select(x, z, frozen=frozen) for side, x, z in sides]
+            made = [
+                side.select(x, z, frozen=frozen, at=here) for side, x, z, here in sides
+            ]
             both = BidirectionalRecurrence(*(one.recurrence for one in made))  # type: ignore[arg-type]
             convolutions = (*made[0].convolutions, *made[1].convolutions)
             return Projection(both, convolutions=convolutions)
         recurrences, orders = [], []
-        for side, x, z in sides:
-            u, _ = side.activate(x, frozen=frozen)
+        for side, x, z, here in sides:
+            u, _ = side.activate(x, frozen=frozen, at=here)
             is_backward = side is self.backward
             P = self.order.rank(side, u, is_backward=is_backward, **context)
             P = stop_gradient(P) if frozen.selection else P
             u = self.order.move(P, u)
-            recurrences.append(side.parametrise(u, z, frozen=frozen))
+            recurrences.append(side.parametrise(u, z, frozen=frozen, at=here))
             orders.append(P)
         forward, backward = recurrences
         both = BidirectionalRecurrence(forward, backward, Orders(orders[0], orders[1]))
@@ -140,36 +161,38 @@ class BidirectionalMixer(Mixer):
         state: Any = None,
         segment_ids: Any = None,
         frozen: Frozen = NOTHING,
-        edit: Callable[[Any], Any] | None = None,
+        at: Watch = PASS_BY,
     ) -> tuple[Float[Array, "b l d"], None]:
         """Return what the output projection reads: the sum of both directions, scaled.
 
-        A layer that sorts puts outputs back before they meet their gates. An edit gets
-        the outputs of both directions as a pair, that of `backward` from the last token
-        to the first.
+        A layer that sorts puts outputs back before they meet their gates. An edit of
+        "y" gets the outputs of both directions as a pair, that of `backward` from the
+        last token to the first; one of "forward.y" or "backward.y" its own, in the
+        order of the text.
         """
         assert isinstance(recurrence, BidirectionalRecurrence)
         orders = recurrence.orders or (None, None)
         both = (recurrence.forward, recurrence.backward)
-        sides = zip(both, orders, strict=True)
-        if edit is None:
-            forward, backward = (self._run_side(one, P, frozen) for one, P in sides)
-        else:
-            y = edit(tuple(self._recur_side(one, P) for one, P in sides))
+        sides = list(zip(both, orders, _sides(at), strict=True))
+        if at.asks("y"):
+            y = at("y", tuple(self._recur_side(*side) for side in sides))
             forward, backward = (
-                self.gate(part, one, frozen=frozen)
-                for part, one in zip(y, both, strict=True)
+                self.gate(part, one, frozen=frozen, at=here)
+                for part, (one, _, here) in zip(y, sides, strict=True)
             )
+        else:
+            forward, backward = (self._run_side(*side, frozen) for side in sides)
         y = forward + flip(backward)
         return y * jnp.asarray(self.scale, y.dtype), None
 
-    def _run_side(self, recurrence, P, frozen: Frozen):
+    def _run_side(self, recurrence, P, at: Watch, frozen: Frozen):
         if P is None or self.order is None or not self.order.restores:
-            return super().run(recurrence, frozen=frozen)[0]
-        return self.gate(self._recur_side(recurrence, P), recurrence, frozen=frozen)
+            return super().run(recurrence, frozen=frozen, at=at)[0]
+        y = self._recur_side(recurrence, P, at)
+        return self.gate(y, recurrence, frozen=frozen, at=at)
 
-    def _recur_side(self, recurrence, P):
-        y, _ = self.recur(recurrence)
+    def _recur_side(self, recurrence, P, at: Watch):
+        y, _ = self.recur_watched(recurrence, at)
         if P is None or self.order is None or not self.order.restores:
             return y
         return self.order.move(jnp.swapaxes(P, 1, 2), y)  # P^T: b k l -> b l k
@@ -186,6 +209,14 @@ class BidirectionalMixer(Mixer):
 
     def empty_cache(self, batch: int, dtype: Any) -> None:
         """Return None: images are read at once."""
+
+
+def _sides(at: Watch) -> tuple[Watch, ...]:
+    """Return a watch over each direction."""
+    return tuple(
+        at.under(direction, is_mirrored=is_mirrored)
+        for direction, is_mirrored in DIRECTIONS.items()
+    )
 
 
 def flip(x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:

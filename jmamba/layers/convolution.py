@@ -11,8 +11,21 @@ from jmamba.layers import freezing
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.mixer import Convolution
 from jmamba.layers.norm import Precision
+from jmamba.layers.places import PASS_BY, Place, Watch
 from jmamba.ops import causal_conv1d
 from jmamba.ops.causal_conv1d import ConvOutput, count_segments
+
+PLACES_OF_CONVOLUTION = (
+    Place("conv_past", "blc", "what earlier tokens add to the convolution's output"),
+    Place(
+        "conv",
+        "blc",
+        "the convolution's output, in front of silu",
+        ("hook_conv",),
+        ("mixer.conv1d.hook_out",),
+    ),
+)
+"""Where values pass in the convolution."""
 
 
 class Convolver(nnx.Module):
@@ -85,6 +98,7 @@ class Convolver(nnx.Module):
         lengths: Int[Array, "b"] | None = None,
         segment_ids: Int[Array, "b l"] | None = None,
         frozen: Frozen = NOTHING,
+        at: Watch = PASS_BY,
     ) -> tuple[Float[Array, "b l d"], Float[Array, "b d _"]]:
         """Return silu(conv(x)) and the last inputs of the convolution.
 
@@ -94,17 +108,35 @@ class Convolver(nnx.Module):
           lengths: tokens per row, the rest being padding on the right.
           segment_ids: packed sequences, see `causal_conv1d`.
           frozen: what derivatives take for constants.
+          at: who edits and reads what passes in front of silu.
         """
         options: dict[str, Any] = {"initial_state": kept, "segment_ids": segment_ids}
-        if frozen.activation or frozen.linear is not None:
+        is_asked = at.asks(*(place.name for place in PLACES_OF_CONVOLUTION))
+        if frozen.activation or frozen.linear is not None or is_asked:
             a, last = self.convolve(x, frozen=frozen, **options)
-            u = freezing.silu(a, frozen)
+            if at.asks("conv_past"):
+                a = at("conv_past", self._past(x, **options)) + self._own(x)
+            u = freezing.silu(at("conv", a), frozen)
         else:
             u, last = self.convolve(x, activation="silu", **options)
         if lengths is not None:
             window = self.weight.shape[1]
             last = _last_inputs(x, kept, lengths, segment_ids, window)
         return u, last
+
+    def _past(self, x, **options):
+        """Return what earlier tokens add to each output."""
+        weight = self.weight[...].at[:, -1].set(0)
+        return causal_conv1d(x, weight, None, **options).y
+
+    def _own(self, x):
+        """Return what each token adds to its own output, the bias included."""
+        own = x * self.weight[:, -1].astype(x.dtype)[None, None]
+        return (
+            own
+            if self.bias is None
+            else own + self.bias[...].astype(x.dtype)[None, None]
+        )
 
     def factors(
         self, x: Float[Array, "b l d"], channels: slice = slice(None)

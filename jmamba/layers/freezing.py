@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jmamba.layers.places import PASS_BY, Watch
+
 stop_gradient = jax.lax.stop_gradient
 
 
@@ -83,12 +85,23 @@ def silu(a: Float[Array, "*a"], frozen: Frozen) -> Float[Array, "*a"]:
 
 
 def gate(
-    y: Float[Array, "*y"], z: Float[Array, "*y"], frozen: Frozen
+    y: Float[Array, "*y"],
+    z: Float[Array, "*y"],
+    frozen: Frozen,
+    *,
+    at: Watch = PASS_BY,
 ) -> Float[Array, "*y"]:
-    """Return y silu(z), differentiated as `frozen` says."""
+    """Return y silu(z), differentiated as `frozen` says.
+
+    Args:
+      y: what is gated.
+      z: the gate's argument.
+      frozen: what derivatives take for constants.
+      at: who edits and reads silu(z).
+    """
     if frozen.gate == "whole":
-        return y * stop_gradient(jax.nn.silu(z))
-    product = y * silu(z, frozen)
+        return y * at("gate", stop_gradient(jax.nn.silu(z)))
+    product = y * at("gate", silu(z, frozen))
     if frozen.gate == "half":
         half = product * jnp.asarray(0.5, product.dtype)
         return half + stop_gradient(half)

@@ -1,6 +1,6 @@
 """The mixer of Mamba-1 and Falcon-Mamba."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -8,13 +8,21 @@ from jax.nn import initializers
 from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear
-from jmamba.layers.mixer import Mixer, Projection
+from jmamba.layers.mixer import GATE, Mixer, Projection
 from jmamba.layers.norm import Precision
-from jmamba.layers.selection import MakeGates, Selection, make_linear
+from jmamba.layers.places import PASS_BY, Place, Watch
+from jmamba.layers.selection import SELECTED, MakeGates, Selection, make_linear
 from jmamba.layers.sizes import HeadSizes, MixerSizes
+from jmamba.layers.states import INSIDE, PARAMETERS
 from jmamba.ops.sharding import split_halves
 from jmamba.types import LayerCache
 from jmamba_kernels import accumulation_dtype
+
+HALVES = (
+    Place("x", "blc", "what the convolution reads", ("hook_in_proj",)),
+    PARAMETERS[-1],
+)
+"""The two halves of what an input is projected to."""
 
 
 class MambaMixer(Selection, Mixer):
@@ -37,6 +45,9 @@ class MambaMixer(Selection, Mixer):
       Zuo et al., "Falcon Mamba", arXiv 2410.05355, section 3.
     """
 
+    places: ClassVar[tuple[Place, ...]] = (*HALVES, *SELECTED, *INSIDE, GATE)
+    is_open: ClassVar[bool] = True
+
     def __init__(
         self,
         sizes: MixerSizes,
@@ -58,6 +69,7 @@ class MambaMixer(Selection, Mixer):
         lengths: Int[Array, "b"] | None = None,
         segment_ids: Int[Array, "b l"] | None = None,
         frozen: Frozen = NOTHING,
+        at: Watch = PASS_BY,
     ) -> Projection:
         """Make the selective parameters of a layer from its normalised input.
 
@@ -68,6 +80,7 @@ class MambaMixer(Selection, Mixer):
             delta = 0, which leaves the state as it is.
           segment_ids: packed sequences, see `causal_conv1d`.
           frozen: what derivatives take for constants.
+          at: who edits and reads what passes.
 
         Returns:
           A recurrence whose delta is positive and float32, and the last inputs of the
@@ -76,12 +89,13 @@ class MambaMixer(Selection, Mixer):
         x = call_linear(self.in_proj, x, "in_proj", frozen)
         x, z = split_halves(x, "bld")
         return self.select(
-            x,
-            z,
+            at("x", x),
+            at("z", z),
             conv_state=kept,
             lengths=lengths,
             segment_ids=segment_ids,
             frozen=frozen,
+            at=at,
         )
 
     def project_out(

@@ -1,7 +1,7 @@
 """The mixer of Mamba-2."""
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,15 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jmamba.layers import freezing
-from jmamba.layers.convolution import Convolver
+from jmamba.layers.convolution import PLACES_OF_CONVOLUTION, Convolver
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear, stop_gradient
-from jmamba.layers.mamba import make_in_proj, make_out_proj
-from jmamba.layers.mixer import Mixer, Projection
+from jmamba.layers.mamba import HALVES, make_in_proj, make_out_proj
+from jmamba.layers.mixer import GATE, Mixer, Projection
 from jmamba.layers.norm import Precision, RMSNorm
+from jmamba.layers.places import PASS_BY, Place, Watch
 from jmamba.layers.selection import draw_dt_bias, without_padding
 from jmamba.layers.sizes import HeadSizes
+from jmamba.layers.states import INSIDE, PARAMETERS
 from jmamba.ops.sharding import hold
 from jmamba.types import LayerCache, Recurrence
 from jmamba_kernels import accumulation_dtype
@@ -39,6 +41,17 @@ class Mamba2Mixer(Mixer):
     References:
       Dao & Gu, "Transformers are SSMs", arXiv 2405.21060, section 7.1 and figure 6.
     """
+
+    places: ClassVar[tuple[Place, ...]] = (
+        HALVES[0]._replace(says="what the convolution reads: of u, B and C"),
+        HALVES[1],
+        Place("raw_delta", "blh", "dt + bias, in front of softplus"),
+        *PLACES_OF_CONVOLUTION,
+        *PARAMETERS[:-1],
+        *INSIDE,
+        GATE,
+    )
+    is_open: ClassVar[bool] = True
 
     def __init__(self, sizes: HeadSizes, *, precision: Precision, rngs: nnx.Rngs):
         d, heads, wide = sizes.d_inner, sizes.num_heads, precision.sensitive
@@ -67,6 +80,7 @@ class Mamba2Mixer(Mixer):
         lengths: Int[Array, "b"] | None = None,
         segment_ids: Int[Array, "b l"] | None = None,
         frozen: Frozen = NOTHING,
+        at: Watch = PASS_BY,
     ) -> Projection:
         """Make the recurrence of all heads from the normalised input.
 
@@ -77,24 +91,31 @@ class Mamba2Mixer(Mixer):
             delta = 0, also where that is below the limit, and leaves the state alone.
           segment_ids: packed sequences, see `causal_conv1d`.
           frozen: what derivatives take for constants.
+          at: who edits and reads what passes.
         """
         sizes = self.sizes
         d, n, g = sizes.d_inner, sizes.d_state, sizes.num_groups
         projected = call_linear(self.in_proj, x, "in_proj", frozen)
         ends = [d, d + sizes.d_conv_inner]
         z, xBC, dt = jnp.split(projected, ends, axis=-1)
-        z = hold(z, "bld")
+        xBC, z = at("x", xBC), at("z", hold(z, "bld"))
+        dt_bias = self.dt_bias[...][None, None]
+        raw_delta = at("raw_delta", dt.astype(dt_bias.dtype) + dt_bias)
         convolved, last = self.conv1d.activate(
-            xBC, kept=kept, lengths=lengths, segment_ids=segment_ids, frozen=frozen
+            xBC,
+            kept=kept,
+            lengths=lengths,
+            segment_ids=segment_ids,
+            frozen=frozen,
+            at=at,
         )
         u, B, C = jnp.split(convolved, [d, d + g * n], axis=-1)
-        u = hold(u, "bld")
-        B, C = (v.reshape(*v.shape[:2], g, n) for v in (B, C))
-        dt_bias = self.dt_bias[...][None, None]
-        delta = jax.nn.softplus(dt.astype(dt_bias.dtype) + dt_bias)
-        delta = jnp.clip(delta, *sizes.dt_limit)
+        u = at("u", hold(u, "bld"))
+        delta = jnp.clip(jax.nn.softplus(raw_delta), *sizes.dt_limit)
         if lengths is not None:
             delta = without_padding(delta, lengths)
+        B, C = (v.reshape(*v.shape[:2], g, n) for v in (B, C))
+        delta, B, C = at("delta", delta), at("B", B), at("C", C)
         if frozen.selection:
             delta, B, C = stop_gradient((delta, B, C))
         A, D = -jnp.exp(self.A_log[...])[:, None], self.D[...]
@@ -108,6 +129,7 @@ class Mamba2Mixer(Mixer):
         recurrence: Recurrence,
         *,
         frozen: Frozen = NOTHING,
+        at: Watch = PASS_BY,
     ) -> Float[Array, "b l d"]:
         """Return norm(y silu(z)), or norm(y) silu(z), in float32 or better inside."""
         assert recurrence.z is not None
@@ -115,7 +137,7 @@ class Mamba2Mixer(Mixer):
         y, z, compute = y.astype(dtype), recurrence.z.astype(dtype), y.dtype
         if self.norm is not None and self.sizes.norm_before_gate:
             y = self.norm(y, frozen=frozen.norm).astype(dtype)
-        y = freezing.gate(y, z, frozen)
+        y = freezing.gate(y, z, frozen, at=at)
         if self.norm is not None and not self.sizes.norm_before_gate:
             y = self.norm(y, frozen=frozen.norm)
         return y.astype(compute)

@@ -1,14 +1,15 @@
 """The seam: what a layer says of itself, and all that an analysis asks of it."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jmamba.layers import freezing
 from jmamba.layers.freezing import NOTHING, Frozen
+from jmamba.layers.places import PASS_BY, Place, Watch
 from jmamba.layers.recurrence import RecurrenceOutput, run_recurrence
+from jmamba.layers.states import INSIDE, PARAMETERS, watch_recurrence
 from jmamba.types import AnyRecurrence, LayerCache, Recurrence
 
 
@@ -24,6 +25,10 @@ class Convolution(NamedTuple):
     x: Float[Array, "*s b l d"]
     taps: Float[Array, "*s d k"]
     bias: Float[Array, "*s d"] | None
+
+
+GATE = Place("gate", "bld", "silu(z), which gates the recurrence's output")
+"""The gate, where `Mixer.gate` shows it."""
 
 
 class Projection(NamedTuple):
@@ -59,6 +64,15 @@ class Mixer(nnx.Module):
     scale: float = 1.0
     """What the sum of a mixer's directions is multiplied with."""
 
+    places: ClassVar[tuple[Place, ...]] = (*PARAMETERS, *INSIDE)
+    """Where arrays pass in the mixer, in the order of its forward pass."""
+
+    is_open: ClassVar[bool] = False
+    """Whether `project` and `gate` take `at` and call it on what they make.
+
+    Of other mixers the parameters of the recurrence pass as they were projected.
+    """
+
     def project(
         self,
         x: Float[Array, "b l m"],
@@ -74,7 +88,7 @@ class Mixer(nnx.Module):
           kept: what an earlier projection kept, to go on from it.
           frozen: what derivatives take for constants.
           **context: what a kind of model knows of its tokens, such as `lengths` and
-            `segment_ids` of texts.
+            `segment_ids` of texts; `at` of a mixer that is open.
         """
         raise NotImplementedError
 
@@ -94,9 +108,12 @@ class Mixer(nnx.Module):
         recurrence: Recurrence,
         *,
         frozen: Frozen = NOTHING,
+        at: Watch = PASS_BY,
     ) -> Float[Array, "b l d"]:
         """Return what the output projection reads: y silu(z), or y without a gate."""
-        return y if recurrence.z is None else freezing.gate(y, recurrence.z, frozen)
+        if recurrence.z is None:
+            return y
+        return freezing.gate(y, recurrence.z, frozen, at=at)
 
     def project_out(
         self, y: Float[Array, "b l d"], *, frozen: Frozen = NOTHING
@@ -121,7 +138,7 @@ class Mixer(nnx.Module):
         state: Any = None,
         segment_ids: Int[Array, "b l"] | None = None,
         frozen: Frozen = NOTHING,
-        edit: Callable[[Any], Any] | None = None,
+        at: Watch = PASS_BY,
     ) -> tuple[Float[Array, "b l d"], Any]:
         """Return what the output projection reads, and the state after the last token.
 
@@ -132,18 +149,44 @@ class Mixer(nnx.Module):
           state: before the first token.
           segment_ids: packed sequences.
           frozen: what derivatives take for constants.
-          edit: called on y between recurrence and gate, which are not fused then.
+          at: who edits and reads what passes; what is inside of a fused recurrence is
+            taken out of it where somebody does.
         """
         assert isinstance(recurrence, Recurrence)
-        kind = type(self)
+        kind, inside = type(self), (*(place.name for place in INSIDE), GATE.name)
         is_own = kind.gate is not Mixer.gate or kind.recur is not Mixer.recur
-        if is_own or frozen.activation or frozen.gate != "no" or edit is not None:
-            y, state = self.recur(recurrence, state=state, segment_ids=segment_ids)
-            y = y if edit is None else edit(y)
-            return self.gate(y, recurrence, frozen=frozen), state
+        is_asked = at.asks(*inside)
+        if is_own or frozen.activation or frozen.gate != "no" or is_asked:
+            context = {"state": state, "segment_ids": segment_ids}
+            y, state = self.recur_watched(recurrence, at, **context)
+            return self.gate_watched(y, recurrence, at, frozen=frozen), state
         return run_recurrence(
             recurrence, state=state, segment_ids=segment_ids, is_gated=True
         )
+
+    def recur_watched(
+        self, recurrence: Recurrence, at: Watch, **context: Any
+    ) -> RecurrenceOutput:
+        """Return what a recurrence puts out after what is edited inside of it.
+
+        Args:
+          recurrence: of one direction.
+          at: who edits and reads what passes in that direction.
+          **context: `state` and `segment_ids`, as in `run`.
+        """
+        return watch_recurrence(self.recur, recurrence, at, **context)
+
+    def gate_watched(
+        self,
+        y: Float[Array, "b l d"],
+        recurrence: Recurrence,
+        at: Watch,
+        *,
+        frozen: Frozen = NOTHING,
+    ) -> Float[Array, "b l d"]:
+        """Return what the output projection reads, after edits of an open gate."""
+        options: dict[str, Any] = {"at": at} if self.is_open else {}
+        return self.gate(y, recurrence, frozen=frozen, **options)
 
     def mix(
         self, recurrence: AnyRecurrence, *, frozen: Frozen = NOTHING, **context: Any

@@ -6,7 +6,29 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen
+from jmamba.layers.places import PASS_BY, Place, Watch
 from jmamba.layers.stack import Passed, Remat, Run, run_layers
+
+OUTSIDE = (
+    Place(
+        "embedding",
+        "blm",
+        "the residual stream before the first block",
+        ("hook_embed",),
+        ("hook_embed", "embed.hook_out"),
+    ),
+    Place(
+        "final_norm",
+        "blm",
+        "the last residual stream, normalised",
+        ("hook_norm",),
+        ("ln_final.hook_normalized", "ln_final.hook_out"),
+    ),
+    Place(
+        "logits", "blv", "what is read off it", ("hook_logits",), ("unembed.hook_out",)
+    ),
+)
+"""Places outside of the layers."""
 
 
 class LayeredModel(nnx.Module):
@@ -27,6 +49,14 @@ class LayeredModel(nnx.Module):
     config: Any
     layers: Any
     remat: Remat
+    outside: ClassVar[tuple[Place, ...]] = OUTSIDE
+    """Where arrays pass outside of the layers."""
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where arrays pass, in the order of the forward pass."""
+        first, *rest = self.outside
+        return (first, *self.layers.places, *rest)
 
     def check_inputs(self, inputs: Any) -> Any:
         """Return inputs as an array of JAX, or raise unless they fit the model.
@@ -46,8 +76,14 @@ class LayeredModel(nnx.Module):
         """
         raise NotImplementedError
 
-    def unembed(self, x: Any, *, frozen: Frozen = NOTHING) -> Any:
-        """Return float32 logits of a residual stream after the last block."""
+    def unembed(self, x: Any, *, frozen: Frozen = NOTHING, at: Watch = PASS_BY) -> Any:
+        """Return float32 logits of a residual stream after the last block.
+
+        Args:
+          x: the residual stream.
+          frozen: what derivatives take for constants.
+          at: who edits and reads what passes.
+        """
         raise NotImplementedError
 
     def read(

@@ -9,11 +9,13 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Float, Int
 
-from jmamba.layers.convolution import Convolver
+from jmamba.layers.convolution import PLACES_OF_CONVOLUTION, Convolver
 from jmamba.layers.freezing import NOTHING, Frozen, stop_gradient
 from jmamba.layers.mixer import Projection
 from jmamba.layers.norm import Precision, rms_norm
+from jmamba.layers.places import PASS_BY, Place, Watch
 from jmamba.layers.sizes import MixerSizes
+from jmamba.layers.states import PARAMETERS
 from jmamba.types import Recurrence
 
 MakeGates = Callable[..., Callable[[], tuple[Array, Array]] | None]
@@ -21,6 +23,29 @@ MakeGates = Callable[..., Callable[[], tuple[Array, Array]] | None]
 
 torch_uniform = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the initialisation of the released models."""
+
+_U, _DELTA, _B, _C, _ = PARAMETERS
+SELECTED = (
+    *PLACES_OF_CONVOLUTION,
+    _U._replace(
+        says="values: what selection and recurrence read",
+        transformer_lens=("mixer.x_proj.hook_in",),
+    ),
+    Place(
+        "dt", "blr", "what W_dt reads", ("hook_delta_1",), ("mixer.dt_proj.hook_in",)
+    ),
+    Place(
+        "raw_delta",
+        "bld",
+        "W_dt dt + bias, in front of softplus",
+        ("hook_delta_2",),
+        ("mixer.dt_proj.hook_out", "mixer.hook_ssm_dt"),
+    ),
+    _DELTA,
+    _B,
+    _C,
+)
+"""Where values pass in a selection."""
 
 
 def make_linear(
@@ -124,19 +149,22 @@ class Selection(nnx.Module):
         lengths: Int[Array, "b"] | None = None,
         segment_ids: Int[Array, "b l"] | None = None,
         frozen: Frozen = NOTHING,
+        at: Watch = PASS_BY,
     ) -> tuple[Float[Array, "b l d"], Float[Array, "b d _"]]:
         """Return u = silu(conv(x)) and the last inputs of the convolution.
 
         Args:
-          x, conv_state, lengths, segment_ids, frozen: as in `select`.
+          x, conv_state, lengths, segment_ids, frozen, at: as in `select`.
         """
-        return self.conv1d.activate(
+        u, last = self.conv1d.activate(
             x,
             kept=conv_state,
             lengths=lengths,
             segment_ids=segment_ids,
             frozen=frozen,
+            at=at,
         )
+        return at("u", u), last
 
     def select(
         self,
@@ -147,6 +175,7 @@ class Selection(nnx.Module):
         lengths: Int[Array, "b"] | None = None,
         segment_ids: Int[Array, "b l"] | None = None,
         frozen: Frozen = NOTHING,
+        at: Watch = PASS_BY,
     ) -> Projection:
         """Make the selective parameters from the halves of the projected input.
 
@@ -163,6 +192,7 @@ class Selection(nnx.Module):
             delta = 0, which leaves the state as it is.
           segment_ids: packed sequences, see `causal_conv1d`.
           frozen: what derivatives take for constants.
+          at: who edits and reads what passes.
         """
         u, last = self.activate(
             x,
@@ -170,8 +200,9 @@ class Selection(nnx.Module):
             lengths=lengths,
             segment_ids=segment_ids,
             frozen=frozen,
+            at=at,
         )
-        recurrence = self.parametrise(u, z, lengths=lengths, frozen=frozen)
+        recurrence = self.parametrise(u, z, lengths=lengths, frozen=frozen, at=at)
         return Projection(recurrence, last, (self.conv1d.factors(x),))
 
     def parametrise(
@@ -181,13 +212,14 @@ class Selection(nnx.Module):
         *,
         lengths: Int[Array, "b"] | None = None,
         frozen: Frozen = NOTHING,
+        at: Watch = PASS_BY,
     ) -> Recurrence:
         """Make the selective parameters of what the convolution put out.
 
         Args:
           u: what the recurrence is to read.
           z: the gate's argument.
-          lengths, frozen: as in `select`.
+          lengths, frozen, at: as in `select`.
         """
         sizes = self.sizes
         r, n = sizes.dt_rank, sizes.d_state
@@ -201,14 +233,17 @@ class Selection(nnx.Module):
                 rms_norm(v, sizes.mixer_rms_eps).astype(u.dtype) for v in (dt, B, C)
             )
         dt_bias = self.dt_bias[...][None, None]
-        delta = jax.nn.softplus(self.dt_proj(dt).astype(dt_bias.dtype) + dt_bias)
+        raw_delta = self.dt_proj(at("dt", dt)).astype(dt_bias.dtype) + dt_bias
+        delta = jax.nn.softplus(at("raw_delta", raw_delta))
         if lengths is not None:
             delta = without_padding(delta, lengths)
+        # one group: all channels share B and C
+        delta, B = at("delta", delta), at("B", B[:, :, None])
+        C = at("C", C[:, :, None])
         if frozen.selection:
             delta, B, C = stop_gradient((delta, B, C))
         A = -jnp.exp(self.A_log[...])
-        # one group: all channels share B and C
-        return Recurrence(u, delta, A, B[:, :, None], C[:, :, None], self.D[...], z)
+        return Recurrence(u, delta, A, B, C, self.D[...], z)
 
 
 def draw_dt_bias(sizes: Any, count: int, rngs: nnx.Rngs) -> Float[Array, "d"]:

@@ -4,7 +4,7 @@ Blocks of one kind are stacked along a leading layer axis and run in one scan, s
 compile time does not grow with depth.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jmamba.layers.keeping import Keeping
 from jmamba.ops.rematerialisation import scans_like_products
 
 PLACES = (
@@ -24,7 +25,10 @@ PLACES = (
     "output",
     "residual_out",
 )
-"""Where a block can be edited, in the order of its forward pass.
+"""Where any block can be edited, in the order of its forward pass.
+
+Beside these are the places of the block itself, `block.places`: what its mixer makes,
+each kind of its own.
 
 residual_in   the residual stream entering the block
 recurrence    what the mixer projects its input to
@@ -42,8 +46,12 @@ A policy is one of `jax.checkpoint_policies`. It may name the places of `PLACES`
 for "y", and "scan" for what a recurrence puts out.
 """
 
-Edits = Mapping[str, Callable[[Any, Any], Any]]
-"""Place -> edit(value, own), which returns what passes on in the value's stead."""
+Edits = Mapping[str, Callable[..., Any]]
+"""Place -> edit(value, own), which returns what passes on in the value's stead.
+
+At "h" states pass token by token, and an edit is edit(value, own, token). At "alpha"
+no matrix is made: edit(recurrence, own) returns what is added to y.
+"""
 
 
 def stack_layers(
@@ -186,8 +194,10 @@ def run_layers(
     *,
     read: Callable[[Any, Any, Any], Any] | None = None,
     visit: tuple[Callable, Any] | None = None,
+    only: Sequence[int] | None = None,
     edit: Edits = MappingProxyType({}),
     edits: Any = None,
+    show: Collection[str] = (),
     cache: Any = None,
     remat: Remat = False,
     **options: Any,
@@ -201,9 +211,14 @@ def run_layers(
         returns is stacked over layers.
       visit: a pair of visit(carry, x_in, output of the block) -> carry and the first
         carry, for what is not kept of every layer.
-      edit: some of `PLACES` -> edit(value, own) -> value of the same shape. An edit of
-        "y" takes the gate out of the fused recurrence; the others leave it there.
+      only: layers, in ascending order, whose readings are kept; None for all. Memory
+        grows with these.
+      edit: some of `PLACES`, and of the places of the blocks -> edit(value, own) ->
+        value of the same shape. An edit of "y", or inside of the recurrence, takes the
+        gate out of the fused recurrence; the others leave it there.
       edits: what an edit is given as its own, a pytree with a leading axis of layers.
+      show: places whose values are in `out.seen` of the output that is read, as they
+        are after their edits.
       cache: what each block remembers of earlier tokens, or None.
       remat: whether the backward pass recomputes each block, or a policy; see `walk`.
       **options: keywords of the blocks.
@@ -224,27 +239,62 @@ def run_layers(
       >>> bool(jnp.allclose(walked.x, model.layer(0)(x).x, atol=1e-6))
       True
     """
-    unknown = sorted(set(edit) - set(PLACES))
-    if unknown:
-        raise ValueError(
-            f"There is no place {', '.join(map(repr, unknown))} to edit; give some of "
-            f"{', '.join(PLACES)}."
-        )
+    check_places(runs, {*edit, *show})
     see, carry = visit or (lambda carry, x, out: carry, None)
     look = read or (lambda block, x, out: None)
+    whole = slice(runs[0].layers.start, runs[-1].layers.stop)
+    keeping = None if only is None else Keeping(only, whole)
+
+    def pass_block(block, x, own):
+        cache, mine = own
+        asked: dict[str, Any] = {"show": show} if show else {}
+        if edit:
+            own_edits = {name: _with_own(change, mine) for name, change in edit.items()}
+            asked["edit"] = own_edits
+        out = block(x, cache=cache, **options, **asked)
+        return out, look(block, x, out)
 
     def step(block, carry, own):
-        x, seen = carry
-        cache, mine = own
-        changes = {place: _with_own(change, mine) for place, change in edit.items()}
-        out = block(x, cache=cache, **options, **({"edit": changes} if edit else {}))
-        return (out.x, see(seen, x, out)), (out.cache, look(block, x, out))
+        x, seen, kept = carry
+        out, found = pass_block(block, x, own)
+        if keeping is not None:
+            kept, found = keeping.put(kept, found), None
+        return (out.x, see(seen, x, out), kept), (out.cache, found)
 
-    (x, carry), (cache, found) = walk(
-        runs, step, (x, carry), (cache, edits), remat=remat
+    kept = None
+    if keeping is not None:
+        parameters, own = jax.tree.map(
+            lambda x: x[0], (runs[0].parameters, (cache, edits))
+        )
+        kept = keeping.empty(
+            jax.eval_shape(
+                lambda *given: pass_block(runs[0].open(given[0]), *given[1:])[1],
+                *(parameters, x, own),
+            )
+        )
+    (x, carry, kept), (cache, found) = walk(
+        runs, step, (x, carry, kept), (cache, edits), remat=remat
     )
-    return Passed(x, cache, carry, found)
+    return Passed(x, cache, carry, found if keeping is None else keeping.take(kept))
 
 
-def _with_own(change: Callable[[Any, Any], Any], own: Any) -> Callable[[Any], Any]:
-    return lambda value: change(value, own)
+def check_places(runs: Sequence[Run], names: Collection[str]) -> None:
+    """Raise unless all names are places of all blocks.
+
+    Raises:
+      ValueError: one is not.
+    """
+    if set(names) <= set(PLACES):
+        return
+    for run in runs:
+        own = [place.name for place in run.open(run.parameters).places]
+        unknown = sorted(set(names) - {*PLACES, *own})
+        if unknown:
+            raise ValueError(
+                f"There is no place {', '.join(map(repr, unknown))} to edit or read; "
+                f"give some of {', '.join(dict.fromkeys((*own, *PLACES)))}."
+            )
+
+
+def _with_own(change: Callable[..., Any], own: Any) -> Callable[..., Any]:
+    return lambda value, *token: change(value, own, *token)

@@ -14,6 +14,7 @@ from jmamba.layers.block import Block
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.mixer import Mixer
 from jmamba.layers.norm import Precision, RMSNorm
+from jmamba.layers.places import PASS_BY, Watch
 from jmamba.layers.selection import torch_uniform
 from jmamba.layers.stack import Remat, stack_layers
 from jmamba.layers.tabulation import tabulated
@@ -210,13 +211,17 @@ class LanguageModel(StackedModel):
         return x.astype(accumulation_dtype(x.dtype))
 
     def unembed(
-        self, x: Float[Array, "*b m"], *, frozen: Frozen = NOTHING
+        self,
+        x: Float[Array, "*b m"],
+        *,
+        frozen: Frozen = NOTHING,
+        at: Watch = PASS_BY,
     ) -> Float[Array, "*b v"]:
         """Return float32 logits of a residual stream after the last block."""
-        x = self.norm_f(x, frozen=frozen.norm)
+        x = at("final_norm", self.norm_f(x, frozen=frozen.norm))
         head = self.embedding[...].T if self.lm_head is None else self.lm_head[...]
         dtype = accumulation_dtype(x.dtype)
-        return matmul_into(x, head.astype(x.dtype), dtype)
+        return at("logits", matmul_into(x, head.astype(x.dtype), dtype))
 
     def read(
         self,

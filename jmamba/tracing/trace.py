@@ -116,27 +116,11 @@ def _trace(graphdef, state, inputs, tokens, layers):
     model = nnx.merge(graphdef, state)
     x = model.embed(inputs)
 
-    def record(x, out):
+    def record(block, x, out):
         return out.recurrence, x, out.x
 
-    # One slot per chosen layer and one that all the others overwrite.
-    slots = np.full(model.config.num_layers, len(layers))
-    slots[list(layers)] = range(len(layers))
-    shapes = jax.eval_shape(lambda x: record(x, model.layer(0)(x)), x)
-    records = jax.tree.map(
-        lambda like: jnp.zeros((len(layers) + 1, *like.shape), like.dtype), shapes
-    )
-
-    def visit(carry, x, out):
-        index, records = carry
-        slot = jnp.asarray(slots)[index]
-        put = partial(jax.lax.dynamic_update_index_in_dim, index=slot, axis=0)
-        return index + 1, jax.tree.map(put, records, record(x, out))
-
-    passed = model.run_layers(x, visit=(visit, (0, records)))
-    _, records = passed.carry
-    records = jax.tree.map(lambda x: x[: len(layers)], records)
-    recurrence, residual_in, residual_out = records
+    passed = model.run_layers(x, read=record, only=layers)
+    recurrence, residual_in, residual_out = passed.found
     logits = model.unembed(passed.x)
     states = None if tokens is None else _states(recurrence, tokens)
     return Trace(

@@ -15,6 +15,7 @@ import jmamba
 from jmamba import attention, dynamics
 from jmamba.checkpoints import CheckpointError, load_orbax, save_orbax
 from jmamba.generation import Decimation, prefill_decimated
+from jmamba.interventions import run, zero
 from jmamba.layers import MAMBA_LRP, PLACES, UNIFIED, directions_of, run_recurrence
 from jmamba.models import Architecture, register
 
@@ -221,3 +222,12 @@ def test_edits_reach_every_place(model, traced):
     back = model.run_layers(x, edit={"recurrence": put_back}, edits=traced.recurrence)
     assert_close(back.x, traced.residual_out[1], 1e-6)
     assert len(directions_of(traced.layer(0))) == 1
+
+
+def test_names_of_what_passes_are_those_of_any_recurrence(model):
+    names = [place.name for place in model.places]
+    assert {"delta", "B", "C", "z", "h", "y", "gated"} <= set(names)
+    assert not {"conv", "gate", "dt"} & set(names)
+    found = run(model, TOKENS, zero("B"), names=("y", "attended", "B"))
+    assert not np.any(found["y"]) and not np.any(found["attended"])
+    assert not np.any(found["B"])

@@ -24,6 +24,7 @@ LAYERS = [
     {"jmamba.evaluation", "jmamba.training", "jmamba.embedded", "jmamba.checkpoints"},
     {"jmamba"},  # its __init__, which hands on
     {"jmamba.report"},
+    {"jmamba.interventions"},
     {"jmamba.recipes"},
     {"jmamba.commands"},
     {"jmamba.cli"},
@@ -42,6 +43,7 @@ HEAVY = {"torch", "transformers", "matplotlib", "typer", "rich"}
 
 ALLOWED = {
     "jmamba.report": {"matplotlib"},
+    "jmamba.interventions.figures": {"matplotlib"},
     "jmamba.recipes": {"matplotlib"},
     "jmamba.commands": {"typer", "rich"},
     "jmamba.cli": {"typer", "rich"},

@@ -13,7 +13,9 @@ from jaxtyping import Array, Float, Int
 from jmamba.layers.bidirectional import BidirectionalMixer
 from jmamba.layers.block import Block
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear
+from jmamba.layers.model import OUTSIDE
 from jmamba.layers.norm import Precision, RMSNorm
+from jmamba.layers.places import PASS_BY, Watch
 from jmamba.layers.stack import Remat, Run, stack_layers
 from jmamba.layers.tabulation import tabulated
 from jmamba.models.base import StackedModel
@@ -64,6 +66,7 @@ class Vim(StackedModel):
         for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)
     )
     config: VimConfig
+    outside = (*OUTSIDE[:-1], OUTSIDE[-1]._replace(axes="bv"))
 
     def __init__(
         self,
@@ -224,10 +227,14 @@ class Vim(StackedModel):
         return jnp.concatenate([grid[:new], *token, grid[new:]])
 
     def unembed(
-        self, x: Float[Array, "b l m"], *, frozen: Frozen = NOTHING
+        self,
+        x: Float[Array, "b l m"],
+        *,
+        frozen: Frozen = NOTHING,
+        at: Watch = PASS_BY,
     ) -> Float[Array, "b v"]:
         """Return float32 logits of a residual stream after the last block."""
-        return self.read(x, frozen=frozen)
+        return self.read(x, frozen=frozen, at=at)
 
     def read(
         self,
@@ -235,6 +242,7 @@ class Vim(StackedModel):
         query: int | Int[Array, "b"] | None = None,
         *,
         frozen: Frozen = NOTHING,
+        at: Watch = PASS_BY,
     ) -> Float[Array, "b v"]:
         """Return float32 logits that the head reads off one token.
 
@@ -243,12 +251,13 @@ class Vim(StackedModel):
           query: the token, or one per image; None for the class token, or the mean
             over patches if there is none.
           frozen: what derivatives take for constants.
+          at: who edits and reads what passes.
         """
         if query is None:
             query = self.usual_query(x.shape[1])
-        x = self.norm_f(x, frozen=frozen.norm)
+        x = at("final_norm", self.norm_f(x, frozen=frozen.norm))
         x = jnp.mean(x, axis=1) if query is None else take_token(x, query)
-        return self.head(x).astype(accumulation_dtype(x.dtype))
+        return at("logits", self.head(x).astype(accumulation_dtype(x.dtype)))
 
     @property
     def num_targets(self) -> int:

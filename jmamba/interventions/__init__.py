@@ -1,0 +1,32 @@
+"""Hands: what passes in a model is captured, edited, and put in place of another's."""
+
+from jmamba.interventions.captured import Captured as Captured
+from jmamba.interventions.edits import Edit as Edit
+from jmamba.interventions.edits import add as add
+from jmamba.interventions.edits import average as average
+from jmamba.interventions.edits import cut_attention as cut_attention
+from jmamba.interventions.edits import replace as replace
+from jmamba.interventions.edits import resample as resample
+from jmamba.interventions.edits import scale as scale
+from jmamba.interventions.edits import zero as zero
+from jmamba.interventions.lens import LogitShares as LogitShares
+from jmamba.interventions.lens import logit_lens as logit_lens
+from jmamba.interventions.lens import logit_shares as logit_shares
+from jmamba.interventions.names import find_place as find_place
+from jmamba.interventions.names import place_table as place_table
+from jmamba.interventions.patching import AttributedPatches as AttributedPatches
+from jmamba.interventions.patching import PatchingError as PatchingError
+from jmamba.interventions.patching import attribution_patching as attribution_patching
+from jmamba.interventions.patching import patching_error as patching_error
+from jmamba.interventions.patching import sweep_patches as sweep_patches
+from jmamba.interventions.paths import patch_path as patch_path
+from jmamba.interventions.points import Point as Point
+from jmamba.interventions.ready import ablate as ablate
+from jmamba.interventions.ready import freeze_selection as freeze_selection
+from jmamba.interventions.ready import patch as patch
+from jmamba.interventions.ready import patch_state as patch_state
+from jmamba.interventions.ready import steer as steer
+from jmamba.interventions.running import capture as capture
+from jmamba.interventions.running import run as run
+from jmamba.interventions.sweep_result import Sweep as Sweep
+from jmamba.interventions.sweeps import sweep as sweep
