@@ -54,7 +54,7 @@ def test_measured_map_of_the_object_is_perfect():
     masks = np.zeros((2, 8, 8), bool)
     masks[:, 2:6, 4:8] = True
     images = np.repeat(masks[..., None].astype(np.float32), 3, axis=-1)
-    pictures = Composites(images, np.array([1, 1], np.int32), masks)
+    pictures = Composites(images, np.array([1, 1], np.int32), masks, ~masks)
 
     def is_bright(images):  # class 1 while any of the object is left
         bright = images.reshape(len(images), -1).max(axis=1) > 0
