@@ -2,6 +2,7 @@
 
 from typing import Any, Literal, NamedTuple, get_args
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -164,7 +165,7 @@ def _fill(picture, gone, patch: int, filling: Filling) -> np.ndarray:
     if filling == "black":
         return np.zeros_like(picture[:, :1, :1])
     if filling == "blurred":
-        return np.asarray(blur(picture), picture.dtype)
+        return np.asarray(blur(jnp.asarray(picture)), picture.dtype)
     mean = picture.mean(axis=(1, 2), keepdims=True)
     if filling == "mean":
         return mean

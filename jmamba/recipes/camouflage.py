@@ -1,8 +1,8 @@
-"""Objects of known classes among others, where neither colour nor place gives them away.
+"""Objects of known classes among others, given away by neither colour nor place.
 
-A picture has one object of a class and one that is of none, in two of its quarters. Its
-ground is made of the lightness of a third, shuffled into blobs, and one range of colours
-paints all three: what tells the object from the rest is its shape alone.
+A picture has one object of a class and one that is of none, in two of its quarters.
+Its ground is made of the lightness of a third, shuffled into blobs, and one range of
+colours paints all three: what tells the object from the rest is its shape alone.
 """
 
 from collections.abc import Sequence
@@ -89,7 +89,7 @@ def hide(shapes: Shapes, count: int, *, side: int, key: Sequence[int]) -> Compos
     images = np.empty((count, side, side, 3), np.float32)
     masks, rivals = np.empty((2, count, side, side), bool)
     for i, label in enumerate(labels):
-        first, second = rng.permutation(4)[:2]
+        first, second = map(int, rng.permutation(4)[:2])
         shown = _place(_pick(shapes.classes[label], rng), side, first, rng)
         rival = _place(_pick(shapes.distractors, rng), side, second, rng)
         light = ground(_pick(shapes.distractors, rng), side, rng)

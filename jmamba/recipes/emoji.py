@@ -83,8 +83,7 @@ def read_emoji(
         with zipfile.ZipFile(path) as archive:
             listed = json.loads(archive.read("emoji.json"))
             found = [
-                _pictures(archive, listed, kinds, eighths)
-                for kinds in classes.values()
+                _pictures(archive, listed, kinds, eighths) for kinds in classes.values()
             ]
     except (OSError, KeyError, zipfile.BadZipFile, ValueError) as error:
         raise ValueError(

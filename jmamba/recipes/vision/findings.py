@@ -38,8 +38,10 @@ CLAIMS = (
         for worse in (
             _ATTRIBUTION,
             _ROLLOUT,
-            *(("vim", m) for m in ("integrated_gradients", "smooth_grad",
-                                   "gradient_x_input")),  # fmt: skip
+            *(
+                ("vim", m)
+                for m in ("integrated_gradients", "smooth_grad", "gradient_x_input")
+            ),  # fmt: skip
         )
     ),
     Claim(_FIRST, "black positive", _ATTRIBUTION, _RAW),

@@ -51,7 +51,7 @@ SIZES = {
     "cpu": VisionConfig(
         pictures="camouflage", side=48, d_model=32, num_layers=2, d_state=4,
         steps=6500, batch=16, learning_rate=5e-3, seeds=(0, 1, 2, 3, 4), measured=600,
-        explained=120, validated=72, removed=40,
+        explained=96, validated=48, removed=32,
     ),
     "large": VisionConfig(
         pictures="camouflage", side=64, d_model=192, num_layers=12, d_state=16,
@@ -123,18 +123,18 @@ def run(config: VisionConfig, bench: Workbench) -> None:
 
 
 _LEGEND = """
-In percent except flipping, which is in logits; in brackets 95 % intervals over seeds and
-pictures. The right class is explained. Readings are what becomes of relevance before it
-is scored: its sign kept, its negative part cut off, its magnitude. Bold is the reading
-that the validation pictures choose for that score; methods with one reading are never
-negative. Object: the area under the ROC curve of the object's pixels against those of
-the distractor, where any map that knows no class has 50 %. Pointing: the highest pixel is
-the object's. mIoU and pixel accuracy: a pixel is foreground above the mean of its map,
-which favours maps of few high values; mAP after scaling maps to [0, 1]. Flipping: delta
-A^F of the right class's logit over patches removed, higher is better, by what is put in
-their place, and the mean. Most relevant patches first: accuracy while 10 to 90 % of the
-patches vanish, lower is better; least relevant first, higher is better. Maps that ask no
-model are removed from the Vim's pictures.
+In percent except flipping, which is in logits; in brackets 95 % intervals over seeds
+and pictures. The right class is explained. Readings are what becomes of relevance
+before it is scored: its sign kept, its negative part cut off, its magnitude. Bold is
+the reading that the validation pictures choose for that score; methods with one reading
+are never negative. Object: the area under the ROC curve of the object's pixels against
+those of the distractor, where any map that knows no class has 50 %. Pointing: the
+highest pixel is the object's. mIoU and pixel accuracy: a pixel is foreground above the
+mean of its map, which favours maps of few high values; mAP after scaling maps to [0,
+1]. Flipping: delta A^F of the right class's logit over patches removed, higher is
+better, by what is put in their place, and the mean. Most relevant patches first:
+accuracy while 10 to 90 % of the patches vanish, lower is better; least relevant first,
+higher is better. Maps that ask no model are removed from the Vim's pictures.
 """
 
 _GAINS = """
@@ -152,9 +152,10 @@ table by Holm's correction. Maps that ask no model must fail.
 """
 
 _FINDINGS = """
-Rankings that are claimed of larger models on ImageNet, looked for in small ones on hidden
-objects; the words are those of docs/claims.md, at a level of 0.05 for the whole table by
-Holm's correction. Black: patches turned black. Flipping: the mean of all four fillings.
+Rankings that are claimed of larger models on ImageNet, looked for in small ones on
+hidden objects; the words are those of docs/claims.md, at a level of 0.05 for the whole
+table by Holm's correction. Black: patches turned black. Flipping: the mean of all four
+fillings.
 """
 
 
@@ -215,7 +216,10 @@ def _measure(name: str, trained: Models, shown: Composites, config, bench) -> Pa
     explained["none"] = explain_all(f"none {name}", free, asked, bench)
     found, grids = {}, {}
     for kind in MODELS:
-        models, part = trained.get(kind, trained["vim"]), read_all(kind, explained[kind])
+        models, part = (
+            trained.get(kind, trained["vim"]),
+            read_all(kind, explained[kind]),
+        )
         few = {row: grid[:, : config.removed] for row, grid in part.items()}
 
         def place(number, numbers, grid):
@@ -239,8 +243,8 @@ def _take(pictures: Composites, numbers: list[int]) -> Composites:
 def _write_maps(shown: Composites, grids, choice: Choice, config, bench) -> None:
     """Draw the reported reading of each method, of the first seed."""
     maps = {}
-    for key in dict.fromkeys(row[:2] for row in grids):
-        row = choice.reading(*key, SCORE)
+    for kind, method in dict.fromkeys(row[:2] for row in grids):
+        row = choice.reading(kind, method, SCORE)
         name = ": ".join(name_row(row)[:2])
         maps[name] = spread(grids[row][0, :SHOWN], config.patch_size)
     few = _take(shown, list(range(SHOWN)))

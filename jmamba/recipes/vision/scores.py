@@ -1,10 +1,10 @@
 """What is measured of an explanation of a picture, and how it becomes a score."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float
 
 from jmamba.attention.relevance.heat_maps import patch_weights
 from jmamba.evaluation import (
@@ -84,7 +84,10 @@ def remove(
         for order in ("morf", "lerf")
     ])  # fmt: skip
     images = np.broadcast_to(pictures.images, (len(gone), *pictures.images.shape))
-    images, gone = images.reshape(-1, *images.shape[2:]), gone.reshape(-1, *heat.shape[1:])
+    images, gone = (
+        images.reshape(-1, *images.shape[2:]),
+        gone.reshape(-1, *heat.shape[1:]),
+    )
     whole = np.asarray(predict(normalise(pictures.images)))[None]
     found = {}
     for filling in FILLINGS:
@@ -100,6 +103,7 @@ def remove(
     return found
 
 
+Key = TypeVar("Key", bound=Hashable)
 Statistic = Callable[..., float]
 
 
@@ -179,7 +183,7 @@ def _difference(statistic: Statistic, sign: int, *arrays) -> float:
     return sign * (statistic(*arrays[:half]) - statistic(*arrays[half:]))
 
 
-def better(scores: Mapping[str, Measured], name: str) -> str:
+def better(scores: Mapping[Key, Measured], name: str) -> Key:
     """Return which of several has the best score; of equal ones the first."""
     sign = -1 if lower_is_better(name) else 1
     return max(scores, key=lambda key: sign * value(scores[key], name))
@@ -194,7 +198,7 @@ def say(found: Comparison, name: str) -> str:
       >>> say(Comparison(2.0, 1.0, 3.0, 1.0), "flipping")
       '2.00 [1.00, 3.00]'
     """
-    three: Sequence[Float] = found[:3]
+    three = found[:3]
     if is_percent(name):
         return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * v for v in three))
     return "{:.2f} [{:.2f}, {:.2f}]".format(*three)
