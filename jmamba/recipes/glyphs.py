@@ -37,20 +37,27 @@ def _bars(draw, box, width, light):
         draw.rectangle((x, top, x + width, low), fill=(light, 255))
 
 
-def _angle(draw, box, width, light):
+def _frame(draw, box, width, light):
+    draw.rectangle(box, outline=(light, 255), width=width)
+
+
+def _plus(draw, box, width, light):
     left, top, right, low = box
-    draw.line((left, top, left, low, right, low), fill=(light, 255), width=width)
+    x, y = (left + right) // 2, (top + low) // 2
+    draw.line((left, y, right, y), fill=(light, 255), width=width)
+    draw.line((x, top, x, low), fill=(light, 255), width=width)
 
 
-def _dots(draw, box, width, light):
+def _funnel(draw, box, width, light):
     left, top, right, low = box
-    for x in (left, right - 2 * width):
-        for y in (top, low - 2 * width):
-            draw.ellipse((x, y, x + 2 * width, y + 2 * width), fill=(light, 255))
+    corners = [((left + right) // 2, low), (right, top), (left, top)]
+    draw.polygon(corners, fill=(light, 255))
 
 
-def _bowl(draw, box, width, light):
-    draw.chord(box, 0, 180, fill=(light, 255))
+def _rungs(draw, box, width, light):
+    left, top, right, low = box
+    for y in np.linspace(top, low - width, 3).astype(int):
+        draw.rectangle((left, y, right, y + width), fill=(light, 255))
 
 
 MARKS: dict[str, Draw] = {
@@ -60,8 +67,8 @@ MARKS: dict[str, Draw] = {
     "bars": _bars,
 }
 """Class -> what is drawn on its plates."""
-OTHERS: tuple[Draw, ...] = (_angle, _dots, _bowl)
-"""What is drawn on plates of no class."""
+OTHERS: tuple[Draw, ...] = (_frame, _plus, _funnel, _rungs)
+"""What is drawn on plates of no class: about as many lines, another way round."""
 
 
 def draw_glyphs(size: int, *, eighths: Collection[int] = range(7)) -> Shapes:

@@ -247,7 +247,7 @@ def _write_maps(shown: Composites, grids, choice: Choice, config, bench) -> None
         row = choice.reading(kind, method, SCORE)
         name = ": ".join(name_row(row)[:2])
         maps[name] = spread(grids[row][0, :SHOWN], config.patch_size)
-    few = _take(shown, list(range(SHOWN)))
+    few = _take(shown, list(range(len(shown.labels)))[:SHOWN])
     places = few.masks + 0.4 * few.rivals
     bench.write_figure(
         "maps",
