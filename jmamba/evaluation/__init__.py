@@ -32,6 +32,7 @@ from jmamba.evaluation.removal import STEPS as STEPS
 from jmamba.evaluation.removal import RemovalCurve as RemovalCurve
 from jmamba.evaluation.removal import removal_curve as removal_curve
 from jmamba.evaluation.removal import removal_masks as removal_masks
+from jmamba.evaluation.replacement import FILLINGS as FILLINGS
 from jmamba.evaluation.replacement import WordRelevance as WordRelevance
 from jmamba.evaluation.replacement import replace_patches as replace_patches
 from jmamba.evaluation.replacement import replace_tokens as replace_tokens

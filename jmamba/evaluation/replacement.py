@@ -1,9 +1,16 @@
 """Inputs without some of their features: tokens, words or patches."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from jmamba.attention.relevance.completeness import blur
+
+Filling = Literal["black", "mean", "blurred", "neighbours"]
+FILLINGS: tuple[Filling, ...] = get_args(Filling)
+"""What may stand in the place of a patch."""
 
 STAYS = -1
 """Word number of tokens that are never removed."""
@@ -95,18 +102,21 @@ def replace_tokens(
 
 
 def replace_patches(
-    images: Any, gone: Any, *, patch: int, colour: Literal["black", "mean"] = "black"
+    images: Any, gone: Any, *, patch: int, filling: Filling = "black"
 ) -> Float[np.ndarray, "b height width colours"]:
-    """Return images with some of their patches in one colour.
+    """Return images with some of their patches replaced.
 
     Args:
       images: colours in [0, 1], before they are normalised, (b, height, width, 3).
       gone: which patches are to go, in rows from the top left, (b, patches).
       patch: side of a patch; patches may be larger than those that a model reads.
-      colour: "black", or the "mean" of each image.
+      filling: what stands in their place: "black"; the "mean" colour of each image;
+        the same pixels "blurred", under a Gaussian an eighth of the sides wide; or
+        the "neighbours", a mean of the pixels that are left, weighed by
+        exp(-(|dx| + |dy|) / patch), and the mean colour where none is.
 
     Raises:
-      ValueError: images are not cut into so many patches, or the colour is unknown.
+      ValueError: images are not cut into so many patches, or the filling is unknown.
 
     Examples:
       >>> image = np.arange(4.0).reshape(1, 1, 4, 1)
@@ -117,6 +127,11 @@ def replace_patches(
       >>> image = np.arange(8.0).reshape(1, 2, 4, 1)
       >>> replace_patches(image, [[False, True]], patch=2)[0, :, :, 0].tolist()
       [[0.0, 1.0, 0.0, 0.0], [4.0, 5.0, 0.0, 0.0]]
+
+    References:
+      Knutsson & Westin, "Normalized and differential convolution", CVPR 1993, for
+      neighbours; Rong et al., "A consistent and efficient evaluation strategy for
+      attribution methods", ICML 2022, for why the filling matters.
     """
     picture, mask = np.asarray(images), np.asarray(gone, bool)
     if picture.ndim != 4 or not np.issubdtype(picture.dtype, np.floating):
@@ -124,8 +139,9 @@ def replace_patches(
             "images must be floats (batch, height, width, colours), but are "
             f"{picture.dtype} of shape {picture.shape}."
         )
-    if colour not in ("black", "mean"):
-        raise ValueError(f"colour={colour!r}: give 'black' or 'mean'.")
+    if filling not in FILLINGS:
+        known = ", ".join(map(repr, FILLINGS))
+        raise ValueError(f"filling={filling!r}: give one of {known}.")
     batch, height, width, _ = picture.shape
     if patch < 1 or height % patch or width % patch:
         raise ValueError(
@@ -141,8 +157,31 @@ def replace_patches(
         )
     grid = mask.reshape(batch, rows, columns)
     pixels = grid.repeat(patch, axis=1).repeat(patch, axis=2)[..., None]
+    return np.where(pixels, _fill(picture, pixels, patch, filling), picture)
+
+
+def _fill(picture, gone, patch: int, filling: Filling) -> np.ndarray:
+    """Return what stands in the place of pixels, everywhere."""
+    if filling == "black":
+        return np.zeros_like(picture[:, :1, :1])
+    if filling == "blurred":
+        return np.asarray(blur(jnp.asarray(picture)), picture.dtype)
     mean = picture.mean(axis=(1, 2), keepdims=True)
-    return np.where(pixels, mean if colour == "mean" else np.zeros_like(mean), picture)
+    if filling == "mean":
+        return mean
+    left = (~gone).astype(picture.dtype)
+    near = [
+        np.exp(-np.abs(np.subtract.outer(np.arange(side), np.arange(side))) / patch)
+        for side in picture.shape[1:3]
+    ]
+
+    def spread(values):
+        rows = np.tensordot(near[0], values, (1, 1))  # h b w c
+        return np.tensordot(near[1], rows, (1, 2)).transpose(2, 1, 0, 3)
+
+    weight = spread(left)
+    known = spread(left * picture) / np.where(weight > 0, weight, 1)
+    return np.where(weight > 0, known, mean).astype(picture.dtype)
 
 
 def _check_words(words, shape) -> np.ndarray:

@@ -3,7 +3,7 @@
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,20 +46,35 @@ class EmojiSet(NamedTuple):
 
 
 class Composites(NamedTuple):
-    """Pictures in [0, 1], their classes, and where the object is."""
+    """Pictures in [0, 1], their classes, and where the object is.
+
+    Attributes:
+      images: the pictures.
+      labels: the classes of their objects.
+      masks: where the object is.
+      rivals: where else it could be looked for: at an object of no class; in pictures
+        of one object all that is not the object.
+    """
 
     images: Float[np.ndarray, "b h w 3"]
     labels: Int[np.ndarray, "b"]
     masks: Bool[np.ndarray, "b h w"]
+    rivals: Bool[np.ndarray, "b h w"]
 
 
-def read_emoji(path: Path, *, held_out: bool = False, every: int = 8) -> EmojiSet:
+def read_emoji(
+    path: Path,
+    *,
+    eighths: Collection[int] = range(7),
+    classes: Mapping[str, Sequence[str]] = CLASSES,
+) -> EmojiSet:
     """Read the emoji of all classes.
 
     Args:
       path: zip file of PNGs with `emoji.json`, which names their subcategories.
-      held_out: whether to return each 8th emoji of a class, or all the others.
-      every: one in how many is held out.
+      eighths: which of each eight emoji of a class are read, counted from 0; the
+        others are held out.
+      classes: class -> subcategories.
 
     Raises:
       ValueError: the file cannot be read, or lacks a class.
@@ -68,20 +83,19 @@ def read_emoji(path: Path, *, held_out: bool = False, every: int = 8) -> EmojiSe
         with zipfile.ZipFile(path) as archive:
             listed = json.loads(archive.read("emoji.json"))
             found = [
-                _pictures(archive, listed, kinds, held_out=held_out, every=every)
-                for kinds in CLASSES.values()
+                _pictures(archive, listed, kinds, eighths) for kinds in classes.values()
             ]
     except (OSError, KeyError, zipfile.BadZipFile, ValueError) as error:
         raise ValueError(
             f"Cannot read emoji from {path}: {error}. Give a zip file of PNGs with an "
             "emoji.json that lists image and subcategory of each."
         ) from error
-    return EmojiSet(tuple(found), tuple(CLASSES))
+    return EmojiSet(tuple(found), tuple(classes))
 
 
-def _pictures(archive, listed, kinds, *, held_out, every):
+def _pictures(archive, listed, kinds, eighths):
     files = sorted(e["image"] for e in listed if e["subcategory"] in kinds)
-    files = [f for i, f in enumerate(files) if (i % every == every - 1) == held_out]
+    files = [f for i, f in enumerate(files) if i % 8 in eighths]
     if not files:
         raise ValueError(f"no emoji of {', '.join(kinds)}")
     return np.stack([
@@ -112,7 +126,7 @@ def compose(
         ground = texture(side, rng)
         images[i] = opacity * layer[..., :3] + (1 - opacity) * ground
         masks[i] = opacity[..., 0] > 0.5
-    return Composites(images, labels.astype(np.int32), masks)
+    return Composites(images, labels.astype(np.int32), masks, ~masks)
 
 
 def _place(picture, side: int, rng) -> np.ndarray:

@@ -34,7 +34,7 @@ def read_fashion(images: Path, labels: Path) -> Composites:
         raise ValueError(f"{images} has {len(grey)} pictures and {labels} "
                          f"{len(classes)} labels; give files of one part.")  # fmt: skip
     colours = np.repeat((grey / np.float32(255))[..., None], 3, axis=-1)
-    return Composites(colours, classes.astype(np.int32), grey > 0)
+    return Composites(colours, classes.astype(np.int32), grey > 0, grey == 0)
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:

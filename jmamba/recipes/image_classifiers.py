@@ -21,7 +21,7 @@ class VisionConfig:
     """Sizes of the vision recipe.
 
     Attributes:
-      pictures: "emoji" over textures, or "fashion" for Fashion-MNIST.
+      pictures: a name in `PICTURES`.
       side: of the pictures, 28 for Fashion-MNIST.
       patch_size: side of a patch.
       d_model: width of both models.
@@ -36,6 +36,8 @@ class VisionConfig:
       seeds: one Vim and one ViT are trained for each.
       measured: test pictures for the accuracy.
       explained: test pictures whose explanations are scored.
+      validated: pictures that readings are chosen on.
+      removed: how many of both have patches removed.
     """
 
     pictures: str = "emoji"
@@ -53,6 +55,8 @@ class VisionConfig:
     seeds: tuple = (0,)
     measured: int = 1000
     explained: int = 200
+    validated: int = 100
+    removed: int = 100
 
     def least_bytes(self) -> int:
         """Return the bytes of memory that the recipe takes at least.
@@ -86,6 +90,25 @@ def vim_config(config: VisionConfig, pictures: Pictures, **fields) -> VimConfig:
     )
 
 
+def make_vim(config: VisionConfig, pictures: Pictures, seed: int, **fields) -> Vim:
+    """Return a recipe's Vim with random weights, with further fields of its config."""
+    return Vim(vim_config(config, pictures, **fields), rngs=nnx.Rngs(seed))
+
+
+def make_vit(config: VisionConfig, pictures: Pictures, seed: int) -> ViT:
+    """Return a ViT with random weights, of the same width and depth."""
+    vit_config = ViTConfig(
+        d_model=config.d_model,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        mlp_ratio=config.mlp_ratio,
+        num_classes=len(pictures.names),
+        image_size=config.side,
+        patch_size=config.patch_size,
+    )
+    return ViT(vit_config, rngs=nnx.Rngs(seed))
+
+
 def train_vim(
     config: VisionConfig,
     pictures: Pictures,
@@ -104,7 +127,7 @@ def train_vim(
       key: name of the run; None for vim-seed.
       **fields: further fields of `VimConfig`.
     """
-    model = Vim(vim_config(config, pictures, **fields), rngs=nnx.Rngs(seed))
+    model = make_vim(config, pictures, seed, **fields)
     return _train(key or f"vim-{seed}", model, config, pictures, bench, seed)
 
 
@@ -112,16 +135,7 @@ def train_vit(
     config: VisionConfig, pictures: Pictures, bench: Workbench, seed: int
 ) -> ViT:
     """Train a ViT of the same width and depth, or read the one trained before."""
-    vit_config = ViTConfig(
-        d_model=config.d_model,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        mlp_ratio=config.mlp_ratio,
-        num_classes=len(pictures.names),
-        image_size=config.side,
-        patch_size=config.patch_size,
-    )
-    model = ViT(vit_config, rngs=nnx.Rngs(seed))
+    model = make_vit(config, pictures, seed)
     return _train(f"vit-{seed}", model, config, pictures, bench, seed)
 
 

@@ -1,17 +1,24 @@
 """The data sets of pictures that the vision recipes train and test on."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from jmamba.recipes import camouflage
+from jmamba.recipes.camouflage import Shapes, hide, take_shapes
 from jmamba.recipes.emoji import CLASSES, Composites, compose, read_emoji
 from jmamba.recipes.fashion import FILES, NAMES, read_fashion
+from jmamba.recipes.glyphs import draw_glyphs
 from jmamba.recipes.workbench import Workbench
 
-PICTURES = ("emoji", "fashion")
+PICTURES = ("camouflage", "glyphs", "emoji", "fashion")
 """Names of the data sets that `load_pictures` knows."""
+
+PARTS = {"train": (0, 1, 2, 4, 5, 6), "validation": (3,), "test": (7,)}
+"""Part -> which of each eight kinds of hidden objects it shows."""
 
 
 @runtime_checkable
@@ -41,6 +48,49 @@ class Pictures(Protocol):
         ...
 
 
+POOL = 2**14
+"""Pictures of hidden objects that are made once and drawn from for training."""
+
+
+class HiddenPictures:
+    """Objects among others of the same colours, each kind in one part only.
+
+    Args:
+      shapes: of each of `PARTS`.
+      side: of the pictures.
+    """
+
+    def __init__(self, shapes: Mapping[str, Shapes], side: int):
+        self.shapes, self.side = shapes, side
+        self.names = shapes["train"].names
+
+    def draw(self, count: int, *, seed: int, step: int) -> Composites:
+        """Pick some of `POOL` pictures of known shapes."""
+        chosen = np.random.default_rng([0, seed, step]).integers(POOL, size=count)
+        images, *others = (array[chosen] for array in self._pool)
+        return Composites(images.astype(np.float32) / 255, *others)
+
+    @cached_property
+    def _pool(self):
+        images, *others = self._hide("train", POOL, 0, 0)
+        return (np.round(255 * images).astype(np.uint8), *others)
+
+    def test(self, count: int) -> Composites:
+        """Hide known shapes in places that are never drawn for training."""
+        return self._hide("train", count, 1, 0)
+
+    def new(self, count: int) -> Composites:
+        """Hide shapes that neither training nor validation shows."""
+        return self._hide("test", count, 2, 0)
+
+    def validation(self, count: int) -> Composites:
+        """Hide shapes that neither training nor testing shows."""
+        return self._hide("validation", count, 3, 0)
+
+    def _hide(self, part, count, *key):
+        return hide(self.shapes[part], count, side=self.side, key=key)
+
+
 class EmojiPictures:
     """Emoji over textures.
 
@@ -56,7 +106,7 @@ class EmojiPictures:
 
     def __init__(self, path: Path, side: int):
         self.side = side
-        self.known, self.unknown = read_emoji(path), read_emoji(path, held_out=True)
+        self.known, self.unknown = read_emoji(path), read_emoji(path, eighths=(7,))
 
     def draw(self, count: int, *, seed: int, step: int) -> Composites:
         """Put known emoji over new textures."""
@@ -119,13 +169,27 @@ def load_pictures(name: str, side: int, bench: Workbench) -> Pictures:
     """Read a data set.
 
     Args:
-      name: "emoji" over textures or "fashion", for Fashion-MNIST.
+      name: "camouflage" for emoji hidden among others, "glyphs" for drawn shapes
+        hidden alike, which need no file, "emoji" over textures, or "fashion" for
+        Fashion-MNIST.
       side: of the pictures; Fashion-MNIST's is 28 whatever is asked for.
       bench: knows where the files are.
 
     Raises:
       ValueError: a file is missing or cannot be read, or there is no such data set.
     """
+    if name == "glyphs":
+        shapes = {
+            part: draw_glyphs(side // 2, eighths=kept) for part, kept in PARTS.items()
+        }
+        return HiddenPictures(shapes, side)
+    if name == "camouflage":
+        path, kinds = bench.data("emoji64.zip"), camouflage.CLASSES
+        shapes = {
+            part: take_shapes(read_emoji(path, eighths=e, classes=kinds), side // 2)
+            for part, e in PARTS.items()
+        }
+        return HiddenPictures(shapes, side)
     if name == "emoji":
         return EmojiPictures(bench.data("emoji64.zip"), side)
     if name == "fashion":

@@ -151,11 +151,40 @@ def test_patches_become_black_or_the_mean():
     gone[0, 4] = True  # second row, second column
     black = replace_patches(images, gone, patch=2)
     assert black.dtype == np.float32 and not black[0, 2:, 2:4].any()
-    mean = replace_patches(images, gone, patch=2, colour="mean")
+    mean = replace_patches(images, gone, patch=2, filling="mean")
     np.testing.assert_array_equal(mean[0, 3, 2], images[0].mean(axis=(0, 1)))
     for changed in (black, mean):
         changed[0, 2:, 2:4] = images[0, 2:, 2:4]
         np.testing.assert_array_equal(changed, images)
+
+
+def test_patches_become_blurred_or_what_is_beside_them():
+    images = np.random.default_rng(0).random((2, 4, 6, 3)).astype(np.float32)
+    gone = np.zeros((2, 6), bool)
+    gone[0, [0, 4]], gone[1] = True, True
+    blurred = replace_patches(images, gone, patch=2, filling="blurred")
+    np.testing.assert_allclose(blurred[1], gaussian(images[1]), atol=1e-6)
+    filled = replace_patches(images, gone, patch=2, filling="neighbours")
+    assert filled.dtype == np.float32
+    np.testing.assert_array_equal(filled[0, :2, 2:], images[0, :2, 2:])
+    left = ~gone[0].reshape(2, 3).repeat(2, axis=0).repeat(2, axis=1)
+    y, x = np.mgrid[:4, :6]
+    for place in [(0, 0), (1, 1), (2, 3)]:
+        weight = left * np.exp(-(abs(y - place[0]) + abs(x - place[1])) / 2)
+        mean = (weight[..., None] * images[0]).sum((0, 1)) / weight.sum()
+        np.testing.assert_allclose(filled[0][place], mean, rtol=1e-5)
+    mean = images[1].mean((0, 1))
+    np.testing.assert_allclose(filled[1], np.broadcast_to(mean, (4, 6, 3)), rtol=1e-6)
+
+
+def gaussian(image):
+    """Blur by a loop over pixels, an eighth of the sides wide."""
+    y, x = np.mgrid[:4, :6]
+    found = np.empty_like(image)
+    for i, j in np.ndindex(4, 6):
+        weight = np.exp(-(((y - i) / 0.5) ** 2 + ((x - j) / 0.75) ** 2) / 2)
+        found[i, j] = (weight[..., None] * image).sum((0, 1)) / weight.sum()
+    return found
 
 
 def test_patches_are_counted_as_a_model_reads_them():
@@ -267,8 +296,8 @@ def test_removal_messages():
     image = np.ones((1, 4, 4, 3))
     with pytest.raises(ValueError, match="images must be floats .* are int64 of shape"):
         replace_patches(image.astype(int), [[True]], patch=4)
-    with pytest.raises(ValueError, match="colour='red': give 'black' or 'mean'"):
-        replace_patches(image, [[True]], patch=4, colour="red")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="filling='red': give one of 'black', "):
+        replace_patches(image, [[True]], patch=4, filling="red")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="patch=3 does not divide images of 4 x 4"):
         replace_patches(image, [[True]], patch=3)
     with pytest.raises(ValueError, match=r"\(1, 5\), but 1 images .* have 4 patches"):

@@ -152,7 +152,7 @@ class FewPictures:
         rng = np.random.default_rng(0)
         images = rng.random((count, 8, 8, 3), np.float32)
         labels = np.arange(count, dtype=np.int32) % 3
-        return Composites(images, labels, np.ones((count, 8, 8), bool))
+        return Composites(images, labels, *np.ones((2, count, 8, 8), bool))
 
     def draw(self, count, *, seed, step):
         return self.test(count)

@@ -1,20 +1,20 @@
-"""Where the vision results agree with the papers, and where they do not."""
+"""What the papers say of explanations of pictures, and what came out here."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
-from jmamba.recipes.verdicts import judge
+from jmamba.recipes.verdicts import decide
+from jmamba.recipes.vision.explainers import RELEASED
+from jmamba.recipes.vision.measuring import Found
 from jmamba.recipes.vision.scores import compare, say
+from jmamba.recipes.vision.tables import Choice, name_row
 from jmamba.recipes.workbench import Workbench
 
 
 class Claim(NamedTuple):
-    """A ranking that a paper reports: the first is better than the second.
+    """A ranking: the first is better than the second.
 
     Attributes:
-      source: where.
+      source: where it is said.
       score: by what it is measured.
       better, worse: (model, method) of each.
     """
@@ -27,45 +27,66 @@ class Claim(NamedTuple):
 
 _ATTRIBUTION, _LRP = ("vim", "mamba_attribution"), ("vim", "mamba_lrp")
 _ROLLOUT, _RAW = ("vim", "attention_rollout"), ("vim", "raw_attention")
-_HIDDEN = "Hidden Attention (ACL 2025)"
+_UNIFIED, _RELEASED = ("vim", "unified_attribution"), ("vim", RELEASED)
+_VIT = ("vit", "transformer_attribution")
+_HIDDEN, _LRP_PAPER = "Hidden Attention (ACL 2025)", "MambaLRP (2024), table 1"
+_UNIFIED_PAPER = "Unified attention (ICLR 2025)"
+_FIRST, _SECOND = f"{_HIDDEN}, table 1", f"{_HIDDEN}, table 2"
 CLAIMS = (
-    Claim("MambaLRP (2024), table 1", "flipping", _LRP, _ATTRIBUTION),
-    Claim(f"{_HIDDEN}, table 2", "mIoU", _ATTRIBUTION, _LRP),
-    Claim(f"{_HIDDEN}, table 2", "mIoU", _ATTRIBUTION, _ROLLOUT),
-    Claim(f"{_HIDDEN}, table 2", "mIoU", _ROLLOUT, _RAW),
-    Claim(f"{_HIDDEN}, table 1", "positive AUC", _ATTRIBUTION, _RAW),
-    Claim(f"{_HIDDEN}, table 1", "negative AUC", _ROLLOUT, _ATTRIBUTION),
-    Claim(
-        f"{_HIDDEN}, table 1",
-        "positive AUC",
-        ("vit", "transformer_attribution"),
-        _ATTRIBUTION,
+    *(
+        Claim(_LRP_PAPER, "flipping", _LRP, worse)
+        for worse in (
+            _ATTRIBUTION,
+            _ROLLOUT,
+            *(
+                ("vim", m)
+                for m in ("integrated_gradients", "smooth_grad", "gradient_x_input")
+            ),  # fmt: skip
+        )
     ),
-    Claim(
-        f"{_HIDDEN}, table 2", "mIoU", ("vit", "transformer_attribution"), _ATTRIBUTION
-    ),
-    Claim(f"{_HIDDEN}, table 2", "mIoU", _RAW, ("vit", "raw_attention")),
-    Claim(f"{_HIDDEN}, table 2", "mIoU", _ROLLOUT, ("vit", "attention_rollout")),
+    Claim(_FIRST, "black positive", _ATTRIBUTION, _RAW),
+    Claim(_FIRST, "black positive", _RAW, _ROLLOUT),
+    Claim(_FIRST, "black positive", _VIT, _ATTRIBUTION),
+    Claim(_FIRST, "black positive", _RAW, ("vit", "raw_attention")),
+    Claim(_FIRST, "black positive", _ROLLOUT, ("vit", "attention_rollout")),
+    Claim(_FIRST, "black negative", _ROLLOUT, _ATTRIBUTION),
+    Claim(_FIRST, "black negative", _ATTRIBUTION, _RAW),
+    Claim(_FIRST, "black negative", _ROLLOUT, _RAW),
+    Claim(_FIRST, "black negative", _VIT, _ATTRIBUTION),
+    Claim(_FIRST, "black negative", ("vit", "raw_attention"), _RAW),
+    Claim(_FIRST, "black negative", ("vit", "attention_rollout"), _ROLLOUT),
+    Claim(_SECOND, "mIoU", _ATTRIBUTION, _ROLLOUT),
+    Claim(_SECOND, "mIoU", _ROLLOUT, _RAW),
+    Claim(_SECOND, "mIoU", _RAW, ("vit", "raw_attention")),
+    Claim(_SECOND, "mIoU", _ROLLOUT, ("vit", "attention_rollout")),
+    Claim(_SECOND, "mIoU", _VIT, _ATTRIBUTION),
+    Claim(_SECOND, "mIoU", _ATTRIBUTION, _LRP),
+    Claim(_SECOND, "mIoU", _ROLLOUT, _LRP),
+    Claim(_SECOND, "mIoU", _LRP, _RAW),
+    Claim(_UNIFIED_PAPER, "flipping", _UNIFIED, _ATTRIBUTION),
+    Claim(_UNIFIED_PAPER, "mIoU", _UNIFIED, _ATTRIBUTION),
+    Claim("jmamba, earlier", "mIoU", _ATTRIBUTION, _RELEASED),
 )
-"""Rankings on ImageNet that are looked for here."""
+"""Rankings that are looked for here."""
 
 
-def write_vision_findings(
-    found: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], bench: Workbench
-) -> None:
-    """Add a table of what the papers claim and what was found here."""
-    rows = []
-    for claim in CLAIMS:
-        first, second = (found[k][m] for k, m in (claim.better, claim.worse))
-        difference = compare(first, second, claim.score)
-        rows.append([
-            claim.source, claim.score, _name(claim.better), _name(claim.worse),
-            say(difference, percent=claim.score != "flipping"), judge(difference),
-        ])  # fmt: skip
-    columns = ["paper", "score", "better there", "worse there",
+def write_findings(test: Found, choice: Choice, bench: Workbench) -> None:
+    """Add a table of what is claimed and what came out, corrected for all claims."""
+    rows = [
+        tuple(choice.reading(*key, claim.score) for key in (claim.better, claim.worse))
+        for claim in CLAIMS
+    ]
+    differences = [
+        compare(test[first], test[second], claim.score)
+        for claim, (first, second) in zip(CLAIMS, rows, strict=True)
+    ]
+    table = [
+        [claim.source, claim.score, " ".join(name_row(first)),
+         " ".join(name_row(second)), say(difference, claim.score), verdict]
+        for claim, (first, second), difference, verdict in zip(
+            CLAIMS, rows, differences, decide(differences), strict=True
+        )
+    ]  # fmt: skip
+    columns = ["said by", "score", "better there", "worse there",
                "better by, here", "so here"]  # fmt: skip
-    bench.write_table("The papers' rankings", columns, rows)
-
-
-def _name(key: tuple[str, str]) -> str:
-    return f"{ {'vim': 'Vim', 'vit': 'ViT'}[key[0]] } {key[1].replace('_', ' ')}"
+    bench.write_table("The papers' rankings", columns, table)
