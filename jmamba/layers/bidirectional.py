@@ -1,14 +1,14 @@
 """The mixer of Vision Mamba, which reads tokens in both directions."""
 
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear, stop_gradient
-from jmamba.layers.mamba import make_in_proj, make_out_proj
+from jmamba.layers.mamba import AROUND, make_in_proj, make_out_proj
 from jmamba.layers.mixer import Mixer, Projection
 from jmamba.layers.norm import Precision
 from jmamba.layers.selection import GateMatrices, MakeGates, Selection
@@ -68,6 +68,8 @@ class BidirectionalMixer(Mixer):
     References:
       Zhu et al., "Vision Mamba", arXiv 2401.09417, section 3.3, algorithm 1.
     """
+
+    letters: ClassVar[Mapping[str, str]] = AROUND
 
     def __init__(
         self,

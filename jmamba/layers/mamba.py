@@ -1,6 +1,7 @@
 """The mixer of Mamba-1 and Falcon-Mamba."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -15,6 +16,14 @@ from jmamba.layers.sizes import HeadSizes, MixerSizes
 from jmamba.ops.sharding import split_halves
 from jmamba.types import LayerCache
 from jmamba_kernels import accumulation_dtype
+
+AROUND: Mapping[str, str] = {
+    "in_proj.kernel": "md",  # x and z of all channels
+    "in_proj.bias": "d",
+    "out_proj.kernel": "dm",
+    "out_proj.bias": "m",
+}
+"""Letters of the projections around a mixer's channels."""
 
 
 class MambaMixer(Selection, Mixer):
@@ -36,6 +45,8 @@ class MambaMixer(Selection, Mixer):
       Gu & Dao, "Mamba", arXiv 2312.00752, section 3.4 and figure 3.
       Zuo et al., "Falcon Mamba", arXiv 2410.05355, section 3.
     """
+
+    letters: ClassVar[Mapping[str, str]] = {**Selection.letters, **AROUND}
 
     def __init__(
         self,
