@@ -23,10 +23,10 @@ class Work(NamedTuple):
         read and write in the devices' memory.
     """
 
-    products: float | int = 0
-    streamed: float | int = 0
+    products: int = 0
+    streamed: int = 0
 
-    def plus(self, other: "Work", times: float = 1) -> "Work":
+    def plus(self, other: "Work", times: int = 1) -> "Work":
         """Return both together, the other one so many times."""
         return Work(
             self.products + times * other.products,

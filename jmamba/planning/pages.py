@@ -23,7 +23,9 @@ def plan_data(
         "dtype": task.dtype,
         "remat": bool(task.remat),
         **plan._asdict(),
-        "traffic": [one._asdict() for one in plan.traffic],
+        "traffic": None
+        if plan.traffic is None
+        else [one._asdict() for one in plan.traffic],
         "total": plan.total,
         "least_seconds": plan.least_seconds,
     }
@@ -49,18 +51,23 @@ def plan_text(data: dict[str, Any]) -> str:
         f"Recurrences              {', '.join(data['kernels']) or 'plain XLA'}",
         "",
         "Exchanges of each device",
-        *(
-            f"  {one['kind']:<18} {one['axes']:<16} {one['times']:>7,} times "
-            f"{one['num_bytes'] / 1e6:12,.1f} MB"
-            for one in data["traffic"]
-        ),
-        *([] if data["traffic"] else ["  none"]),
+        *_exchanges(data["traffic"]),
     ]
     if data["bounds"]:
         lines += ["", "A run takes at least, ms"]
         lines += [f"  {k:<12} {1e3 * t:9.2f}" for k, t in data["bounds"].items()]
     fits = data["advice"] or ("Fits." if data["capacity"] else "")
     return "\n".join([*lines, *(["", fits[0].upper() + fits[1:]] if fits else [])])
+
+
+def _exchanges(traffic: list[dict[str, Any]] | None) -> list[str]:
+    if traffic is None:
+        return ["  not known: there is no text of the compiled program"]
+    return [
+        f"  {one['kind']:<18} {one['axes']:<16} {one['times']:>7,} times "
+        f"{one['num_bytes'] / 1e6:12,.1f} MB"
+        for one in traffic
+    ] or ["  none"]
 
 
 def _of(capacity: int | None) -> str:

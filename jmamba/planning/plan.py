@@ -10,7 +10,7 @@ import jax
 
 from jmamba.planning.advice import advise
 from jmamba.planning.exchanges import Exchange, exchanges_in
-from jmamba.planning.operations import Work, count_work
+from jmamba.planning.operations import count_work
 from jmamba.planning.programs import Task, make_call
 from jmamba.planning.topologies import Chip, Topology
 
@@ -40,24 +40,24 @@ class DevicePlan(NamedTuple):
       memory: what -> bytes; "temporary" is all that lives on the way.
       capacity: bytes of memory; None where it is not known.
       products: floating-point operations of products.
-      traffic: what is exchanged.
+      traffic: what is exchanged; None where XLA cannot write the program as text.
       kernels: what computes the recurrences.
       bounds: what -> seconds that a run takes at least; none for unknown devices.
       advice: the first thing that does not fit, and what would help; "" if all fits.
       seconds: that compiling took.
     """
 
-    memory: dict[str, float]
+    memory: dict[str, int]
     capacity: int | None
     products: float
-    traffic: tuple[Traffic, ...]
+    traffic: tuple[Traffic, ...] | None
     kernels: tuple[str, ...]
     bounds: dict[str, float]
     advice: str
     seconds: float
 
     @property
-    def total(self) -> float:
+    def total(self) -> int:
         """Bytes of memory in all."""
         return sum(self.memory.values())
 
@@ -87,35 +87,36 @@ def make_plan(kind: str, task: Task, topology: Topology) -> DevicePlan:
     run, arguments = make_call(kind, task)
     start = time.perf_counter()
     traced = run.trace(*arguments.values())
-    count = len(topology.devices)
-    work = count_work(traced.jaxpr)
-    memory = {name: _bytes_of(tree) for name, tree in arguments.items()}
+    lowered, work = traced.lower(), count_work(traced.jaxpr)
+    memory: dict[str, int] = {k: _bytes_of(tree) for k, tree in arguments.items()}
     try:
-        compiled = traced.lower().compile()
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        memory = _what_was_asked(memory, error)
-        text, moved = "", sum(memory.values())
+        memory["temporary"] = _asked_for(error) - sum(memory.values())
+        text, moved = None, sum(memory.values())
     else:
         found = compiled.memory_analysis()
-        kept = found.output_size_in_bytes - found.alias_size_in_bytes
-        memory |= {"results": kept, "temporary": found.temp_size_in_bytes}
+        memory["results"] = found.output_size_in_bytes - found.alias_size_in_bytes
+        memory["temporary"] = found.temp_size_in_bytes
         moved = found.argument_size_in_bytes + found.output_size_in_bytes
-        text = compiled.as_text()
-    exchanges = exchanges_in(text, task.sharding.shape)
-    traffic = _summarise(exchanges, task.sharding.shape)
-    per_device = Work(work.products / count, work.streamed / count)
-    chip = topology.chip
-    plan = DevicePlan(
+        text = _text_of(compiled)
+    traffic = None if text is None else _summarise(text, task.sharding.shape)
+    seconds = time.perf_counter() - start
+    names = _KERNEL.findall(text or lowered.as_text(debug_info=True))
+    chip, capacity = topology.chip, topology.chip and topology.chip.memory
+    count = len(topology.devices)
+    products, streamed = work.products / count, work.streamed / count
+    bounds = {} if chip is None else _bounds(chip, products, moved + streamed, traffic)
+    return DevicePlan(
         memory={name: size for name, size in memory.items() if size},
-        capacity=None if chip is None else chip.memory,
-        products=per_device.products,
+        capacity=capacity,
+        products=products,
         traffic=traffic,
-        kernels=tuple(sorted({".".join(pair) for pair in _KERNEL.findall(text)})),
-        bounds={} if chip is None else _bounds(chip, per_device, moved, traffic),
-        advice="",
-        seconds=time.perf_counter() - start,
+        kernels=tuple(sorted({".".join(pair) for pair in names})),
+        bounds=bounds,
+        advice=advise(memory, capacity, kind, task),
+        seconds=seconds,
     )
-    return plan._replace(advice=advise(plan.memory, plan.capacity, kind, task))
 
 
 def _bytes_of(tree: Any) -> int:
@@ -126,21 +127,29 @@ def _bytes_of(tree: Any) -> int:
     )
 
 
-def _what_was_asked(memory: Mapping[str, int], error: Exception) -> dict[str, float]:
-    """Return what a program asked for that did not fit, or raise what was wrong."""
+def _asked_for(error: Exception) -> int:
+    """Return the bytes that a program asked for and did not get, or raise the error."""
     asked = re.search(r"Used ([\d.]+)([KMGT]) of", str(error))
     if asked is None:
         raise error
-    total = float(asked[1]) * 2 ** (10 * (1 + "KMGT".index(asked[2])))
-    return {**memory, "temporary": max(0.0, total - sum(memory.values()))}
+    return int(float(asked[1]) * 2 ** (10 * (1 + "KMGT".index(asked[2]))))
 
 
-def _summarise(
-    exchanges: list[Exchange], mesh: Mapping[str, int]
-) -> tuple[Traffic, ...]:
+def _text_of(compiled: Any) -> str | None:
+    """Return a compiled program as text; None where XLA fails to write it.
+
+    So it is of some programs for TPUs whose loops have exchanges under way.
+    """
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        return None
+
+
+def _summarise(text: str, mesh: Mapping[str, int]) -> tuple[Traffic, ...]:
     """Return exchanges by kind and axes, those of most bytes first."""
     found: dict[tuple[str, str], Traffic] = {}
-    for one in exchanges:
+    for one in exchanges_in(text, mesh):
         axes = "+".join(name for name in mesh if name in one.axes)
         group = math.prod(mesh[name] for name in one.axes)
         old = found.get((one.kind, axes), Traffic(one.kind, axes, 0, 0))
@@ -161,15 +170,18 @@ def received(exchange: Exchange, group: int) -> float:
     if exchange.kind == "all-reduce":
         return 2 * size * others
     if exchange.kind == "reduce-scatter":
-        return size * (group - 1)
-    return size if exchange.kind == "collective-permute" else size * others
+        return float(size * (group - 1))
+    return float(size) if exchange.kind == "collective-permute" else size * others
 
 
 def _bounds(
-    chip: Chip, work: Work, moved: float, traffic: tuple[Traffic, ...]
+    chip: Chip, products: float, moved: float | int, traffic: tuple[Traffic, ...] | None
 ) -> dict[str, float]:
-    return {
-        "products": work.products / chip.flops,
-        "memory": (moved + work.streamed) / chip.bandwidth,
-        "links": sum(x.num_bytes for x in traffic) / (chip.link * chip.links),
+    bounds = {
+        "products": products / chip.flops,
+        "memory": moved / chip.bandwidth,
     }
+    if traffic is None:
+        return bounds
+    received_bytes = sum(x.num_bytes for x in traffic)
+    return bounds | {"links": received_bytes / (chip.link * chip.links)}
