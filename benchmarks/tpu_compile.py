@@ -32,7 +32,7 @@ from tpu_compiler import (
     programs,
     read_schedule,
     sharding,
-    start_without_chip,
+    start_compiler,
 )
 
 from jmamba_kernels.selective_scan.pallas_tpu import pallas_tpu
@@ -105,7 +105,7 @@ def main():
     arguments = parse_arguments()
     rows, console = [], Console()
     with tempfile.TemporaryDirectory() as folder:
-        start_without_chip(Path(folder))
+        start_compiler(Path(folder))
         for generation in arguments.generation or GENERATIONS:
             for shape in arguments.shape or SHAPES:
                 for dtype in arguments.dtype or DTYPES:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
+from jmamba.planning.topologies import start_without_chip
 from jmamba_kernels import CHUNK
 from jmamba_kernels.selective_scan.contract import ScanInputs, some_inputs
 
@@ -33,15 +34,9 @@ TOKEN_LOOP = 8
 """Tokens in one pass of a kernel's innermost loop."""
 
 
-def start_without_chip(dump_to: Path | None = None) -> None:
+def start_compiler(dump_to: Path | None = None) -> None:
     """Set what libtpu reads when it is loaded; call before the first `sharding`."""
-    os.environ.update(
-        TPU_SKIP_MDS_QUERY="1",
-        TPU_ACCELERATOR_TYPE="v5litepod-4",
-        TPU_WORKER_HOSTNAMES="localhost",
-        TPU_WORKER_ID="0",
-        ALLOW_MULTIPLE_LIBTPU_LOAD="1",  # there is no chip to share
-    )
+    start_without_chip()
     if dump_to is not None:
         os.environ["LIBTPU_INIT_ARGS"] = (
             f"--xla_jf_dump_to={dump_to} --xla_jf_dump_llo_text=true"

@@ -35,6 +35,10 @@ LATER = {
         "jmamba.commands.train:train_command",
         "Train a byte-level model on a file.",
     ),
+    "plan": (
+        "jmamba.commands.plan:plan_command",
+        "Say what a model takes on a pod: memory, exchanges, time. No pod is needed.",
+    ),
     "reproduce": (
         "jmamba.commands.reproduce:reproduce_command",
         "Run an experiment of the papers: its tables and figures.",

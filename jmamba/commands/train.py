@@ -25,7 +25,7 @@ from jmamba.training.data import check_windows, read_bytes, split_bytes
 from jmamba.training.loop import StepReport, TrainConfig, new_model, train
 from jmamba.training.losses import LOSSES, LossLog
 from jmamba.training.memory import check_training_memory
-from jmamba.training.states import read_run_settings
+from jmamba.training.settings import read_run_settings
 
 STATE, EXACT, MODEL = "state", "model-float32", "model"
 """Folders that are written: states on the way, the trained model, and as it is stored.

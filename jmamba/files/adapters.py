@@ -69,11 +69,12 @@ class LowRank(NamedTuple):
     def add_to(self, tensor: StoredTensor) -> StoredTensor:
         """Return the sum of a matrix and its change, in float32 at least."""
 
-        def read() -> np.ndarray:
+        def read(part: tuple[slice, ...] = ()) -> np.ndarray:
             weight = tensor.read()
             dtype = np.promote_types(weight.dtype, np.float32)
             change = self.scale * (self.B.astype(dtype) @ self.A.astype(dtype))
-            return weight.astype(dtype) + (change.T if self.is_table else change)
+            whole = weight.astype(dtype) + (change.T if self.is_table else change)
+            return whole[part]
 
         return tensor._replace(read=read)
 
@@ -202,7 +203,9 @@ def read_adapter(folder: Path) -> Adapter:
                 odd.append(f"{name} ({tensor.dtype})")
             elif side is None:
                 value = tensor.read()  # small, and the file is closed soon
-                replaced[name] = tensor._replace(read=lambda value=value: value)
+                replaced[name] = tensor._replace(
+                    read=lambda part=(), value=value: value[part]
+                )
             else:
                 matrix = ".".join(parts[: parts.index(side)]) + ".weight"
                 sides.setdefault(matrix, {})[side] = tensor.read()

@@ -1,13 +1,16 @@
 """Filling a model's parameters from weight files, one tensor at a time."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 
 from jmamba.files.errors import CheckpointError, compress
-from jmamba.files.keys import ParameterPath, Slot
+from jmamba.files.keys import Change, ParameterPath, Slot
 from jmamba.files.tensors import FLOATS, StoredTensor
 from jmamba.files.weight_files import Weights
 
@@ -57,20 +60,97 @@ def fill(
                     progress("reading", min(done, total), total)
     if progress:
         progress("reading", total, total)  # the files' headers count too
+    _check_finite(bad, weights)
+    return arrays
+
+
+def fill_parts(
+    parameters: Mapping[ParameterPath, jax.ShapeDtypeStruct],
+    slots: Mapping[str, Slot],
+    weights: Weights,
+    places: Mapping[ParameterPath, jax.sharding.Sharding],
+) -> Mapping[ParameterPath, jax.Array]:
+    """Return the parameters, of which each device has read its own part.
+
+    Of safetensors, and of PyTorch's files that can be mapped, nothing else is read: no
+    host holds more of a parameter than its devices do.
+
+    Args:
+      parameters: shapes and dtypes.
+      slots: name -> where a tensor goes.
+      weights: the files.
+      places: where each parameter is to lie.
+
+    Raises:
+      CheckpointError: values are not finite.
+    """
+    bad: set[str] = set()
+    with ExitStack() as stack:
+        found: dict[ParameterPath, dict[int | None, tuple[str, StoredTensor]]] = {}
+        for file in weights.files:
+            for key, tensor in stack.enter_context(weights.open(file)).items():
+                if key in slots:
+                    of_path = found.setdefault(slots[key].path, {})
+                    of_path[slots[key].layer] = key, tensor
+
+        def read_part(path: ParameterPath, index: tuple[slice, ...]) -> np.ndarray:
+            leaf = parameters[path]
+            bounds = [i.indices(n) for i, n in zip(index, leaf.shape, strict=True)]
+            rest = tuple(slice(*bound) for bound in bounds)
+            shape = tuple(stop - start for start, stop, _ in bounds)
+            target = aligned_empty(shape, leaf.dtype)
+            for layer, (key, tensor) in found[path].items():
+                change = slots[key].change
+                if layer is None:
+                    bad.update(convert_into(target, key, tensor, change, rest))
+                elif layer in range(*bounds[0]):
+                    place = target[layer - bounds[0][0]]
+                    bad.update(convert_into(place, key, tensor, change, rest[1:]))
+            return target
+
+        arrays = {
+            path: jax.make_array_from_callback(
+                leaf.shape, places[path], _once(partial(read_part, path))
+            )
+            for path, leaf in parameters.items()
+        }
+    _check_finite(sorted(bad), weights)
+    return arrays
+
+
+def _once(read: Callable[[Any], np.ndarray]) -> Callable[[Any], np.ndarray]:
+    """Return a reader that devices with the same part share."""
+    seen: dict[str, np.ndarray] = {}
+
+    def read_once(index):
+        name = str(index)
+        if name not in seen:
+            seen[name] = read(index)
+        return seen[name]
+
+    return read_once
+
+
+def _check_finite(bad: Collection[str], weights: Weights) -> None:
     if bad:
         raise CheckpointError(
             f"The weights in {weights.files[0].parent} are not finite: {compress(bad)}."
             " The checkpoint is damaged, or its values need a wider dtype (float32)."
         )
-    return arrays
 
 
-def convert_into(target: np.ndarray, key: str, tensor: StoredTensor, change) -> list:
-    """Write a tensor into its place; return what is wrong with its values.
+def convert_into(
+    target: np.ndarray,
+    key: str,
+    tensor: StoredTensor,
+    change: Change,
+    within: tuple[slice, ...] = (),
+) -> list:
+    """Write a tensor, or a part of it, into its place; return what is wrong with it.
 
     Rows are converted some at a time, so that the whole never exists twice.
     """
-    source = tensor.read()
+    source = tensor.read(change.torch_part(within)) if within else tensor.read()
     value = change.from_torch(source)
     rows = max(1, _CHUNK // max(1, value[:1].size))
     finite = True

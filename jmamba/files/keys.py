@@ -15,6 +15,18 @@ class Change(NamedTuple):
     from_torch: Callable[[np.ndarray], np.ndarray]
     to_torch: Callable[[np.ndarray], np.ndarray]
 
+    def torch_part(self, part: tuple[slice, ...]) -> tuple[slice, ...]:
+        """Return which part of a tensor becomes a part of a parameter's layer.
+
+        Examples:
+          >>> TRANSPOSE.torch_part((slice(0, 3), slice(4, 6)))
+          (slice(4, 6, None), slice(0, 3, None))
+        """
+        probe = np.zeros((2,) * len(part))  # its strides tell the axes apart
+        slices = dict(zip(probe.strides, part, strict=True))
+        found = self.to_torch(probe).strides
+        return tuple(slices.get(stride, slice(None)) for stride in found)
+
 
 SAME = Change(lambda x: x, lambda x: x)
 TRANSPOSE = Change(np.transpose, np.transpose)  # torch keeps (out, in), we (in, out)

@@ -16,8 +16,11 @@ FLOATS = {
 
 
 class StoredTensor(NamedTuple):
-    """Shape and dtype of a tensor of a weight file; `read` gets its values."""
+    """Shape and dtype of a tensor of a weight file.
+
+    `read()` gets its values, `read(part)` those of a part, a tuple of slices.
+    """
 
     shape: tuple[int, ...]
     dtype: str
-    read: Callable[[], np.ndarray]
+    read: Callable[..., np.ndarray]

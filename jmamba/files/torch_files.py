@@ -207,12 +207,12 @@ def require_torch(purpose: str) -> Any:
     return torch
 
 
-def _to_numpy(file: Path, tensor: Any) -> np.ndarray:
+def _to_numpy(file: Path, tensor: Any, part: tuple[slice, ...] = ()) -> np.ndarray:
     with reading(file, "is damaged"):
         tensor = tensor.detach()
         if str(tensor.dtype) != "torch.bfloat16":
-            return tensor.numpy()
+            return tensor.numpy()[part]
         import torch
 
         # numpy has no bfloat16 of its own: carry the bits over
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)[part]

@@ -154,9 +154,9 @@ def open_safetensors(file: Path) -> Iterator[dict[str, StoredTensor]]:
 
     check_regular(file)
 
-    def read(key: str) -> np.ndarray:
+    def read(key: str, part: tuple[slice, ...] = ()) -> np.ndarray:
         with reading(file, _NO_SAFETENSORS):
-            return tensors.get_tensor(key)
+            return tensors.get_slice(key)[part] if part else tensors.get_tensor(key)
 
     with reading(file, _NO_SAFETENSORS):
         opened = safe_open(file, framework="np")
@@ -216,5 +216,5 @@ def read_headers(weights: Weights) -> dict[str, StoredTensor]:
     return found
 
 
-def _closed() -> np.ndarray:
+def _closed(part: tuple[slice, ...] = ()) -> np.ndarray:
     raise AssertionError("the file of this tensor is closed")

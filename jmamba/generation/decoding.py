@@ -16,8 +16,9 @@ from jmamba.generation.request import Request, is_traced, make_request
 from jmamba.generation.sampling import Sampling, draw, hide_padding
 from jmamba.generation.stopping import make_stop
 from jmamba.generation.streaming import Callback, deliver, listening
+from jmamba.layers.letters import shared_letters
 from jmamba.models.cache import CACHE_AXES, GENERATION_AXES, GenerationCache
-from jmamba.models.language_model import LanguageModel, parameter_axes
+from jmamba.models.language_model import LanguageModel
 from jmamba.models.texts import TEXT_AXES, compact
 from jmamba.ops.sharding import keep_places
 from jmamba.types import ArrayLike, KeyLike, LayerCache, Tokens, exportable
@@ -168,7 +169,7 @@ def _generate(graphdef, state, request: Request, *, max_new_tokens):
     return keep_places(
         partial(_continue, graphdef, max_new_tokens),
         (request, state),
-        (_request_axes(request), parameter_axes(state)),
+        (_request_axes(request), shared_letters(nnx.merge(graphdef, state))),
         out_axes,
     )
 

@@ -1,5 +1,6 @@
 """The mixer of Vision Mamba, which reads tokens in both directions."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -7,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear, stop_gradient
-from jmamba.layers.mamba import HALVES, make_in_proj, make_out_proj
+from jmamba.layers.mamba import AROUND, HALVES, make_in_proj, make_out_proj
 from jmamba.layers.mixer import GATE, Mixer, Projection
 from jmamba.layers.norm import Precision
 from jmamba.layers.places import PASS_BY, Place, Watch
@@ -83,6 +84,7 @@ class BidirectionalMixer(Mixer):
         ),
     )
     is_open: ClassVar[bool] = True
+    letters: ClassVar[Mapping[str, str]] = AROUND
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """The causal depthwise convolution of a layer, and what it needs of earlier tokens."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,8 @@ class Convolver(nnx.Module):
       precision: dtypes.
       rngs: source of the initial weights.
     """
+
+    letters: ClassVar[Mapping[str, str]] = {"weight": "dk", "bias": "d"}
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """The mixer of Mamba-1 and Falcon-Mamba."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -24,6 +25,14 @@ HALVES = (
 )
 """The two halves of what an input is projected to."""
 
+AROUND: Mapping[str, str] = {
+    "in_proj.kernel": "md",  # x and z of all channels
+    "in_proj.bias": "d",
+    "out_proj.kernel": "dm",
+    "out_proj.bias": "m",
+}
+"""Letters of the projections around a mixer's channels."""
+
 
 class MambaMixer(Selection, Mixer):
     """The mixer of one block: projections, convolution and selective scan.
@@ -47,6 +56,7 @@ class MambaMixer(Selection, Mixer):
 
     places: ClassVar[tuple[Place, ...]] = (*HALVES, *SELECTED, *INSIDE, GATE)
     is_open: ClassVar[bool] = True
+    letters: ClassVar[Mapping[str, str]] = {**Selection.letters, **AROUND}
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """The mixer of Mamba-2."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from jmamba.layers import freezing
 from jmamba.layers.convolution import PLACES_OF_CONVOLUTION, Convolver
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear, stop_gradient
-from jmamba.layers.mamba import HALVES, make_in_proj, make_out_proj
+from jmamba.layers.mamba import AROUND, HALVES, make_in_proj, make_out_proj
 from jmamba.layers.mixer import GATE, Mixer, Projection
 from jmamba.layers.norm import Precision, RMSNorm
 from jmamba.layers.places import PASS_BY, Place, Watch
@@ -72,6 +73,13 @@ class Mamba2Mixer(Mixer):
         self.out_proj = make_out_proj(sizes, **parts)
         self.sizes, self.window = sizes, sizes.d_conv
 
+    @property
+    def letters(self) -> Mapping[str, str]:
+        """Letters of the parameters; those of the convolution are x, B and C."""
+        heads = {"dt_bias": "h", "A_log": "h", "norm.scale": "d"}
+        heads["D"] = "d" if self.sizes.skip_per_channel else "h"
+        return {**AROUND, **heads, "conv1d.weight": "_k", "conv1d.bias": "_"}
+
     def project(  # pyright: ignore[reportIncompatibleMethodOverride] (texts only)
         self,
         x: Float[Array, "b l m"],
@@ -95,7 +103,7 @@ class Mamba2Mixer(Mixer):
         """
         sizes = self.sizes
         d, n, g = sizes.d_inner, sizes.d_state, sizes.num_groups
-        projected = call_linear(self.in_proj, x, "in_proj", frozen)
+        projected = hold(call_linear(self.in_proj, x, "in_proj", frozen), "bld")
         ends = [d, d + sizes.d_conv_inner]
         z, xBC, dt = jnp.split(projected, ends, axis=-1)
         xBC, z = at("x", xBC), at("z", hold(z, "bld"))

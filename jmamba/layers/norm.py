@@ -1,6 +1,7 @@
 """RMS norm, and the dtypes of a model."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,8 @@ class RMSNorm(nnx.Module):
       groups: how many parts of neighbours have an RMS of their own.
       precision: dtypes.
     """
+
+    letters: ClassVar[Mapping[str, str]] = {"scale": "m"}
 
     def __init__(self, size: int, *, eps: float, groups: int = 1, precision: Precision):
         self.scale = nnx.Param(jnp.ones((size,), precision.param))

@@ -1,7 +1,7 @@
 """Where selective parameters are made."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +95,14 @@ class Selection(nnx.Module):
       precision: dtypes.
       rngs: source of the initial weights.
     """
+
+    letters: ClassVar[Mapping[str, str]] = {
+        "x_proj.kernel": "dr",  # dt, B and C
+        "dt_proj.kernel": "rd",
+        "dt_bias": "d",
+        "A_log": "dn",
+        "D": "d",
+    }
 
     def __init__(
         self,

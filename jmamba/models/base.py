@@ -7,7 +7,7 @@ from jmamba.files.saving import SHARD_BYTES
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.stack import Remat
 from jmamba.models.architecture import architectures_below
-from jmamba.models.loading import Choices, load_model
+from jmamba.models.loading import Choices, ShardingChoice, load_model
 from jmamba.models.saving import push_safetensors, save_safetensors
 
 Loaded = TypeVar("Loaded", bound="StackedModel")
@@ -32,6 +32,7 @@ class StackedModel(LayeredModel):
         revision: str | None = None,
         base: str | os.PathLike | None = None,
         remat: Remat = False,
+        sharding: ShardingChoice | None = None,
         **options: Any,
     ) -> Loaded:
         """Load a model from a file, a folder or the Hub.
@@ -59,6 +60,9 @@ class StackedModel(LayeredModel):
             `path_or_id` is one that PEFT wrote.
           remat: whether the backward pass recomputes each block, or a policy of
             `jax.checkpoint_policies` that says what it keeps.
+          sharding: a `Sharding`, by which each device reads its own part of the files,
+            or called as sharding(path, shape) -> jax.sharding.Sharding; None for the
+            default device.
           **options: for a `Vim`, `part`, "model" or "model_ema" for the moving average
             of the weights; `filename`, which file of a Hub repository; `changes`,
             fields of the configuration that the checkpoint does not tell, such as
@@ -68,7 +72,8 @@ class StackedModel(LayeredModel):
           CheckpointError: the checkpoint cannot be found, read or understood, or is of
             another architecture; the message says what to do.
           TypeError: an option is not one of the class.
-          ValueError: a dtype is not a floating one, or the part is unknown.
+          ValueError: a dtype is not a floating one, the part is unknown, or the mesh
+            does not divide the model.
         """
         kinds = architectures_below(cls)
         has_bare = any(one.bare is not None for one in kinds)
@@ -76,7 +81,7 @@ class StackedModel(LayeredModel):
         if set(options) - known:
             unknown = ", ".join(sorted(set(options) - known))
             raise TypeError(f"{cls.__name__}.from_pretrained takes no {unknown}.")
-        choices = Choices(dtype, param_dtype, remat)
+        choices = Choices(dtype, param_dtype, remat, sharding)
         return load_model(
             kinds, path_or_id, choices, revision=revision, base=base, **options
         )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.layers.block import Block
 from jmamba.layers.freezing import NOTHING, Frozen
+from jmamba.layers.letters import shared_letters
 from jmamba.layers.mixer import Mixer
 from jmamba.layers.norm import Precision, RMSNorm
 from jmamba.layers.places import PASS_BY, Watch
@@ -21,7 +23,7 @@ from jmamba.layers.tabulation import tabulated
 from jmamba.models.base import Loaded, StackedModel
 from jmamba.models.cache import CACHE_AXES, GenerationCache, open_cache
 from jmamba.models.texts import TEXT_AXES, Texts, as_tokens, compact, read_texts
-from jmamba.ops.sharding import keep_places
+from jmamba.ops.sharding import hold, keep_places
 from jmamba.requests import take_token
 from jmamba.types import ArrayLike, LayerCache, Tokens, exportable
 from jmamba_kernels import accumulation_dtype
@@ -58,6 +60,7 @@ class LanguageModel(StackedModel):
     """
 
     reads: ClassVar[str] = "tokens"
+    letters: ClassVar[Mapping[str, str]] = {"embedding": "vm", "lm_head": "mv"}
 
     def __init__(
         self,
@@ -194,7 +197,8 @@ class LanguageModel(StackedModel):
         self, inputs: Tokens, *, frozen: Frozen = NOTHING
     ) -> Float[Array, "b l m"]:
         """Return the residual stream before the first block."""
-        return self.as_residual(jnp.take(self.embedding[...], inputs, axis=0))
+        table = hold(self.embedding[...], "vm")  # parts of m are gathered, not of v
+        return self.as_residual(jnp.take(table, inputs, axis=0))
 
     def embed_texts(self, texts: Texts) -> Float[Array, "b l m"]:
         """Return the residual stream of texts, which may be embedded already."""
@@ -220,6 +224,7 @@ class LanguageModel(StackedModel):
         """Return float32 logits of a residual stream after the last block."""
         x = at("final_norm", self.norm_f(x, frozen=frozen.norm))
         head = self.embedding[...].T if self.lm_head is None else self.lm_head[...]
+        head = hold(head, "mv")
         dtype = accumulation_dtype(x.dtype)
         return at("logits", matmul_into(x, head.astype(x.dtype), dtype))
 
@@ -260,17 +265,6 @@ class LanguageModel(StackedModel):
         return jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), one)
 
 
-def parameter_axes(state: Any) -> Any:
-    """Return the letters of the parameters that results share axes with."""
-    axes = {"embedding": "v_", "lm_head": "_v", "D": "sd"}
-
-    def named(path, _):
-        keys = [getattr(key, "key", None) for key in path]
-        return next((axes[key] for key in keys if key in axes), "")
-
-    return jax.tree.map_with_path(named, state)
-
-
 @partial(jax.jit, static_argnames="graphdef")
 def _forward(graphdef, state, texts: Texts, cache):
     cache_axes = "" if cache is None else CACHE_AXES
@@ -278,7 +272,7 @@ def _forward(graphdef, state, texts: Texts, cache):
     return keep_places(
         partial(_run, graphdef),
         (texts, cache, state),
-        (TEXT_AXES, cache_axes, parameter_axes(state)),
+        (TEXT_AXES, cache_axes, shared_letters(nnx.merge(graphdef, state))),
         out_axes,
     )
 

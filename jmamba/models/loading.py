@@ -14,7 +14,8 @@ import numpy as np
 from jmamba.files.adapters import Adapter, find_place
 from jmamba.files.dtypes import choose_dtypes, main_dtype
 from jmamba.files.errors import CheckpointError
-from jmamba.files.filling import ByteProgress, check_copy, fill
+from jmamba.files.filling import ByteProgress, check_copy, fill, fill_parts
+from jmamba.files.keys import ParameterPath
 from jmamba.files.orbax_files import is_orbax, read_metadata, read_parameters
 from jmamba.files.tensors import FLOATS, StoredTensor
 from jmamba.files.torch_files import PARTS, check_part, read_training_checkpoint
@@ -24,11 +25,12 @@ from jmamba.files.vocabulary import read_generation, read_settings
 from jmamba.files.weight_files import Weights, find_weights, read_headers, unwrap
 from jmamba.layers.stack import Remat
 from jmamba.models.architecture import Architecture, architecture_at, find_architecture
+from jmamba.models.sharding import Sharding
 from jmamba.models.skeleton import Skeleton, make_skeleton
 from jmamba.models.weights import fit_weights, merge_adapter, name_weights, tell
 
-ShardingChoice = Callable[..., jax.sharding.Sharding]
-"""Called as sharding(path, shape), says where a parameter is to lie."""
+ShardingChoice = Sharding | Callable[..., jax.sharding.Sharding]
+"""Says where parameters are to lie: by rules, or called as sharding(path, shape)."""
 
 
 class Choices(NamedTuple):
@@ -38,16 +40,33 @@ class Choices(NamedTuple):
       dtype: compute and storage dtype; None for float32, "auto" for the checkpoint's.
       param_dtype: storage dtype, if it is to differ.
       remat: whether the backward pass recomputes each block, or a policy.
+      sharding: where parameters are to lie; None for the default device.
     """
 
     dtype: Any = None
     param_dtype: Any = None
     remat: Remat = False
+    sharding: ShardingChoice | None = None
 
     def skeleton(self, config: Any, stored: list[str]) -> Skeleton:
         """Return the model without values, given the dtypes of stored tensors."""
         compute, param = choose_dtypes(self.dtype, self.param_dtype, main_dtype(stored))
         return make_skeleton(config, dtype=compute, param_dtype=param, remat=self.remat)
+
+    def places(
+        self, skeleton: Skeleton
+    ) -> dict[ParameterPath, jax.sharding.Sharding] | None:
+        """Return where the parameters are to lie; None for the default device.
+
+        Raises:
+          ValueError: a mesh does not divide the model.
+        """
+        choice = self.sharding
+        if choice is None:
+            return None
+        if isinstance(choice, Sharding):
+            return {**choice.places(skeleton.model)}
+        return {path: choice(path, shape) for path, shape in skeleton.shapes.items()}
 
 
 def load_model(
@@ -101,8 +120,9 @@ def load_orbax(
       dtype: compute and storage dtype; None for float32, "auto" for the stored one.
       param_dtype: storage dtype, if it is to differ.
       remat: whether the backward pass recomputes each block, or a policy.
-      sharding: called as sharding(path, shape) -> jax.sharding.Sharding, so that every
-        host and device reads only its part; None for the default device.
+      sharding: a `Sharding`, or called as sharding(path, shape) ->
+        jax.sharding.Sharding, so that every host and device reads only its part; None
+        for the default device.
 
     Returns:
       A model of the architecture that the folder's config.json says.
@@ -116,9 +136,9 @@ def load_orbax(
     raw = read_settings(file)
     architecture = find_architecture(raw, str(file))
     config, _ = architecture.read(raw, str(file))
-    choices = Choices(dtype, param_dtype, remat)
+    choices = Choices(dtype, param_dtype, remat, sharding)
     config = _with_generation(config, folder)
-    return _read_orbax(architecture, folder, config, choices, sharding)
+    return _read_orbax(architecture, folder, config, choices)
 
 
 def read_model(
@@ -140,7 +160,7 @@ def read_model(
                 "give the base in safetensors or PyTorch files."
             )
         _check_plain(place, part)
-        return _read_orbax(architecture, place, stored[0], choices, None)
+        return _read_orbax(architecture, place, stored[0], choices)
     weights, arguments = _find(architecture, place, part)
     headers = read_headers(weights)
     says = "its config.json"
@@ -161,7 +181,7 @@ def read_model(
         explain=lambda found: architecture.explain(found, config),
     )
     skeleton = choices.skeleton(config, _float_dtypes(headers))
-    parameters = skeleton.parameters
+    parameters, places = skeleton.parameters, choices.places(skeleton)
     named = name_weights(architecture, layout, parameters, weights, headers)
     fitted = fit_weights(
         named, architecture, config, layout, parameters, where=str(place), says=says
@@ -174,6 +194,8 @@ def read_model(
             weights, adapter, architecture, config, layout, fitted.table
         )
     tell(place, (*named.notes, *fitted.notes))
+    if places is not None:
+        return skeleton.build(fill_parts(parameters, fitted.table, weights, places))
     return skeleton.build(fill(parameters, fitted.table, weights, progress))
 
 
@@ -240,7 +262,6 @@ def _read_orbax(
     folder: Path,
     config: Any,
     choices: Choices,
-    sharding: ShardingChoice | None,
 ) -> Any:
     stored = read_metadata(folder)
     dtypes = [np.dtype(leaf.dtype).name for leaf in stored.values()]
@@ -252,12 +273,9 @@ def _read_orbax(
         explain=lambda found: architecture.explain(found, config),
     )
     default = jax.sharding.SingleDeviceSharding(jnp.zeros(()).device)  # type: ignore[arg-type]
+    places = choices.places(skeleton) or dict.fromkeys(skeleton.parameters, default)
     wanted = {
-        path: jax.ShapeDtypeStruct(
-            leaf.shape,
-            leaf.dtype,
-            sharding=sharding(path, leaf.shape) if sharding else default,
-        )
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[path])
         for path, leaf in skeleton.parameters.items()
     }
     return skeleton.build(read_parameters(folder, wanted))

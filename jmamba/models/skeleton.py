@@ -23,6 +23,11 @@ class Skeleton(NamedTuple):
         """Shape of each parameter."""
         return shapes_of(self.parameters)
 
+    @property
+    def model(self) -> Any:
+        """The model itself, whose parameters are shapes and dtypes."""
+        return nnx.merge(self.graphdef, self.state)
+
     def build(self, arrays: Mapping[ParameterPath, jax.Array]) -> Any:
         """Return the model with these parameters."""
         nnx.replace_by_pure_dict(self.state, nest(arrays))

@@ -105,6 +105,7 @@ def split_halves(x: jax.Array, axes: str) -> tuple[jax.Array, jax.Array]:
     if not _OVER.get():
         first, second = jnp.split(x, 2, axis=-1)
         return first, second
+    x = hold(x, axes)  # it is made in parts, and no weights travel
     halves = hold(x.reshape(*x.shape[:-1], 2, -1), f"{axes[:-1]}_{axes[-1]}")
     return halves[..., 0, :], halves[..., 1, :]
 

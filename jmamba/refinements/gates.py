@@ -1,5 +1,8 @@
 """Input and output gates of a chosen sign as parameters of a mixer."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -30,6 +33,8 @@ class SymmetricGates(nnx.Module):
     References:
       Vo et al., arXiv 2410.03292, section 5.1; `definite_gates`.
     """
+
+    letters: ClassVar[Mapping[str, str]] = {"P": "_", "v": "n"}
 
     def __init__(
         self,
@@ -64,6 +69,8 @@ class SemidefiniteGates(nnx.Module):
     `K` is not K itself: its lower triangle is L and its strictly upper one T of
     `semidefinite_gate`, so that every entry counts. It starts as the identity.
     """
+
+    letters: ClassVar[Mapping[str, str]] = {"S_B": "nd", "K": "nn"}
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
 """Where a mixer of Vision Mamba sorts its tokens, and what it learns to sort by."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,8 @@ class Sorting(nnx.Module):
     References:
       Vo et al., arXiv 2410.03292, section 5.2.
     """
+
+    letters: ClassVar[Mapping[str, str]] = {"forward": "sd", "backward": "sd"}
 
     def __init__(
         self,

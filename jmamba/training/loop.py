@@ -21,7 +21,8 @@ from jmamba.training.classification import mean_cross_entropy
 from jmamba.training.data import check_windows, sample_windows
 from jmamba.training.interrupts import hold_interrupts
 from jmamba.training.optimizer import make_optimizer, make_schedule
-from jmamba.training.states import TrainingStates, fingerprint
+from jmamba.training.settings import fingerprint
+from jmamba.training.states import TrainingStates
 
 Trained = TypeVar("Trained", bound=nnx.Module)
 

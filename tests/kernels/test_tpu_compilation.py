@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from collectives import read_exchanges
 from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -21,6 +20,7 @@ from models.tiny_models import skeleton
 import jmamba
 from jmamba.attention import reduced_attention
 from jmamba.ops.operation import SELECTIVE_SCAN
+from jmamba.planning.exchanges import exchanges_in
 from jmamba.training.loop import TrainState, next_token_loss, train_step
 from jmamba.training.optimizer import make_optimizer, make_schedule
 from jmamba_kernels.selective_scan.pallas_tpu import pallas_tpu
@@ -33,7 +33,7 @@ from tpu_compiler import (  # noqa: E402
     operands,
     programs,
     sharding,
-    start_without_chip,
+    start_compiler,
     topology,
 )
 
@@ -44,7 +44,7 @@ pytestmark = [
         reason="libtpu is not installed: pip install 'jmamba[compilers]'",
     ),
 ]
-start_without_chip()
+start_compiler()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -168,7 +168,7 @@ def test_parts_of_sequences_compile_with_the_kernel_inside():
 
     text = jax.jit(jax.grad(loss)).lower(placed).compile().as_text() or ""
     assert "selective_scan_tpu_cotangent" in text
-    found = read_exchanges(text)
+    found = exchanges_in(text)
     assert {x.kind for x in found} == {"collective-permute", "all-reduce"}
 
 
@@ -236,5 +236,5 @@ def test_gradient_that_xla_splits_over_chips_takes_the_xla_form():
     assert "selective_scan_cotangent.xla_chunked" in text
     assert "selective_scan_tpu" not in text
     # the sums over chips stand behind the loop over chunks
-    found = read_exchanges(text)
+    found = exchanges_in(text)
     assert {(x.kind, x.is_in_loop) for x in found} == {("all-reduce", False)}

@@ -23,6 +23,7 @@ LAYERS = [
     {"jmamba.surgery"},
     {"jmamba.evaluation", "jmamba.training", "jmamba.embedded", "jmamba.checkpoints"},
     {"jmamba"},  # its __init__, which hands on
+    {"jmamba.planning"},
     {"jmamba.report"},
     {"jmamba.interventions"},
     {"jmamba.recipes"},

@@ -1,6 +1,7 @@
 """Vision Mamba: patches, class token, bidirectional blocks and classifier."""
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from jmamba.layers.bidirectional import BidirectionalMixer
 from jmamba.layers.block import Block
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear
+from jmamba.layers.letters import shared_letters
 from jmamba.layers.model import OUTSIDE
 from jmamba.layers.norm import Precision, RMSNorm
 from jmamba.layers.places import PASS_BY, Watch
@@ -61,6 +63,10 @@ class Vim(StackedModel):
     """
 
     reads: ClassVar[str] = "images"
+    letters: ClassVar[Mapping[str, str]] = {
+        **{"patch_embed.kernel": "___m", "patch_embed.bias": "m", "position": "_m"},
+        **{"class_token": "m", "head.kernel": "mv", "head.bias": "v"},
+    }
     black: ClassVar[tuple[float, ...]] = tuple(
         -mean / deviation
         for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)
@@ -295,4 +301,5 @@ def _forward(graphdef, state, images, tau):
         model = nnx.merge(graphdef, state)
         return model.unembed(model.run_layers(model.embed(images), tau=tau).x)
 
-    return keep_places(run, (images, state, tau), ("b___", "", ""), "bv")
+    letters = shared_letters(nnx.merge(graphdef, state))
+    return keep_places(run, (images, state, tau), ("b___", letters, ""), "bv")

@@ -1,0 +1,1 @@
+"""What a program takes on devices that are not there: bytes, exchanges, time."""
