@@ -13,7 +13,7 @@ from jmamba.checkpoints.verification import (
     verify_logits,
     why_unverifiable,
 )
-from jmamba.files.adapters import find_place
+from jmamba.files.adapters import find_checkpoint
 from jmamba.files.checksums import compare_checksums, write_checksums
 from jmamba.files.dtypes import check_dtype, main_dtype
 from jmamba.files.errors import CheckpointError
@@ -126,7 +126,7 @@ def convert(
     check_dtype(dtype)
     check_destination(destination, overwrite=overwrite)
     start = time.perf_counter()
-    place, adapter = find_place(source, _released(), revision=revision, base=base)
+    place, adapter = find_checkpoint(source, _released(), revision=revision, base=base)
     architecture = architecture_at(place)
     if architecture.bare is None and part != PARTS[0]:
         raise CheckpointError(

@@ -74,7 +74,7 @@ def plan_command(
     from jmamba.planning.configs import find_config
     from jmamba.planning.pages import plan_data, plan_json, plan_text
     from jmamba.planning.plan import make_plan
-    from jmamba.planning.programs import Task
+    from jmamba.planning.programs import Workload
     from jmamba.planning.topologies import open_topology
 
     check_dtype(dtype)
@@ -83,7 +83,7 @@ def plan_command(
     mesh = f"fsdp={len(found.devices)}" if mesh is None else mesh
     sharding = Sharding.parse(mesh, found.devices)
     batch = sharding.data * sharding.fsdp if batch is None else batch
-    task = Task(config, sharding, batch, length, dtype, POLICIES[remat.value])
+    task = Workload(config, sharding, batch, length, dtype, POLICIES[remat.value])
     with stages() as show:
         show("compiling", 0, 1)
         plan = make_plan(program.value, task, found)

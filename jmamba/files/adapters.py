@@ -100,7 +100,7 @@ class ModelPlace(NamedTuple):
     adapter: Adapter | None = None
 
 
-def find_place(
+def find_checkpoint(
     path_or_id: str | os.PathLike,
     released: Iterable[str] | None,
     *,

@@ -87,7 +87,7 @@ def _is_here(edit: Edit, layer, num_layers):
     return members(edit.point.layers, num_layers)[layer] & edit.is_on
 
 
-def _given(edit: Edit, layer, num_layers: int, rank: int):
+def _given(edit: Edit, layer, num_layers: int, rank: int) -> Any:
     """Return an edit's value for one layer."""
     value, layers = edit.value, edit.point.layers
     if value is None:
@@ -101,7 +101,7 @@ def _given(edit: Edit, layer, num_layers: int, rank: int):
     return value[layer]
 
 
-def _at_token(x, token, shape):
+def _at_token(x, token, shape) -> Any:
     """Return a token's part of what broadcasts to (b, l, ...)."""
     if x is None or x.ndim < len(shape) - 1:
         return x

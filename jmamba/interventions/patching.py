@@ -84,15 +84,15 @@ def sweep_patches(
     )
 
 
-def _pair(model: LayeredModel, clean: Inputs, corrupted: Inputs):
-    clean, corrupted = model.check_inputs(clean), model.check_inputs(corrupted)
-    if clean.shape != corrupted.shape:
+def _pair(model: LayeredModel, clean: Inputs, corrupted: Inputs) -> tuple[Array, Array]:
+    one, other = model.check_inputs(clean), model.check_inputs(corrupted)
+    if one.shape != other.shape:
         raise ValueError(
-            f"clean inputs have the shape {clean.shape}, corrupted ones "
-            f"{corrupted.shape}; a patch goes from a token to that at the same place: "
-            "give inputs of as many tokens."
+            f"clean inputs have the shape {one.shape}, corrupted ones {other.shape}; "
+            "a patch goes from a token to that at the same place: give inputs of as "
+            "many tokens."
         )
-    return clean, corrupted
+    return one, other
 
 
 class AttributedPatches(NamedTuple):

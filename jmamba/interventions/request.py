@@ -19,7 +19,7 @@ Inputs = Tokens | Images | ArrayLike
 Edits = Edit | Sequence[Edit]
 
 
-class Request(NamedTuple):
+class EditRequest(NamedTuple):
     """A model, its inputs and checked edits, and what passes there.
 
     Attributes:
@@ -41,7 +41,7 @@ class Request(NamedTuple):
     heads: int
 
 
-def open_request(model: LayeredModel, inputs: Inputs, edits: Edits) -> Request:
+def open_request(model: LayeredModel, inputs: Inputs, edits: Edits) -> EditRequest:
     """Check inputs and edits, and give edits the names of this package.
 
     Raises:
@@ -78,7 +78,7 @@ def open_request(model: LayeredModel, inputs: Inputs, edits: Edits) -> Request:
         num_layers=model.config.num_layers,
         heads=heads,
     )
-    return Request(graphdef, state, checked, edits, places, shapes, heads)
+    return EditRequest(graphdef, state, checked, edits, places, shapes, heads)
 
 
 def _spell(model: LayeredModel, edit: Edit) -> Edit:
@@ -97,7 +97,7 @@ def _spell(model: LayeredModel, edit: Edit) -> Edit:
 
 
 def check_bytes(
-    request: Request,
+    request: EditRequest,
     names: Sequence[str],
     count: int,
     tokens: Sequence[int] | None,

@@ -31,8 +31,9 @@ def keep_values(graphdef, state, inputs, edits, names, layers, positions):
 
 def _of_tokens(model, name, value, positions):
     outside = {place.name: place.axes for place in model.outside}
-    is_cut = positions is None or outside.get(name, "bv")[1] != "l"
-    return value if is_cut else value[:, list(positions)]
+    if positions is None or outside.get(name, "bv")[1] != "l":
+        return value
+    return value[:, list(positions)]
 
 
 def run_edited(
@@ -127,6 +128,7 @@ def read_target(
 
 def _count_heads(model: LayeredModel, length: int) -> int:
     """Return how many heads the recurrences of a model have."""
-    x = jax.ShapeDtypeStruct((1, length, model.config.d_model), model.norm_f.compute)
+    compute = model.layer(0).norm.compute
+    x = jax.ShapeDtypeStruct((1, length, model.config.d_model), compute)
     made = jax.eval_shape(lambda x: model.layer(0).project(x).recurrence, x)
     return directions_of(made)[0].delta.shape[-1]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 from flax import nnx
@@ -15,7 +15,7 @@ from jmamba.layers.norm import RMSNorm
 from jmamba.layers.places import PASS_BY, Place, Watch
 from jmamba.layers.states import watch_parameters
 from jmamba.ops.sharding import hold
-from jmamba.types import AnyRecurrence, LayerCache
+from jmamba.types import AnyRecurrence, LayerCache, Recurrence
 
 BEFORE = (
     Place(
@@ -180,7 +180,7 @@ class Block(nnx.Module):
         projection = self.mixer.project(n, frozen=frozen, **context)
         if not at.asks(*(place.name for place in self.mixer.places)):
             return projection
-        watched = watch_parameters(projection.recurrence, at)
+        watched = watch_parameters(cast(Recurrence, projection.recurrence), at)
         return projection._replace(recurrence=watched)
 
     def increment(

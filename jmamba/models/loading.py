@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmamba.files.adapters import Adapter, find_place
+from jmamba.files.adapters import Adapter, find_checkpoint
 from jmamba.files.dtypes import choose_dtypes, main_dtype
 from jmamba.files.errors import CheckpointError
 from jmamba.files.filling import ByteProgress, check_copy, fill, fill_parts
@@ -84,7 +84,7 @@ def load_model(
     check_part(part)
     bare = [one.bare for one in kinds if one.bare is not None]
     released = [name for files in bare for name in files.released] if bare else None
-    found = find_place(
+    found = find_checkpoint(
         path_or_id, released, revision=revision, base=base, filename=filename
     )
     architecture = kinds[0] if len(kinds) == 1 else architecture_at(found.place)

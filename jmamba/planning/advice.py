@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from jmamba.planning.programs import Task
+from jmamba.planning.programs import Workload
 from jmamba.planning.topologies import GIB
 
 LASTING = ("parameters", "optimizer", "cache")
@@ -11,7 +11,7 @@ LASTING = ("parameters", "optimizer", "cache")
 
 
 def advise(
-    memory: Mapping[str, int], capacity: int | None, kind: str, task: Task
+    memory: Mapping[str, int], capacity: int | None, kind: str, task: Workload
 ) -> str:
     """Return the first thing that does not fit and what would help; "" if all fits.
 
@@ -41,7 +41,7 @@ def advise(
     )
 
 
-def _lighten(kind: str, task: Task, memory: Mapping[str, int]) -> str:
+def _lighten(kind: str, task: Workload, memory: Mapping[str, int]) -> str:
     """Return the change that frees most of what lives on the way."""
     sharding = task.sharding
     rows = task.batch // (sharding.data * sharding.fsdp)

@@ -4,12 +4,12 @@ import json
 from typing import Any
 
 from jmamba.planning.plan import DevicePlan
-from jmamba.planning.programs import Task
+from jmamba.planning.programs import Workload
 from jmamba.planning.topologies import GIB, Topology
 
 
 def plan_data(
-    kind: str, name: str, task: Task, topology: Topology, plan: DevicePlan
+    kind: str, name: str, task: Workload, topology: Topology, plan: DevicePlan
 ) -> dict:
     """Return what was asked and what came out, as JSON has it."""
     return {

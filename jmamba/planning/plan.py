@@ -11,7 +11,7 @@ import jax
 from jmamba.planning.advice import advise
 from jmamba.planning.exchanges import Exchange, exchanges_in
 from jmamba.planning.operations import count_work
-from jmamba.planning.programs import Task, make_call
+from jmamba.planning.programs import Workload, make_call
 from jmamba.planning.topologies import Chip, Topology
 
 _KERNEL = re.compile(r"/(selective_scan|ssd)(?:_\w+)?\.(\w+)/")
@@ -67,7 +67,7 @@ class DevicePlan(NamedTuple):
         return max(self.bounds.values(), default=None)
 
 
-def make_plan(kind: str, task: Task, topology: Topology) -> DevicePlan:
+def make_plan(kind: str, task: Workload, topology: Topology) -> DevicePlan:
     """Compile a program for a topology and say what it takes.
 
     Nothing is computed and no chip is needed. Bounds are of what cannot be less:

@@ -24,7 +24,7 @@ from jmamba.training.optimizer import make_optimizer, make_schedule
 from jmamba.types import LayerCache
 
 
-class Task(NamedTuple):
+class Workload(NamedTuple):
     """What a program is asked for.
 
     Attributes:
@@ -56,7 +56,7 @@ class Call(NamedTuple):
     arguments: dict[str, Any]
 
 
-def make_call(kind: str, task: Task) -> Call:
+def make_call(kind: str, task: Workload) -> Call:
     """Return a program of a kind of `PROGRAMS`.
 
     Raises:
@@ -67,7 +67,7 @@ def make_call(kind: str, task: Task) -> Call:
       >>> from jmamba import MambaConfig
       >>> config = MambaConfig(vocab_size=8, d_model=4, num_layers=1)
       >>> one = Sharding(devices=jax.devices()[:1])
-      >>> sorted(make_call("decode", Task(config, one, 2, 1)).arguments)
+      >>> sorted(make_call("decode", Workload(config, one, 2, 1)).arguments)
       ['cache', 'parameters', 'tokens']
     """
     if kind not in PROGRAMS:
@@ -89,7 +89,7 @@ def make_call(kind: str, task: Task) -> Call:
     return PROGRAMS[kind](task, skeleton)
 
 
-def _training(task: Task, skeleton: Skeleton) -> Call:
+def _training(task: Workload, skeleton: Skeleton) -> Call:
     optimizer = make_optimizer(make_schedule(1e-3, steps=1000, warmup=10))
     parameters = _parameters(task, skeleton)
     moments = _like_parameters(
@@ -117,7 +117,7 @@ def _train(loss, optimizer, graphdef, parameters, moments, step, batch):
     return train_step(state, batch, graphdef=graphdef, optimizer=optimizer, loss=loss)
 
 
-def _reading(task: Task, skeleton: Skeleton) -> Call:
+def _reading(task: Workload, skeleton: Skeleton) -> Call:
     arguments = {
         "parameters": _parameters(task, skeleton),
         "tokens": _inputs(task, skeleton),
@@ -138,7 +138,7 @@ def _prefill(graphdef, state, tokens):
     return keep_places(run, (tokens, state), ("bl", letters), out_axes)
 
 
-def _stepping(task: Task, skeleton: Skeleton) -> Call:
+def _stepping(task: Workload, skeleton: Skeleton) -> Call:
     empty = jax.eval_shape(lambda: skeleton.model.empty_cache(task.batch))
     cache = jax.tree.map(
         lambda letters, x: _array(task, letters, x.shape, x.dtype), CACHE_AXES, empty
@@ -156,7 +156,7 @@ def _decode(graphdef, state, cache: LayerCache, tokens):
     return nnx.merge(graphdef, state)(tokens, cache=cache)
 
 
-def _explaining(task: Task, skeleton: Skeleton) -> Call:
+def _explaining(task: Workload, skeleton: Skeleton) -> Call:
     arguments = {
         "parameters": _parameters(task, skeleton),
         "inputs": _inputs(task, skeleton),
@@ -180,7 +180,7 @@ def _attend(graphdef, state, inputs):
     return keep_places(run, (inputs, state), (read, letters), "sb__")
 
 
-PROGRAMS: dict[str, Callable[[Task, Skeleton], Call]] = {
+PROGRAMS: dict[str, Callable[[Workload, Skeleton], Call]] = {
     "train": _training,
     "prefill": _reading,
     "decode": _stepping,
@@ -190,7 +190,7 @@ PROGRAMS: dict[str, Callable[[Task, Skeleton], Call]] = {
 more of each, and hidden attention of the last token in all layers."""
 
 
-def _inputs(task: Task, skeleton: Skeleton) -> Any:
+def _inputs(task: Workload, skeleton: Skeleton) -> Any:
     if skeleton.model.reads == "tokens":
         return _array(task, "bl", (task.batch, task.length), jnp.int32)
     side, colours = task.config.image_size, task.config.image_channels
@@ -198,11 +198,11 @@ def _inputs(task: Task, skeleton: Skeleton) -> Any:
     return _array(task, "b___", shape, jnp.dtype(task.dtype))
 
 
-def _parameters(task: Task, skeleton: Skeleton) -> Any:
+def _parameters(task: Workload, skeleton: Skeleton) -> Any:
     return _like_parameters(skeleton.state, task, skeleton)
 
 
-def _like_parameters(tree: Any, task: Task, skeleton: Skeleton) -> Any:
+def _like_parameters(tree: Any, task: Workload, skeleton: Skeleton) -> Any:
     """Return shapes and places of what has an array for each parameter.
 
     Args:
@@ -222,6 +222,6 @@ def _like_parameters(tree: Any, task: Task, skeleton: Skeleton) -> Any:
     return jax.tree.map_with_path(place, tree)
 
 
-def _array(task: Task, letters: str, shape: tuple[int, ...], dtype: Any) -> Any:
+def _array(task: Workload, letters: str, shape: tuple[int, ...], dtype: Any) -> Any:
     place = task.sharding.place(letters, shape)
     return jax.ShapeDtypeStruct(shape, dtype, sharding=place)

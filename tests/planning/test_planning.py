@@ -19,7 +19,7 @@ from jmamba.planning.advice import advise
 from jmamba.planning.exchanges import axes_of, exchanges_in
 from jmamba.planning.operations import count_work
 from jmamba.planning.plan import make_plan, received
-from jmamba.planning.programs import Task, make_call
+from jmamba.planning.programs import Workload, make_call
 from jmamba.planning.topologies import GIB, open_topology
 
 MESH = {"x": 2, "y": 4}
@@ -111,7 +111,7 @@ def test_work_is_that_of_all_devices():
     """The same on one device and on eight, where ops run in parts of shard_map."""
 
     def count(sharding, length=8):
-        call = make_call("prefill", Task(CONFIG, sharding, 8, length, "float32"))
+        call = make_call("prefill", Workload(CONFIG, sharding, 8, length, "float32"))
         return count_work(call.run.trace(*call.arguments.values()).jaxpr)
 
     one = count(Sharding(devices=jax.devices()[:1]))
@@ -136,7 +136,7 @@ CALLS = [
 
 @pytest.mark.parametrize(("kind", "config"), CALLS)
 def test_plan_is_made_of_every_kind(kind, config):
-    task = Task(config, Sharding(**AXES), 8, 8, "float32")
+    task = Workload(config, Sharding(**AXES), 8, 8, "float32")
     plan = make_plan(kind, task, open_topology("cpu:8"))
     assert plan.total == sum(plan.memory.values()) and plan.memory["parameters"] > 0
     assert plan.products > 0 and plan.capacity is None and not plan.advice
@@ -151,7 +151,7 @@ def test_plan_is_made_of_every_kind(kind, config):
 
 
 def test_arguments_lie_as_the_rules_say():
-    call = make_call("decode", Task(CONFIG, Sharding(fsdp=4, tensor=2), 8, 8))
+    call = make_call("decode", Workload(CONFIG, Sharding(fsdp=4, tensor=2), 8, 8))
     parts = {
         path_of(keys): x.sharding.shard_shape(x.shape)
         for keys, x in jax.tree.leaves_with_path(call.arguments["parameters"])
@@ -172,7 +172,7 @@ def test_arguments_lie_as_the_rules_say():
     ],
 )
 def test_advice_names_what_does_not_fit(memory, says):
-    task = Task(CONFIG, Sharding(**AXES), 8, 8, remat=False)
+    task = Workload(CONFIG, Sharding(**AXES), 8, 8, remat=False)
     found = advise(memory, 16 * GIB, "train", task)
     assert re.search(says, found), found
 

@@ -11,13 +11,13 @@ from jmamba.recipes.vision.measuring import (
     Asked,
     Found,
     Grids,
-    Row,
-    explain_all,
+    ScoredRow,
+    explain_pictures,
     measure_all,
     read_all,
     similarity,
 )
-from jmamba.recipes.vision.scores import compare, locate, say, score
+from jmamba.recipes.vision.scores import compare, measure_location, say, score
 from jmamba.recipes.vision.tables import Choice, name_row
 from jmamba.recipes.workbench import Workbench
 
@@ -40,7 +40,7 @@ def other_classes(labels: np.ndarray, classes: int) -> np.ndarray:
 def write_sanity(
     models: Mapping[str, Mapping[str, list]],
     shown: Composites,
-    trained: Mapping[Row, Grids],
+    trained: Mapping[ScoredRow, Grids],
     found: Found,
     choice: Choice,
     bench: Workbench,
@@ -75,7 +75,9 @@ def write_sanity(
     }
 
     def measure(number, numbers, grid):
-        return locate(Composites(*(x[numbers] for x in shown)), grid, patch=patch)
+        return measure_location(
+            Composites(*(x[numbers] for x in shown)), grid, patch=patch
+        )
 
     rows = [
         choice.reading(*key, SCORE) for key in dict.fromkeys(row[:2] for row in found)
@@ -86,7 +88,7 @@ def write_sanity(
         for kind, those in models[weights].items():
             methods = [explainers(model) for model in those]
             name = f"{kind} {change}"
-            explained = explain_all(name, methods, question, bench)
+            explained = explain_pictures(name, methods, question, bench)
             grids |= read_all(kind, explained)
         grids = {row: grids[row] for row in rows}
         changed[change] = measure_all(f"places {change}", grids, measure, bench)
