@@ -174,6 +174,6 @@ def may_meet(one: Point, other: Point, sizes: dict[str, int]) -> bool:
         chosen = [np.atleast_1d(np.asarray(x)) for x in (first, second)]
         if size:
             chosen = [x % size for x in chosen]
-        if not np.intersect1d(*chosen).size:
+        if not np.isin(chosen[0], chosen[1]).any():
             return False
     return True

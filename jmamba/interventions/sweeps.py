@@ -145,11 +145,9 @@ def _check_cells(model, inputs, edits, axes) -> Request:
     if VALUES not in axes:
         open_request(model, inputs, edits)  # a value has an axis of all layers, or none
     everywhere = tuple(_at(edit, chosen) for edit in edits)
-    if VALUES in axes:
-        for value in axes[VALUES]:
-            given = tuple(_with(edit, jnp.asarray(value)) for edit in everywhere)
-            open_request(model, inputs, given)
+    for value in axes.get(VALUES, ()):
         everywhere = tuple(_with(edit, jnp.asarray(value)) for edit in everywhere)
+        open_request(model, inputs, everywhere)
     request = open_request(model, inputs, everywhere)
     spelled = zip(edits, request.edits, strict=True)
     edits = tuple(

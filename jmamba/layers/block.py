@@ -15,7 +15,7 @@ from jmamba.layers.norm import RMSNorm
 from jmamba.layers.places import PASS_BY, Place, Watch
 from jmamba.layers.states import watch_parameters
 from jmamba.ops.sharding import hold
-from jmamba.types import AnyRecurrence, LayerCache
+from jmamba.types import AnyRecurrence, LayerCache, Recurrence
 
 BEFORE = (
     Place(
@@ -180,6 +180,7 @@ class Block(nnx.Module):
         projection = self.mixer.project(n, frozen=frozen, **context)
         if not at.asks(*(place.name for place in self.mixer.places)):
             return projection
+        assert isinstance(projection.recurrence, Recurrence)  # two need an open mixer
         watched = watch_parameters(projection.recurrence, at)
         return projection._replace(recurrence=watched)
 

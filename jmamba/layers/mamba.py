@@ -8,7 +8,7 @@ from jax.nn import initializers
 from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear
-from jmamba.layers.mixer import GATE, Mixer, Projection
+from jmamba.layers.mixer import GATE, OpenMixer, Projection
 from jmamba.layers.norm import Precision
 from jmamba.layers.places import PASS_BY, Place, Watch
 from jmamba.layers.selection import SELECTED, MakeGates, Selection, make_linear
@@ -25,7 +25,7 @@ HALVES = (
 """The two halves of what an input is projected to."""
 
 
-class MambaMixer(Selection, Mixer):
+class MambaMixer(Selection, OpenMixer):
     """The mixer of one block: projections, convolution and selective scan.
 
         x, z = split(W_in x);  u = silu(conv(x));  dt, B, C = split(W_x u)
@@ -46,7 +46,6 @@ class MambaMixer(Selection, Mixer):
     """
 
     places: ClassVar[tuple[Place, ...]] = (*HALVES, *SELECTED, *INSIDE, GATE)
-    is_open: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Sweeps are their edits one by one, in one program; what is estimated of them."""
 
-import jax.numpy as jnp
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from helpers import assert_close
@@ -9,6 +10,7 @@ from three_models import make_case
 
 from jmamba.attention.question import Contrast
 from jmamba.interventions import (
+    Sweep,
     attribution_patching,
     capture,
     cut_attention,
@@ -25,6 +27,10 @@ X, Y = random_tokens(), random_tokens(seed=1)
 GRID = {"layers": range(2), "positions": range(7)}
 
 
+def programs_so_far() -> int:
+    return cast(Any, sweeps.measure_cells)._cache_size()
+
+
 @pytest.fixture(scope="module")
 def model():
     return random_text_model(layers=2)
@@ -33,9 +39,9 @@ def model():
 @pytest.fixture(scope="module")
 def patches(model):
     """A sweep of patches of Y into X, and how many programs it made."""
-    before = sweeps.measure_cells._cache_size()
+    before = programs_so_far()
     made = sweep_patches(model, Y, X, target=5)
-    return made, sweeps.measure_cells._cache_size() - before
+    return made, programs_so_far() - before
 
 
 def test_a_sweep_is_its_runs_one_by_one_and_one_program(model, patches):
@@ -78,10 +84,10 @@ def test_little_memory_is_more_rounds_of_one_program(model, patches, tmp_path):
         start(stop_after_one)
     first = seen[0][0]
     assert 0 < first < 15
-    before = sweeps.measure_cells._cache_size()
+    before = programs_so_far()
     made = start(lambda *told: seen.append(told[1:]))
     assert seen[1][0] > first and seen[-1] == (15, 15)
-    assert sweeps.measure_cells._cache_size() == before
+    assert programs_so_far() == before
     assert_close(made.values, patches[0].values, 2e-6)
     again = start(lambda *told: pytest.fail("nothing is left to do"))
     np.testing.assert_array_equal(again.values, made.values)
@@ -156,4 +162,4 @@ def test_sweeps_that_cannot_be(model):
     with pytest.raises(ValueError, match="give inputs of as many tokens"):
         sweep_patches(model, X, X[:, 1:])
     with pytest.raises(ValueError, match="no goal; look at `change`"):
-        _ = sweeps.Sweep(jnp.ones((1, 1)), jnp.ones(1), {}, "").recovered
+        _ = Sweep(np.ones((1, 1)), np.ones(1), {}, "").recovered
