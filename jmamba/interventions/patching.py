@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from jmamba.attention.question import PerSample, TargetChoice, ask, pick
 from jmamba.interventions.edits import Edit, add, replace
-from jmamba.interventions.names import find_place
+from jmamba.interventions.names import locate_place
 from jmamba.interventions.request import Inputs
 from jmamba.interventions.running import capture
 from jmamba.interventions.sweep_result import Sweep
@@ -69,7 +69,7 @@ def sweep_patches(
     """
     source, own = _pair(model, clean, corrupted)
     kept = capture(model, source, name)
-    place = find_place(model, name).place
+    place = locate_place(model, name).place
     if over is None:
         over = {"positions": range(model.count_tokens(source.shape))}
         if place not in model.outside:
@@ -142,7 +142,7 @@ def attribution_patching(
       outperforms automated circuit discovery", arXiv 2310.10348, section 2.
     """
     clean, corrupted = _pair(model, clean, corrupted)
-    place = find_place(model, name).place
+    place = locate_place(model, name).place
     kept, own = (capture(model, x, place.name) for x in (clean, corrupted))
     question = ask(model, clean, target, query)
     _, wanted = read_target(*question)

@@ -31,7 +31,7 @@ class Point:
     token needs no other program.
 
     Attributes:
-      name: of the place, see `find_place`.
+      name: of the place, see `locate_place`.
       layers: which layers; None for all.
       positions: which tokens, in the order of the text or of the residual stream.
       channels: which entries of the axis behind the tokens: channels, width, groups.

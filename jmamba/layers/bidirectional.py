@@ -11,9 +11,9 @@ from jmamba.layers.mamba import HALVES, make_in_proj, make_out_proj
 from jmamba.layers.mixer import GATE, OpenMixer, Projection
 from jmamba.layers.norm import Precision
 from jmamba.layers.places import PASS_BY, Place, Watch
+from jmamba.layers.recurrence import INSIDE
 from jmamba.layers.selection import SELECTED, GateMatrices, MakeGates, Selection
 from jmamba.layers.sizes import MixerSizes
-from jmamba.layers.states import INSIDE
 from jmamba.ops.sharding import split_halves
 from jmamba.types import AnyRecurrence, BidirectionalRecurrence, Orders
 

@@ -13,7 +13,7 @@ from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.mixer import Mixer, Projection
 from jmamba.layers.norm import RMSNorm
 from jmamba.layers.places import PASS_BY, Place, Watch
-from jmamba.layers.states import watch_parameters
+from jmamba.layers.recurrence import watch_parameters
 from jmamba.ops.sharding import hold
 from jmamba.types import AnyRecurrence, LayerCache, Recurrence
 

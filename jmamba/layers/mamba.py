@@ -11,9 +11,9 @@ from jmamba.layers.freezing import NOTHING, Frozen, call_linear
 from jmamba.layers.mixer import GATE, OpenMixer, Projection
 from jmamba.layers.norm import Precision
 from jmamba.layers.places import PASS_BY, Place, Watch
+from jmamba.layers.recurrence import INSIDE, PARAMETERS
 from jmamba.layers.selection import SELECTED, MakeGates, Selection, make_linear
 from jmamba.layers.sizes import HeadSizes, MixerSizes
-from jmamba.layers.states import INSIDE, PARAMETERS
 from jmamba.ops.sharding import split_halves
 from jmamba.types import LayerCache
 from jmamba_kernels import accumulation_dtype

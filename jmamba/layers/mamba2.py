@@ -15,9 +15,9 @@ from jmamba.layers.mamba import HALVES, make_in_proj, make_out_proj
 from jmamba.layers.mixer import GATE, OpenMixer, Projection
 from jmamba.layers.norm import Precision, RMSNorm
 from jmamba.layers.places import PASS_BY, Place, Watch
+from jmamba.layers.recurrence import INSIDE, PARAMETERS
 from jmamba.layers.selection import draw_dt_bias, without_padding
 from jmamba.layers.sizes import HeadSizes
-from jmamba.layers.states import INSIDE, PARAMETERS
 from jmamba.ops.sharding import hold
 from jmamba.types import LayerCache, Recurrence
 from jmamba_kernels import accumulation_dtype

@@ -8,8 +8,13 @@ from jaxtyping import Array, Float, Int
 from jmamba.layers import freezing
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.places import PASS_BY, Place, Watch
-from jmamba.layers.recurrence import RecurrenceOutput, run_recurrence
-from jmamba.layers.states import INSIDE, PARAMETERS, watch_recurrence
+from jmamba.layers.recurrence import (
+    INSIDE,
+    PARAMETERS,
+    RecurrenceOutput,
+    run_recurrence,
+    watch_recurrence,
+)
 from jmamba.types import AnyRecurrence, LayerCache, Recurrence
 
 
