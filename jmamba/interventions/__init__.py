@@ -12,7 +12,7 @@ from jmamba.interventions.edits import zero as zero
 from jmamba.interventions.lens import LogitShares as LogitShares
 from jmamba.interventions.lens import logit_lens as logit_lens
 from jmamba.interventions.lens import logit_shares as logit_shares
-from jmamba.interventions.names import find_place as find_place
+from jmamba.interventions.names import locate_place as locate_place
 from jmamba.interventions.names import place_table as place_table
 from jmamba.interventions.patching import AttributedPatches as AttributedPatches
 from jmamba.interventions.patching import PatchingError as PatchingError

@@ -67,8 +67,8 @@ def _apply(edit: Edit, place: Place, num_layers, length, heads):
             shape = (shape[0], length, *shape[1:])
 
         def do(value):
-            mask = mask_of(edit.point, place, shape, heads)
-            given = _given(edit, layer, num_layers, len(place.axes))
+            mask: Any = mask_of(edit.point, place, shape, heads)
+            given: Any = _given(edit, layer, num_layers, len(place.axes))
             if token:
                 mask, given = (_at_token(x, token[0], shape) for x in (mask, given))
             if edit.op in VALUED:

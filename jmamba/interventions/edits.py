@@ -69,7 +69,7 @@ def replace(name: str, value: Array | ArrayLike | float, **where: Selection) -> 
     """Replace what passes by a value.
 
     Args:
-      name: of the place, see `find_place`.
+      name: of the place, see `locate_place`.
       value: broadcasts to (b, l, ...) of the place, or (s, b, l, ...) with an axis of
         the chosen layers, or of all.
       **where: `layers`, `positions`, `channels`, `heads`, `states`; see `Point`.

@@ -19,7 +19,7 @@ class Spelled(NamedTuple):
     token: int | None = None
 
 
-def find_place(model: LayeredModel, name: str) -> Spelled:
+def locate_place(model: LayeredModel, name: str) -> Spelled:
     """Return the place that a name stands for.
 
     Names are this package's (`delta`), MambaLens' or TransformerLens' (`hook_delta`,
@@ -37,14 +37,14 @@ def find_place(model: LayeredModel, name: str) -> Spelled:
       >>> from flax import nnx
       >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
-      >>> find_place(model, "blocks.1.hook_delta")[:2]
+      >>> locate_place(model, "blocks.1.hook_delta")[:2]
       (Place(name='delta', ...), 1)
     """
     return find_spelling(model.places, name)
 
 
 def find_spelling(places: tuple[Place, ...], name: str) -> Spelled:
-    """Return which of some places a name stands for; see `find_place`."""
+    """Return which of some places a name stands for; see `locate_place`."""
     known = _spellings(places)
     layer, rest = _cut(IN_BLOCK, name)
     token, short = _cut(OF_TOKEN, rest)

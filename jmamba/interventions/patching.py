@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from jmamba.attention.question import PerSample, TargetChoice, ask, pick
 from jmamba.interventions.edits import Edit, add, replace
-from jmamba.interventions.names import find_place
+from jmamba.interventions.names import locate_place
 from jmamba.interventions.request import Inputs
 from jmamba.interventions.running import capture
 from jmamba.interventions.sweep_result import Sweep
@@ -67,16 +67,16 @@ def sweep_patches(
       2202.05262, section 2.1; Heimersheim & Nanda, "How to use and interpret activation
       patching", arXiv 2404.15255.
     """
-    clean, corrupted = _pair(model, clean, corrupted)
-    kept = capture(model, clean, name)
-    place = find_place(model, name).place
+    source, own = _pair(model, clean, corrupted)
+    kept = capture(model, source, name)
+    place = locate_place(model, name).place
     if over is None:
-        over = {"positions": range(model.count_tokens(clean.shape))}
+        over = {"positions": range(model.count_tokens(source.shape))}
         if place not in model.outside:
             over = {"layers": range(model.config.num_layers), **over}
-    goal, wanted = read_target(*ask(model, clean, target, query))
+    goal, wanted = read_target(*ask(model, source, target, query))
     edit = replace(place.name, kept.values[place.name])
-    made = sweep(model, corrupted, edit, over, target=wanted, query=query, **options)
+    made = sweep(model, own, edit, over, target=wanted, query=query, **options)
     return dataclasses.replace(
         made,
         goal=np.asarray(goal),
@@ -84,15 +84,15 @@ def sweep_patches(
     )
 
 
-def _pair(model: LayeredModel, clean: Inputs, corrupted: Inputs) -> tuple[Array, Array]:
-    one, other = model.check_inputs(clean), model.check_inputs(corrupted)
-    if one.shape != other.shape:
+def _pair(model: LayeredModel, clean: Inputs, corrupted: Inputs) -> tuple[Any, Any]:
+    both = model.check_inputs(clean), model.check_inputs(corrupted)
+    if both[0].shape != both[1].shape:
         raise ValueError(
-            f"clean inputs have the shape {one.shape}, corrupted ones {other.shape}; "
-            "a patch goes from a token to that at the same place: give inputs of as "
-            "many tokens."
+            f"clean inputs have the shape {both[0].shape}, corrupted ones "
+            f"{both[1].shape}; a patch goes from a token to that at the same place: "
+            "give inputs of as many tokens."
         )
-    return one, other
+    return both
 
 
 class AttributedPatches(NamedTuple):
@@ -142,7 +142,7 @@ def attribution_patching(
       outperforms automated circuit discovery", arXiv 2310.10348, section 2.
     """
     clean, corrupted = _pair(model, clean, corrupted)
-    place = find_place(model, name).place
+    place = locate_place(model, name).place
     kept, own = (capture(model, x, place.name) for x in (clean, corrupted))
     question = ask(model, clean, target, query)
     _, wanted = read_target(*question)

@@ -6,7 +6,7 @@ import numpy as np
 
 from jmamba.interventions.captured import Captured
 from jmamba.interventions.edits import Edit, replace
-from jmamba.interventions.names import find_place
+from jmamba.interventions.names import locate_place
 from jmamba.interventions.points import Point
 from jmamba.interventions.ready import patch
 from jmamba.interventions.request import Inputs
@@ -77,7 +77,7 @@ def patch_path(
 
 def _one_layer(model: LayeredModel, point: Point) -> tuple[Point, int]:
     """Return a point by this package's name, and its one layer."""
-    place, layer, _ = find_place(model, point.name)
+    place, layer, _ = locate_place(model, point.name)
     chosen = point.layers if layer is None else layer
     numbers = np.atleast_1d(np.asarray([] if chosen is None else chosen))
     if numbers.size != 1:

@@ -31,7 +31,7 @@ class Point:
     token needs no other program.
 
     Attributes:
-      name: of the place, see `find_place`.
+      name: of the place, see `locate_place`.
       layers: which layers; None for all.
       positions: which tokens, in the order of the text or of the residual stream.
       channels: which entries of the axis behind the tokens: channels, width, groups.
@@ -174,6 +174,6 @@ def may_meet(one: Point, other: Point, sizes: dict[str, int]) -> bool:
         chosen = [np.atleast_1d(np.asarray(x)) for x in (first, second)]
         if size:
             chosen = [x % size for x in chosen]
-        if not np.intersect1d(chosen[0], chosen[1]).size:
+        if not np.isin(chosen[0], chosen[1]).any():
             return False
     return True

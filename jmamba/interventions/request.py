@@ -10,7 +10,7 @@ from flax import nnx
 
 from jmamba.interventions.checks import check_edits
 from jmamba.interventions.edits import Edit
-from jmamba.interventions.names import find_place
+from jmamba.interventions.names import locate_place
 from jmamba.interventions.walking import keep_values
 from jmamba.layers.model import LayeredModel
 from jmamba.types import ArrayLike, Images, Tokens
@@ -19,7 +19,7 @@ Inputs = Tokens | Images | ArrayLike
 Edits = Edit | Sequence[Edit]
 
 
-class EditRequest(NamedTuple):
+class Intervention(NamedTuple):
     """A model, its inputs and checked edits, and what passes there.
 
     Attributes:
@@ -41,7 +41,9 @@ class EditRequest(NamedTuple):
     heads: int
 
 
-def open_request(model: LayeredModel, inputs: Inputs, edits: Edits) -> EditRequest:
+def open_intervention(
+    model: LayeredModel, inputs: Inputs, edits: Edits
+) -> Intervention:
     """Check inputs and edits, and give edits the names of this package.
 
     Raises:
@@ -78,12 +80,12 @@ def open_request(model: LayeredModel, inputs: Inputs, edits: Edits) -> EditReque
         num_layers=model.config.num_layers,
         heads=heads,
     )
-    return EditRequest(graphdef, state, checked, edits, places, shapes, heads)
+    return Intervention(graphdef, state, checked, edits, places, shapes, heads)
 
 
 def _spell(model: LayeredModel, edit: Edit) -> Edit:
     """Return an edit with this package's name, and with what its name says."""
-    place, layer, token = find_place(model, edit.point.name)
+    place, layer, token = locate_place(model, edit.point.name)
     said = {"layers": layer, "positions": token}
     said = {axis: number for axis, number in said.items() if number is not None}
     for axis in said:
@@ -97,7 +99,7 @@ def _spell(model: LayeredModel, edit: Edit) -> Edit:
 
 
 def check_bytes(
-    request: EditRequest,
+    request: Intervention,
     names: Sequence[str],
     count: int,
     tokens: Sequence[int] | None,

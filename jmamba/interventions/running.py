@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from jmamba.interventions.captured import Captured
-from jmamba.interventions.names import find_place
-from jmamba.interventions.request import Edits, Inputs, check_bytes, open_request
+from jmamba.interventions.names import locate_place
+from jmamba.interventions.request import Edits, Inputs, check_bytes, open_intervention
 from jmamba.interventions.walking import keep_values
 from jmamba.layers.model import LayeredModel
 from jmamba.ops.meshes import on_any_mesh
@@ -29,8 +29,8 @@ def capture(
     Args:
       model: a model of texts or images.
       inputs: token ids (b, l) or images.
-      names: of the places, see `find_place`; None for all but states, decays and delta
-        B, which are d_state times as large.
+      names: of the places, see `locate_place`; None for all but states, decays and
+        delta B, which are d_state times as large.
       layers: which layers to keep; None for all.
       positions: which tokens to keep; None for all.
       memory_limit: bytes that may be kept.
@@ -102,9 +102,9 @@ def run(
       >>> bool(jnp.allclose(silenced, model.unembed(model.embed(tokens))))
       True
     """
-    request = open_request(model, inputs, edits)
+    request = open_intervention(model, inputs, edits)
     names = (names,) if isinstance(names, str) else tuple(names)
-    names = tuple(dict.fromkeys(find_place(model, name).place.name for name in names))
+    names = tuple(dict.fromkeys(locate_place(model, name).place.name for name in names))
     for name in names:
         if not request.places[name].axes:
             raise ValueError(

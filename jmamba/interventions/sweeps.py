@@ -18,7 +18,7 @@ from jmamba.attention.question import PerSample, TargetChoice, ask, pick
 from jmamba.evaluation.records import RecordFile
 from jmamba.interventions.edits import Edit
 from jmamba.interventions.points import AXES
-from jmamba.interventions.request import EditRequest, Edits, Inputs, open_request
+from jmamba.interventions.request import Edits, Inputs, Intervention, open_intervention
 from jmamba.interventions.sweep_result import Sweep
 from jmamba.interventions.walking import read_edited, read_target
 from jmamba.layers.model import LayeredModel
@@ -130,7 +130,7 @@ def _entries(name: str, entries: Sequence[Any]) -> np.ndarray:
     return made
 
 
-def _check_cells(model, inputs, edits, axes) -> EditRequest:
+def _check_cells(model, inputs, edits, axes) -> Intervention:
     """Return the checked request of edits at all entries at once."""
     if not axes:
         raise ValueError("over is empty; give at least one axis, such as layers.")
@@ -143,15 +143,14 @@ def _check_cells(model, inputs, edits, axes) -> EditRequest:
                     f"{edit.point.name!r}; leave one of them out."
                 )
     if VALUES not in axes:
-        open_request(model, inputs, edits)  # a value has an axis of all layers, or none
+        open_intervention(
+            model, inputs, edits
+        )  # a value has an axis of all layers, or none
     everywhere = tuple(_at(edit, chosen) for edit in edits)
-    if VALUES in axes:
-        given = everywhere
-        for value in axes[VALUES]:
-            given = tuple(_with(edit, jnp.asarray(value)) for edit in everywhere)
-            open_request(model, inputs, given)
-        everywhere = given
-    request = open_request(model, inputs, everywhere)
+    for value in axes.get(VALUES, ()):
+        everywhere = tuple(_with(edit, jnp.asarray(value)) for edit in everywhere)
+        open_intervention(model, inputs, everywhere)
+    request = open_intervention(model, inputs, everywhere)
     spelled = zip(edits, request.edits, strict=True)
     edits = tuple(
         dataclasses.replace(
@@ -182,7 +181,7 @@ def _shown(entry: Any) -> Any:
     return entry.item() if np.ndim(entry) == 0 else str(entry.tolist())
 
 
-def _measure(request: EditRequest, axes, cells, part, width, query, target):
+def _measure(request: Intervention, axes, cells, part, width, query, target):
     """Return the logits of some cells; the program always does `width` of them."""
     filled = [*part, *([None] * (width - len(part)))]
     is_on = jnp.asarray([i is not None for i in filled])
@@ -210,7 +209,7 @@ def measure_cells(graphdef, state, inputs, edits, entries, is_on, query, target)
     return jax.vmap(measure)(entries, is_on)
 
 
-def _width(request: EditRequest, count: int, limit: int) -> int:
+def _width(request: Intervention, count: int, limit: int) -> int:
     """Return how many points fit into the memory, evenly dealt."""
     asked = {edit.point.name for edit in request.edits}
     one = sum(
@@ -228,7 +227,7 @@ def _width(request: EditRequest, count: int, limit: int) -> int:
     return math.ceil(count / math.ceil(count / most))
 
 
-def _settings(request: EditRequest, axes, target) -> dict[str, Any]:
+def _settings(request: Intervention, axes, target) -> dict[str, Any]:
     """Return all that a sweep's numbers depend on, for its file."""
     digest = hashlib.sha256()
     for part in (request.state, request.inputs, request.edits, axes, target):

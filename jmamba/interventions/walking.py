@@ -62,7 +62,7 @@ def run_edited(
     outside = {place.name for place in model.outside}
     count, length = model.config.num_layers, model.count_tokens(inputs.shape)
     has_heads = any(edit.point.heads is not None for edit in edits)
-    heads = _count_heads(model, length) if has_heads else 0
+    heads = _count_heads(model, inputs) if has_heads else 0
     changes = make_changes(edits, places, num_layers=count, length=length, heads=heads)
     around = {
         name: lambda value, change=change: change(value, None)
@@ -126,9 +126,8 @@ def read_target(
     return pick(logits, wanted), wanted
 
 
-def _count_heads(model: LayeredModel, length: int) -> int:
+def _count_heads(model: LayeredModel, inputs: Any) -> int:
     """Return how many heads the recurrences of a model have."""
-    compute = model.layer(0).norm.compute
-    x = jax.ShapeDtypeStruct((1, length, model.config.d_model), compute)
+    x = jax.eval_shape(model.embed, inputs)
     made = jax.eval_shape(lambda x: model.layer(0).project(x).recurrence, x)
     return directions_of(made)[0].delta.shape[-1]

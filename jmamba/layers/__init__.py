@@ -8,6 +8,7 @@ from jmamba.layers.freezing import UNIFIED as UNIFIED
 from jmamba.layers.freezing import Frozen as Frozen
 from jmamba.layers.mixer import Convolution as Convolution
 from jmamba.layers.mixer import Mixer as Mixer
+from jmamba.layers.mixer import OpenMixer as OpenMixer
 from jmamba.layers.mixer import Projection as Projection
 from jmamba.layers.model import LayeredModel as LayeredModel
 from jmamba.layers.norm import Precision as Precision

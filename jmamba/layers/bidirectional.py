@@ -9,12 +9,12 @@ from jaxtyping import Array, Float
 
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear, stop_gradient
 from jmamba.layers.mamba import AROUND, HALVES, make_in_proj, make_out_proj
-from jmamba.layers.mixer import GATE, Mixer, Projection
+from jmamba.layers.mixer import GATE, OpenMixer, Projection
 from jmamba.layers.norm import Precision
 from jmamba.layers.places import PASS_BY, Place, Watch
+from jmamba.layers.recurrence import INSIDE
 from jmamba.layers.selection import SELECTED, GateMatrices, MakeGates, Selection
 from jmamba.layers.sizes import MixerSizes
-from jmamba.layers.states import INSIDE
 from jmamba.ops.sharding import split_halves
 from jmamba.types import AnyRecurrence, BidirectionalRecurrence, Orders
 
@@ -54,7 +54,7 @@ DIRECTIONS = {"forward": False, "backward": True}
 """The directions of a layer, and whether each reads from the last token."""
 
 
-class BidirectionalMixer(Mixer):
+class BidirectionalMixer(OpenMixer):
     """Two selections, one per direction, between common projections.
 
         x, z = split(W_in x)
@@ -83,7 +83,6 @@ class BidirectionalMixer(Mixer):
             for place in (*SELECTED, *INSIDE, GATE)
         ),
     )
-    is_open: ClassVar[bool] = True
     letters: ClassVar[Mapping[str, str]] = AROUND
 
     def __init__(

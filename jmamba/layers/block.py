@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
@@ -13,7 +13,7 @@ from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.mixer import Mixer, Projection
 from jmamba.layers.norm import RMSNorm
 from jmamba.layers.places import PASS_BY, Place, Watch
-from jmamba.layers.states import watch_parameters
+from jmamba.layers.recurrence import watch_parameters
 from jmamba.ops.sharding import hold
 from jmamba.types import AnyRecurrence, LayerCache, Recurrence
 
@@ -180,7 +180,8 @@ class Block(nnx.Module):
         projection = self.mixer.project(n, frozen=frozen, **context)
         if not at.asks(*(place.name for place in self.mixer.places)):
             return projection
-        watched = watch_parameters(cast(Recurrence, projection.recurrence), at)
+        assert isinstance(projection.recurrence, Recurrence)  # two need an open mixer
+        watched = watch_parameters(projection.recurrence, at)
         return projection._replace(recurrence=watched)
 
     def increment(

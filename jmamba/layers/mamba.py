@@ -9,12 +9,12 @@ from jax.nn import initializers
 from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear
-from jmamba.layers.mixer import GATE, Mixer, Projection
+from jmamba.layers.mixer import GATE, OpenMixer, Projection
 from jmamba.layers.norm import Precision
 from jmamba.layers.places import PASS_BY, Place, Watch
+from jmamba.layers.recurrence import INSIDE, PARAMETERS
 from jmamba.layers.selection import SELECTED, MakeGates, Selection, make_linear
 from jmamba.layers.sizes import HeadSizes, MixerSizes
-from jmamba.layers.states import INSIDE, PARAMETERS
 from jmamba.ops.sharding import split_halves
 from jmamba.types import LayerCache
 from jmamba_kernels import accumulation_dtype
@@ -34,7 +34,7 @@ AROUND: Mapping[str, str] = {
 """Letters of the projections around a mixer's channels."""
 
 
-class MambaMixer(Selection, Mixer):
+class MambaMixer(Selection, OpenMixer):
     """The mixer of one block: projections, convolution and selective scan.
 
         x, z = split(W_in x);  u = silu(conv(x));  dt, B, C = split(W_x u)
@@ -55,7 +55,6 @@ class MambaMixer(Selection, Mixer):
     """
 
     places: ClassVar[tuple[Place, ...]] = (*HALVES, *SELECTED, *INSIDE, GATE)
-    is_open: ClassVar[bool] = True
     letters: ClassVar[Mapping[str, str]] = {**Selection.letters, **AROUND}
 
     def __init__(

@@ -13,18 +13,18 @@ from jmamba.layers import freezing
 from jmamba.layers.convolution import PLACES_OF_CONVOLUTION, Convolver
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear, stop_gradient
 from jmamba.layers.mamba import AROUND, HALVES, make_in_proj, make_out_proj
-from jmamba.layers.mixer import GATE, Mixer, Projection
+from jmamba.layers.mixer import GATE, OpenMixer, Projection
 from jmamba.layers.norm import Precision, RMSNorm
 from jmamba.layers.places import PASS_BY, Place, Watch
+from jmamba.layers.recurrence import INSIDE, PARAMETERS
 from jmamba.layers.selection import draw_dt_bias, without_padding
 from jmamba.layers.sizes import HeadSizes
-from jmamba.layers.states import INSIDE, PARAMETERS
 from jmamba.ops.sharding import hold
 from jmamba.types import LayerCache, Recurrence
 from jmamba_kernels import accumulation_dtype
 
 
-class Mamba2Mixer(Mixer):
+class Mamba2Mixer(OpenMixer):
     """The mixer of one block: projections, convolution, heads that recur, a gated norm.
 
         z, xBC, dt = split(W_in x);  u, B, C = split(silu(conv(xBC)))
@@ -52,7 +52,6 @@ class Mamba2Mixer(Mixer):
         *INSIDE,
         GATE,
     )
-    is_open: ClassVar[bool] = True
 
     def __init__(self, sizes: HeadSizes, *, precision: Precision, rngs: nnx.Rngs):
         d, heads, wide = sizes.d_inner, sizes.num_heads, precision.sensitive

@@ -8,8 +8,13 @@ from jaxtyping import Array, Float, Int
 from jmamba.layers import freezing
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.places import PASS_BY, Place, Watch
-from jmamba.layers.recurrence import RecurrenceOutput, run_recurrence
-from jmamba.layers.states import INSIDE, PARAMETERS, watch_recurrence
+from jmamba.layers.recurrence import (
+    INSIDE,
+    PARAMETERS,
+    RecurrenceOutput,
+    run_recurrence,
+    watch_recurrence,
+)
 from jmamba.types import AnyRecurrence, LayerCache, Recurrence
 
 
@@ -68,10 +73,7 @@ class Mixer(nnx.Module):
     """Where arrays pass in the mixer, in the order of its forward pass."""
 
     is_open: ClassVar[bool] = False
-    """Whether `project` and `gate` take `at` and call it on what they make.
-
-    Of other mixers the parameters of the recurrence pass as they were projected.
-    """
+    """Whether it is an `OpenMixer`."""
 
     def project(
         self,
@@ -108,12 +110,9 @@ class Mixer(nnx.Module):
         recurrence: Recurrence,
         *,
         frozen: Frozen = NOTHING,
-        at: Watch = PASS_BY,
     ) -> Float[Array, "b l d"]:
         """Return what the output projection reads: y silu(z), or y without a gate."""
-        if recurrence.z is None:
-            return y
-        return freezing.gate(y, recurrence.z, frozen, at=at)
+        return y if recurrence.z is None else freezing.gate(y, recurrence.z, frozen)
 
     def project_out(
         self, y: Float[Array, "b l d"], *, frozen: Frozen = NOTHING
@@ -154,7 +153,8 @@ class Mixer(nnx.Module):
         """
         assert isinstance(recurrence, Recurrence)
         kind, inside = type(self), (*(place.name for place in INSIDE), GATE.name)
-        is_own = kind.gate is not Mixer.gate or kind.recur is not Mixer.recur
+        ordinary = (Mixer.gate, OpenMixer.gate)
+        is_own = kind.gate not in ordinary or kind.recur is not Mixer.recur
         is_asked = at.asks(*inside)
         if is_own or frozen.activation or frozen.gate != "no" or is_asked:
             context = {"state": state, "segment_ids": segment_ids}
@@ -217,3 +217,25 @@ class Mixer(nnx.Module):
           reads all tokens at once.
         """
         raise NotImplementedError
+
+
+class OpenMixer(Mixer):
+    """A mixer whose `project` and `gate` take `at`, and call it on what they make.
+
+    Of other mixers the parameters of the recurrence pass as they were projected.
+    """
+
+    is_open: ClassVar[bool] = True
+
+    def gate(
+        self,
+        y: Float[Array, "b l d"],
+        recurrence: Recurrence,
+        *,
+        frozen: Frozen = NOTHING,
+        at: Watch = PASS_BY,
+    ) -> Float[Array, "b l d"]:
+        """Return what the output projection reads: y silu(z), or y without a gate."""
+        if recurrence.z is None:
+            return y
+        return freezing.gate(y, recurrence.z, frozen, at=at)

@@ -1,11 +1,13 @@
-"""Where values pass in a model: their names, and what reads and edits them there."""
+"""Where values pass in a model: their names, and what reads, keeps and edits them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Place(NamedTuple):
@@ -130,3 +132,35 @@ class Watch:
 
 PASS_BY = Watch()
 """Nobody edits and nobody reads."""
+
+
+class Keeping:
+    """A slot for each layer whose reading is kept, and one that all others overwrite.
+
+    Memory grows with the layers that are kept, not with depth.
+
+    Args:
+      chosen: which layers.
+      layers: of the walk.
+    """
+
+    def __init__(self, chosen: Sequence[int], layers: slice):
+        self.count = len(chosen)
+        self.slots = np.full(layers.stop - layers.start, self.count)
+        self.slots[np.asarray(chosen) - layers.start] = range(self.count)
+
+    def empty(self, like: Any) -> Any:
+        """Return what holds no readings yet; `like` has the shapes of one."""
+        rows = self.count + 1
+        return 0, jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), like)
+
+    def put(self, kept: Any, found: Any) -> Any:
+        """Return what was kept with the reading of the next layer."""
+        index, records = kept
+        slot = jnp.asarray(self.slots)[index]
+        put = partial(jax.lax.dynamic_update_index_in_dim, index=slot, axis=0)
+        return index + 1, jax.tree.map(put, records, found)
+
+    def take(self, kept: Any) -> Any:
+        """Return the readings, with a leading axis of chosen layers."""
+        return jax.tree.map(lambda x: x[: self.count], kept[1])

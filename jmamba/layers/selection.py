@@ -14,8 +14,8 @@ from jmamba.layers.freezing import NOTHING, Frozen, stop_gradient
 from jmamba.layers.mixer import Projection
 from jmamba.layers.norm import Precision, rms_norm
 from jmamba.layers.places import PASS_BY, Place, Watch
+from jmamba.layers.recurrence import PARAMETERS
 from jmamba.layers.sizes import MixerSizes
-from jmamba.layers.states import PARAMETERS
 from jmamba.types import Recurrence
 
 MakeGates = Callable[..., Callable[[], tuple[Array, Array]] | None]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jmamba.layers.keeping import Keeping
+from jmamba.layers.places import Keeping
 from jmamba.ops.rematerialisation import scans_like_products
 
 PLACES = (

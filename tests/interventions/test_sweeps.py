@@ -10,6 +10,7 @@ from three_models import make_case
 
 from jmamba.attention.question import Contrast
 from jmamba.interventions import (
+    Sweep,
     attribution_patching,
     capture,
     cut_attention,
@@ -26,21 +27,21 @@ X, Y = random_tokens(), random_tokens(seed=1)
 GRID = {"layers": range(2), "positions": range(7)}
 
 
+def programs_so_far() -> int:
+    return cast(Any, sweeps.measure_cells)._cache_size()
+
+
 @pytest.fixture(scope="module")
 def model():
     return random_text_model(layers=2)
 
 
-def _programs() -> int:
-    return cast(Any, sweeps.measure_cells)._cache_size()
-
-
 @pytest.fixture(scope="module")
 def patches(model):
     """A sweep of patches of Y into X, and how many programs it made."""
-    before = _programs()
+    before = programs_so_far()
     made = sweep_patches(model, Y, X, target=5)
-    return made, _programs() - before
+    return made, programs_so_far() - before
 
 
 def test_a_sweep_is_its_runs_one_by_one_and_one_program(model, patches):
@@ -83,10 +84,10 @@ def test_little_memory_is_more_rounds_of_one_program(model, patches, tmp_path):
         start(stop_after_one)
     first = seen[0][0]
     assert 0 < first < 15
-    before = _programs()
+    before = programs_so_far()
     made = start(lambda *told: seen.append(told[1:]))
     assert seen[1][0] > first and seen[-1] == (15, 15)
-    assert _programs() == before
+    assert programs_so_far() == before
     assert_close(made.values, patches[0].values, 2e-6)
     again = start(lambda *told: pytest.fail("nothing is left to do"))
     np.testing.assert_array_equal(again.values, made.values)
@@ -161,4 +162,4 @@ def test_sweeps_that_cannot_be(model):
     with pytest.raises(ValueError, match="give inputs of as many tokens"):
         sweep_patches(model, X, X[:, 1:])
     with pytest.raises(ValueError, match="no goal; look at `change`"):
-        _ = sweeps.Sweep(np.ones((1, 1)), np.ones(1), {}, "").recovered
+        _ = Sweep(np.ones((1, 1)), np.ones(1), {}, "").recovered

@@ -18,8 +18,8 @@ class Case(NamedTuple):
 
 def make_case(kind: str) -> Case:
     if kind == "vim":
-        images = [jnp.asarray(draw_images(batch=2, seed=seed)) for seed in (1, 2)]
-        return Case(tiny_vim(), images[0], images[1], ("forward.", "backward."))
+        one, other = (jnp.asarray(draw_images(batch=2, seed=seed)) for seed in (1, 2))
+        return Case(tiny_vim(), one, other, ("forward.", "backward."))
     model = random_text_model(layers=2) if kind == "mamba" else random_mamba2_model()
     return Case(model, random_tokens(), random_tokens(seed=1))
 

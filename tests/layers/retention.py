@@ -70,9 +70,7 @@ class Retention(Mixer):
         C = q * jnp.asarray(n**-0.5, q.dtype)
         return Projection(Recurrence(v, delta, A, B=k, C=C, z=z))
 
-    def gate(  # pyright: ignore[reportIncompatibleMethodOverride] (it is not open)
-        self, y, recurrence, *, frozen=NOTHING
-    ):
+    def gate(self, y, recurrence, *, frozen=NOTHING):
         """Return norm_per_head(y) silu(z)."""
         heads = y.reshape(*y.shape[:2], self.config.num_heads, -1)
         normed = rms_norm(heads, self.config.norm_eps, frozen=frozen.norm)

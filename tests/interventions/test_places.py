@@ -16,7 +16,7 @@ from jmamba.interventions import (
     add,
     capture,
     cut_attention,
-    find_place,
+    locate_place,
     patch,
     patch_state,
     place_table,
@@ -46,14 +46,14 @@ THEIRS = {  # what MambaLens and TransformerLens say, and what it is here
 
 @pytest.mark.parametrize("name", THEIRS)
 def test_names_of_others_are_understood(name):
-    assert find_place(MAMBA.model, name).place.name == THEIRS[name]
+    assert locate_place(MAMBA.model, name).place.name == THEIRS[name]
     if THEIRS[name] not in ("embedding", "final_norm", "logits"):
-        found = find_place(MAMBA.model, f"blocks.1.{name}")
+        found = locate_place(MAMBA.model, f"blocks.1.{name}")
         assert (found.place.name, found.layer) == (THEIRS[name], 1)
 
 
 def test_a_token_of_the_states_is_a_name():
-    assert find_place(MAMBA.model, "blocks.0.hook_h.5")[1:] == (0, 5)
+    assert locate_place(MAMBA.model, "blocks.0.hook_h.5")[1:] == (0, 5)
     kept = capture(MAMBA.model, MAMBA.inputs, "h", positions=[5, 2])
     np.testing.assert_array_equal(kept["blocks.1.hook_h.2"], kept["h"][1, :, 1])
 
@@ -69,7 +69,7 @@ def test_a_token_of_the_states_is_a_name():
 )
 def test_unknown_names_are_offered_the_nearest(case, name, near):
     with pytest.raises(ValueError, match=f"the nearest are .*({near}).*; there are"):
-        find_place(case.model, name)
+        locate_place(case.model, name)
 
 
 def test_the_page_has_the_tables_of_the_code():
