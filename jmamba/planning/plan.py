@@ -14,7 +14,7 @@ from jmamba.planning.operations import count_work
 from jmamba.planning.programs import Workload, make_call
 from jmamba.planning.topologies import Chip, Topology
 
-_KERNEL = re.compile(r"/(selective_scan|ssd)(?:_\w+)?\.(\w+)/")
+_KERNEL = re.compile(r"[\"/](selective_scan|ssd)(?:_\w+)?\.(\w+)/")
 
 
 class Traffic(NamedTuple):
