@@ -48,10 +48,7 @@ def _lighten(kind: str, task: Workload, memory: Mapping[str, int]) -> str:
     if kind == "train" and task.remat is False:
         return "Compute blocks again in the backward pass: --remat full."
     if rows > 1:
-        return (
-            f"Each device has {rows} rows: halve the batch ({task.batch // 2}), or "
-            "accumulate gradients over two halves of it."
-        )
+        return f"Each device has {rows} rows: halve the batch ({task.batch // 2})."
     if kind != "decode":
         return (
             f"Each device has one row of {task.length // sharding.sequence:,} tokens: "
