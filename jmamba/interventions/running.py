@@ -29,8 +29,8 @@ def capture(
     Args:
       model: a model of texts or images.
       inputs: token ids (b, l) or images.
-      names: of the places, see `locate_place`; None for all but states, decays and delta
-        B, which are d_state times as large.
+      names: of the places, see `locate_place`; None for all but states, decays and
+        delta B, which are d_state times as large.
       layers: which layers to keep; None for all.
       positions: which tokens to keep; None for all.
       memory_limit: bytes that may be kept.
