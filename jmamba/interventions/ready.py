@@ -26,6 +26,7 @@ def patch(name: str, source: Captured, **where: Selection) -> Edit:
       ValueError: layers or tokens were left out when it was captured.
 
     Examples:
+      >>> import jax.numpy as jnp
       >>> import jmamba
       >>> from flax import nnx
       >>> from jmamba.interventions import capture, run
@@ -74,6 +75,7 @@ def patch_state(
       **where: `layers`, `channels`, `heads`, `states`.
 
     Examples:
+      >>> import jax.numpy as jnp
       >>> import jmamba
       >>> from flax import nnx
       >>> from jmamba.interventions import capture
@@ -109,6 +111,7 @@ def freeze_selection(
       **where: `layers` and `positions`.
 
     Examples:
+      >>> import jax.numpy as jnp
       >>> import jmamba
       >>> from flax import nnx
       >>> from jmamba.interventions import capture
@@ -167,6 +170,7 @@ def steer(
       **where: `positions`.
 
     Examples:
+      >>> import jax.numpy as jnp
       >>> steer(jnp.ones(16), layer=2).point.layers
       2
 

@@ -143,9 +143,7 @@ def _check_cells(model, inputs, edits, axes) -> Intervention:
                     f"{edit.point.name!r}; leave one of them out."
                 )
     if VALUES not in axes:
-        open_intervention(
-            model, inputs, edits
-        )  # a value has an axis of all layers, or none
+        open_intervention(model, inputs, edits)  # values have all layers, or no axis
     everywhere = tuple(_at(edit, chosen) for edit in edits)
     for value in axes.get(VALUES, ()):
         everywhere = tuple(_with(edit, jnp.asarray(value)) for edit in everywhere)
