@@ -18,6 +18,11 @@ def noise(images: Pixels) -> Maps:
     ])  # fmt: skip
 
 
+def nothing(images: Pixels) -> Maps:
+    """Return empty maps: a score that these have needs no explanation."""
+    return np.zeros(images.shape[:3])
+
+
 def centre(images: Pixels) -> Maps:
     """Return a blob in the middle, a quarter of the sides wide."""
     down, across = (np.linspace(-2, 2, side) for side in images.shape[1:3])
@@ -37,6 +42,7 @@ def edge_energy(images: Pixels) -> Maps:
 
 BASELINES: dict[str, Callable[[Pixels], Maps]] = {
     "noise": noise,
+    "nothing": nothing,
     "centre": centre,
     "colour distance": colour_distance,
     "edge energy": edge_energy,

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 from jmamba.recipes.verdicts import decide
-from jmamba.recipes.vision.explainers import RELEASED
 from jmamba.recipes.vision.measuring import Found
 from jmamba.recipes.vision.scores import compare, say
 from jmamba.recipes.vision.tables import Choice, name_row
@@ -27,7 +26,7 @@ class Claim(NamedTuple):
 
 _ATTRIBUTION, _LRP = ("vim", "mamba_attribution"), ("vim", "mamba_lrp")
 _ROLLOUT, _RAW = ("vim", "attention_rollout"), ("vim", "raw_attention")
-_UNIFIED, _RELEASED = ("vim", "unified_attribution"), ("vim", RELEASED)
+_UNIFIED = ("vim", "unified_attribution")
 _VIT = ("vit", "transformer_attribution")
 _HIDDEN, _LRP_PAPER = "Hidden Attention (ACL 2025)", "MambaLRP (2024), table 1"
 _UNIFIED_PAPER = "Unified attention (ICLR 2025)"
@@ -65,7 +64,6 @@ CLAIMS = (
     Claim(_SECOND, "mIoU", _LRP, _RAW),
     Claim(_UNIFIED_PAPER, "flipping", _UNIFIED, _ATTRIBUTION),
     Claim(_UNIFIED_PAPER, "mIoU", _UNIFIED, _ATTRIBUTION),
-    Claim("jmamba, earlier", "mIoU", _ATTRIBUTION, _RELEASED),
 )
 """Rankings that are looked for here."""
 
