@@ -34,7 +34,7 @@ def other_classes(labels: np.ndarray, classes: int) -> np.ndarray:
 
     Examples:
       >>> other_classes(np.array([0, 0, 2]), 3).tolist()
-      [1, 2, 1]
+      [1, 2, 0]
     """
     shift = 1 + np.arange(len(labels)) % (classes - 1)
     return ((labels + shift) % classes).astype(labels.dtype)
