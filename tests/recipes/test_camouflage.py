@@ -7,7 +7,7 @@ from jmamba.recipes.glyphs import draw_glyphs
 from jmamba.recipes.pictures import PARTS, load_pictures
 from jmamba.recipes.vision.baselines import BASELINES
 from jmamba.recipes.vision.explainers import baselines
-from jmamba.recipes.vision.scores import locate, value
+from jmamba.recipes.vision.scores import measure_location, value
 from jmamba.recipes.workbench import Workbench
 from jmamba.training.loop import TrainConfig
 
@@ -96,7 +96,7 @@ def test_maps_that_ask_no_model_do_not_find_the_object(pictures):
     """The object and the distractor are alike but for the class of their shapes."""
     shown = pictures.new(400)
     for name, look in baselines(8).items():
-        found = locate(shown, look(shown.images, shown.labels).grid, patch=8)
+        found = measure_location(shown, look(shown.images, shown.labels).grid, patch=8)
         error = found["object"].std() / 20
         assert abs(value(found, "object") - 0.5) < 0.03 + 3 * error, name
     assert {*baselines(8)} == {*BASELINES}

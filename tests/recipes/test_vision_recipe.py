@@ -13,9 +13,16 @@ from jmamba.recipes.pictures import load_pictures
 from jmamba.recipes.vision import explainers, findings, sanity
 from jmamba.recipes.vision.explainers import RELEASED, Explained
 from jmamba.recipes.vision.findings import CLAIMS
-from jmamba.recipes.vision.measuring import Row, similarity
+from jmamba.recipes.vision.measuring import ScoredRow, similarity
 from jmamba.recipes.vision.recipe import SIZES, run
-from jmamba.recipes.vision.scores import SCORES, compare, locate, remove, score, value
+from jmamba.recipes.vision.scores import (
+    SCORES,
+    compare,
+    measure_location,
+    remove,
+    score,
+    value,
+)
 from jmamba.recipes.vision.tables import Choice, name_row
 from jmamba.recipes.vit import VIT_METHODS
 from jmamba.recipes.workbench import Workbench
@@ -73,10 +80,10 @@ def grids_of(masks):
 
 def test_map_of_the_object_is_found_and_is_what_counts(squares):
     grids = grids_of(squares.masks)
-    found = locate(squares, grids, patch=4)
+    found = measure_location(squares, grids, patch=4)
     assert found["pointing"].tolist() == [True, True]
     assert value({k: v[None] for k, v in found.items()}, "object") == 1
-    worse = locate(squares, grids_of(squares.rivals), patch=4)
+    worse = measure_location(squares, grids_of(squares.rivals), patch=4)
     assert worse["pointing"].tolist() == [False, False]
     assert (worse["object"] == 0).all()
 
@@ -100,7 +107,7 @@ def test_object_score_is_the_auc_of_scikit_learn():
     images = np.zeros((3, 8, 8, 3), np.float32)
     shown = Composites(images, np.zeros(3, np.int32), masks, rivals)
     maps = draw.random((3, 8, 8))
-    found = locate(shown, maps, patch=1)
+    found = measure_location(shown, maps, patch=1)
     for heat, mask, rival, auc in zip(
         maps, masks, rivals, found["object"], strict=True
     ):
@@ -119,7 +126,9 @@ def test_compare_knows_what_is_better():
 
 
 def test_choice_is_made_by_each_score():
-    row = {r: Row("vim", "mamba_lrp", r) for r in ("signed", "positive", "magnitude")}
+    row = {
+        r: ScoredRow("vim", "mamba_lrp", r) for r in ("signed", "positive", "magnitude")
+    }
     values = {"signed": 0.2, "positive": 0.9, "magnitude": 0.5}
     choice = Choice({
         row[r]: {"pointing": np.full((2, 3), v),
@@ -132,7 +141,7 @@ def test_choice_is_made_by_each_score():
 
 @pytest.mark.parametrize(("gap", "marked"), [(0.012, True), (0.008, False)])
 def test_gradients_that_miss_the_change_are_marked(gap, marked):
-    row = Row("vim", "integrated_gradients", "signed")
+    row = ScoredRow("vim", "integrated_gradients", "signed")
     gaps = {row.method: {"gap": np.full((2, 3), gap), "change": np.ones((2, 3))}}
     name = name_row(row, gaps)[1]
     assert f"gap {100 * gap:.2f} %" in name and ("NOT CONVERGED" in name) == marked
@@ -170,12 +179,12 @@ def test_explanations_that_ignore_the_model_fail_and_others_pass(tmp_path, monke
         return {"alti": model.explain, "token_norms": lambda images, target: blind}
 
     monkeypatch.setattr(sanity, "explainers", of_model)
-    rows = {name: Row("vim", name, "signed") for name in ("alti", "token_norms")}
+    rows = {name: ScoredRow("vim", name, "signed") for name in ("alti", "token_norms")}
     grids = {rows["alti"]: grids_of(masks), rows["token_norms"]: blind.grid}
     grids = {row: np.stack([grid] * 5) for row, grid in grids.items()}
     found = {
         row: {k: np.stack([v] * 5) for k, v in
-              locate(shown, grid[0], patch=4).items()}
+              measure_location(shown, grid[0], patch=4).items()}
         for row, grid in grids.items()
     }  # fmt: skip
     bench = Workbench(tmp_path / "out", name="vision", config=VisionConfig())

@@ -16,7 +16,7 @@ BATCH = 24
 """Pictures that are explained together."""
 
 
-class Row(NamedTuple):
+class ScoredRow(NamedTuple):
     """A row of a table: a method's relevance of a model, in one reading.
 
     Attributes:
@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 
 Grids = Float[np.ndarray, "s b rows columns"]
-Found = Mapping[Row, Measured]
+Found = Mapping[ScoredRow, Measured]
 
 
 class Asked(NamedTuple):
@@ -41,7 +41,7 @@ class Asked(NamedTuple):
     target: Int[np.ndarray, "b"]
 
 
-def explain_all(
+def explain_pictures(
     name: str,
     methods: Sequence[Mapping[str, Explainer]],
     asked: Asked,
@@ -71,10 +71,10 @@ def explain_all(
     return _over_seeds(f"grids {name}", methods, len(asked.target), measure, bench)
 
 
-def read_all(kind: str, explained: Mapping[str, Measured]) -> dict[Row, Grids]:
+def read_all(kind: str, explained: Mapping[str, Measured]) -> dict[ScoredRow, Grids]:
     """Return all readings of explanations of one kind of model."""
     return {
-        Row(kind, method, reading): READINGS[reading](found["grid"])
+        ScoredRow(kind, method, reading): READINGS[reading](found["grid"])
         for method, found in explained.items()
         for reading in readings_of(kind, method)
     }
@@ -82,10 +82,10 @@ def read_all(kind: str, explained: Mapping[str, Measured]) -> dict[Row, Grids]:
 
 def measure_all(
     name: str,
-    grids: Mapping[Row, Grids],
+    grids: Mapping[ScoredRow, Grids],
     measure: Callable[[int, list[int], np.ndarray], Measured],
     bench: Workbench,
-) -> dict[Row, Measured]:
+) -> dict[ScoredRow, Measured]:
     """Measure grids, or read what was measured.
 
     Args:
@@ -95,7 +95,7 @@ def measure_all(
       bench: keeps it.
 
     Returns:
-      Row -> arrays over seeds and pictures.
+      ScoredRow -> arrays over seeds and pictures.
     """
     seeds, count = next(iter(grids.values())).shape[:2]
     rows = {" | ".join(row): row for row in grids}

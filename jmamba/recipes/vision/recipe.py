@@ -25,13 +25,20 @@ from jmamba.recipes.vision.measuring import (
     Asked,
     Found,
     Grids,
-    Row,
-    explain_all,
+    ScoredRow,
+    explain_pictures,
     measure_all,
     read_all,
 )
 from jmamba.recipes.vision.sanity import SCORE, write_sanity
-from jmamba.recipes.vision.scores import Measured, locate, remove, say, score, spread
+from jmamba.recipes.vision.scores import (
+    Measured,
+    measure_location,
+    remove,
+    say,
+    score,
+    spread_grids,
+)
 from jmamba.recipes.vision.tables import (
     MODELS,
     Choice,
@@ -79,7 +86,7 @@ class Part(NamedTuple):
     """
 
     explained: Mapping[str, Measured]
-    grids: Mapping[Row, Grids]
+    grids: Mapping[ScoredRow, Grids]
     found: Found
 
 
@@ -209,13 +216,13 @@ def _measure(name: str, trained: Models, shown: Composites, config, bench) -> Pa
     """Explain pictures by all models, and measure all readings."""
     asked, patch = Asked(shown, shown.labels), config.patch_size
     explained = {
-        kind: explain_all(
+        kind: explain_pictures(
             f"{kind} {name}", [explainers(model) for model in models], asked, bench
         )
         for kind, models in trained.items()
     }
     free = [baselines(patch)] * len(config.seeds)
-    explained["none"] = explain_all(f"none {name}", free, asked, bench)
+    explained["none"] = explain_pictures(f"none {name}", free, asked, bench)
     found, grids = {}, {}
     for kind in MODELS:
         models, part = (
@@ -225,7 +232,7 @@ def _measure(name: str, trained: Models, shown: Composites, config, bench) -> Pa
         few = {row: grid[:, : config.removed] for row, grid in part.items()}
 
         def place(number, numbers, grid):
-            return locate(_take(shown, numbers), grid, patch=patch)
+            return measure_location(_take(shown, numbers), grid, patch=patch)
 
         def vanish(number, numbers, grid, models=models):
             predict = partial(predict_all, models[number])
@@ -248,7 +255,7 @@ def _write_maps(shown: Composites, grids, choice: Choice, config, bench) -> None
     for kind, method in dict.fromkeys(row[:2] for row in grids):
         row = choice.reading(kind, method, SCORE)
         name = ": ".join(name_row(row)[:2])
-        maps[name] = spread(grids[row][0, :SHOWN], config.patch_size)
+        maps[name] = spread_grids(grids[row][0, :SHOWN], config.patch_size)
     few = _take(shown, list(range(len(shown.labels)))[:SHOWN])
     places = few.masks + 0.4 * few.rivals
     bench.write_figure(

@@ -13,13 +13,13 @@ from jmamba.recipes.vision.measuring import (
     Asked,
     Found,
     Grids,
-    Row,
-    explain_all,
+    ScoredRow,
+    explain_pictures,
     measure_all,
     read_all,
     similarity,
 )
-from jmamba.recipes.vision.scores import compare, locate, say, score
+from jmamba.recipes.vision.scores import compare, measure_location, say, score
 from jmamba.recipes.vision.tables import Choice, name_row
 from jmamba.recipes.workbench import Workbench
 
@@ -34,7 +34,7 @@ def other_classes(labels: np.ndarray, classes: int) -> np.ndarray:
 
     Examples:
       >>> other_classes(np.array([0, 0, 2]), 3).tolist()
-      [1, 2, 1]
+      [1, 2, 0]
     """
     shift = 1 + np.arange(len(labels)) % (classes - 1)
     return ((labels + shift) % classes).astype(labels.dtype)
@@ -43,7 +43,7 @@ def other_classes(labels: np.ndarray, classes: int) -> np.ndarray:
 def write_sanity(
     models: Mapping[str, Mapping[str, list]],
     shown: Composites,
-    trained: Mapping[Row, Grids],
+    trained: Mapping[ScoredRow, Grids],
     found: Found,
     choice: Choice,
     bench: Workbench,
@@ -79,7 +79,9 @@ def write_sanity(
     }
 
     def measure(number, numbers, grid):
-        return locate(Composites(*(x[numbers] for x in shown)), grid, patch=patch)
+        return measure_location(
+            Composites(*(x[numbers] for x in shown)), grid, patch=patch
+        )
 
     rows = [
         choice.reading(*key, SCORE) for key in dict.fromkeys(row[:2] for row in found)
@@ -90,7 +92,7 @@ def write_sanity(
         for kind, those in models[weights].items():
             methods = [explainers(model) for model in those]
             name = f"{kind} {change}"
-            explained = explain_all(name, methods, question, bench)
+            explained = explain_pictures(name, methods, question, bench)
             grids |= read_all(kind, explained)
         grids = {row: grids[row] for row in rows}
         changed[change] = measure_all(f"places {change}", grids, measure, bench)

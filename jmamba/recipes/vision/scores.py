@@ -29,7 +29,7 @@ Measured = Mapping[str, np.ndarray]
 """What was measured -> arrays over pictures, or over seeds and pictures."""
 
 
-def spread(grids: Grids, patch: int) -> Maps:
+def spread_grids(grids: Grids, patch: int) -> Maps:
     """Return maps of pixels, between the patches' centres bilinear."""
     down, across = (
         patch_weights(count, patch=patch, stride=patch, side=count * patch)
@@ -38,7 +38,7 @@ def spread(grids: Grids, patch: int) -> Maps:
     return np.einsum("yr,brc,xc->byx", down, grids, across)
 
 
-def locate(pictures: Composites, grids: Grids, *, patch: int) -> Measured:
+def measure_location(pictures: Composites, grids: Grids, *, patch: int) -> Measured:
     """Measure how well explanations find the objects of pictures.
 
     Args:
@@ -51,7 +51,7 @@ def locate(pictures: Composites, grids: Grids, *, patch: int) -> Measured:
       highest pixel is the object's; "object", the area under the ROC curve of the
       object's pixels against its rivals.
     """
-    maps = spread(grids, patch)
+    maps = spread_grids(grids, patch)
     found = count_segmentation(maps, pictures.masks.astype(int))._asdict()
     highest = maps.reshape(len(maps), -1).argmax(axis=1)[:, None]
     flat = pictures.masks.reshape(len(maps), -1)
@@ -71,7 +71,7 @@ def remove(
 
     Args:
       predict: function of normalised pictures to logits.
-      pictures, grids, patch: as in `locate`.
+      pictures, grids, patch: as in `measure_location`.
 
     Returns:
       For each of `FILLINGS` arrays over pictures: "positive" and "negative", whether it
@@ -141,7 +141,7 @@ SCORES: dict[str, tuple[tuple[str, ...], Statistic]] = {
 """Score -> what is measured for it, and the score of a data set."""
 
 PLACES = ("pixel accuracy", "mAP", "mIoU", "pointing", "object")
-"""Scores of `locate`."""
+"""Scores of `measure_location`."""
 
 
 def is_percent(name: str) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from jmamba.evaluation import FILLINGS
 from jmamba.recipes.verdicts import decide
 from jmamba.recipes.vision.explainers import IG_BASELINE, INTEGRATED, readings_of
-from jmamba.recipes.vision.measuring import Found, Row
+from jmamba.recipes.vision.measuring import Found, ScoredRow
 from jmamba.recipes.vision.scores import (
     PLACES,
     Measured,
@@ -40,12 +40,14 @@ class Choice:
     def __init__(self, validation: Found):
         self.validation = validation
 
-    def reading(self, kind: str, method: str, name: str) -> Row:
+    def reading(self, kind: str, method: str, name: str) -> ScoredRow:
         """Return the row of a method that is reported by a score."""
-        rows = [Row(kind, method, reading) for reading in readings_of(kind, method)]
+        rows = [
+            ScoredRow(kind, method, reading) for reading in readings_of(kind, method)
+        ]
         return better({row: self.validation[row] for row in rows}, name)
 
-    def baseline(self, name: str) -> Row:
+    def baseline(self, name: str) -> ScoredRow:
         """Return the best row that asks no model."""
         rows = {row: x for row, x in self.validation.items() if row.kind == "none"}
         return better(rows, name)
@@ -67,13 +69,13 @@ def write_scores(
         bench.write_table(title, columns, table)
 
 
-def _mark(text: str, row: Row, choice: Choice, name: str) -> str:
+def _mark(text: str, row: ScoredRow, choice: Choice, name: str) -> str:
     many = len(readings_of(row.kind, row.method)) > 1
     is_chosen = many and choice.reading(row.kind, row.method, name) == row
     return f"**{text}**" if is_chosen else text
 
 
-def name_row(row: Row, gaps: Mapping[str, Measured] | None = None) -> list[str]:
+def name_row(row: ScoredRow, gaps: Mapping[str, Measured] | None = None) -> list[str]:
     """Return model, explanation and reading as a table has them."""
     name = row.method.replace("_", " ")
     if row.method == INTEGRATED and gaps is not None:
@@ -104,7 +106,7 @@ def write_gains(test: Found, choice: Choice, bench: Workbench) -> None:
     ]
     width = len(AGAINST)
     table = [
-        [*name_row(Row(*key, ""))[:2], *said[width * i : width * (i + 1)]]
+        [*name_row(ScoredRow(*key, ""))[:2], *said[width * i : width * (i + 1)]]
         for i, key in enumerate(methods)
     ]
     columns = [f"{name}, over {choice.baseline(name).method}" for name in AGAINST]
