@@ -135,13 +135,14 @@ and pictures. The right class is explained. Readings are what becomes of relevan
 before it is scored: its sign kept, its negative part cut off, its magnitude. Bold is
 the reading that the validation pictures choose for that score; methods with one reading
 are never negative. Object: the area under the ROC curve of the object's pixels against
-those of the distractor, where any map that knows no class has 50 %. Pointing: the
-highest pixel is the object's. mIoU and pixel accuracy: a pixel is foreground above the
-mean of its map, which favours maps of few high values; mAP after scaling maps to [0,
-1]. Flipping: delta A^F of the right class's logit over patches removed, higher is
-better, by what is put in their place, and the mean. Most relevant patches first:
-accuracy while 10 to 90 % of the patches vanish, lower is better; least relevant first,
-higher is better. Maps that ask no model are removed from the Vim's pictures.
+those of the distractor, where a map that does not tell them apart has 50 %. Pointing:
+the highest pixel is the object's. mIoU and pixel accuracy: a pixel is foreground above
+the mean of its map, so that an empty map, nothing, is far above noise; mAP after
+scaling maps to [0, 1]. Flipping: delta A^F of the right class's logit over patches
+removed, higher is better, by what is put in their place, and the mean. Most relevant
+patches first: accuracy while 10 to 90 % of the patches vanish, lower is better; least
+relevant first, higher is better. Maps that ask no model are removed from the Vim's
+pictures.
 """
 
 _GAINS = """
