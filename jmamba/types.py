@@ -152,6 +152,10 @@ class GatedRecurrence(NamedTuple):
     floor: Float[Array, "h"] | None = None
 
 
+OF_HEADS = ("bonus", "floor")
+"""Parts of a `GatedRecurrence` that all tokens share; the others are (b, l, h, ...)."""
+
+
 @exportable
 class Orders(NamedTuple):
     """The matrices P with which the directions of a layer sort their tokens.

@@ -17,6 +17,7 @@ SHOWN_BY = {
     "jmamba/checkpoints": {"convert"},
     "jmamba/files": {"convert"},
     "jmamba/models": {"convert"},
+    "jmamba/planning": {"plan"},
     "jmamba/recipes": {"reproduce"},
     "jmamba/report/folder.py": {"explain", "dynamics"},
     "jmamba/report/text": {"explain"},

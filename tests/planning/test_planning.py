@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from jmamba import Mamba2Config, MambaConfig, Sharding, VimConfig
 from jmamba.cli import app
 from jmamba.layers.letters import path_of
+from jmamba.planning import plan as plan_module
 from jmamba.planning.advice import advise
 from jmamba.planning.exchanges import axes_of, exchanges_in
 from jmamba.planning.operations import count_work
@@ -148,6 +149,15 @@ def test_plan_is_made_of_every_kind(kind, config):
         assert 0 <= moments <= 64
         axes = "+".join(x.axes for x in plan.traffic or ())
         assert "fsdp" in axes and "data" in axes
+
+
+def test_kernels_are_named_where_xla_writes_no_text(monkeypatch):
+    task = Workload(CONFIG, Sharding(devices=jax.devices()[:1]), 1, 8, "float32")
+    written = make_plan("prefill", task, open_topology("cpu:1"))
+    monkeypatch.setattr(plan_module, "_text_of", lambda compiled: None)
+    found = make_plan("prefill", task, open_topology("cpu:1"))
+    assert found.traffic is None
+    assert found.kernels == written.kernels != ()
 
 
 def test_arguments_lie_as_the_rules_say():

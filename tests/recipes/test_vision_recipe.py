@@ -23,7 +23,7 @@ from jmamba.recipes.vision.scores import (
     score,
     value,
 )
-from jmamba.recipes.vision.tables import Choice, name_row
+from jmamba.recipes.vision.tables import Choice, least_gain, name_row
 from jmamba.recipes.vit import VIT_METHODS
 from jmamba.recipes.workbench import Workbench
 
@@ -123,6 +123,23 @@ def test_compare_knows_what_is_better():
     high = {"black positive": np.ones((2, 9, 5)), "pointing": np.ones((2, 9))}
     assert compare(low, high, "black positive").value == 1
     assert compare(low, high, "pointing").value == -1
+
+
+def test_gain_is_over_the_hardest_map_without_a_model():
+    draw = np.random.default_rng(0)
+
+    def row(kind, method, mean):
+        values = mean + 0.1 * draw.standard_normal((5, 40))
+        return ScoredRow(kind, method, "signed"), {"pointing": values}
+
+    test = dict([
+        row("none", "noise", 0.2), row("none", "colour distance", 0.5),
+        row("none", "edge energy", 0.4),
+        row("vim", "good", 0.6), row("vim", "bad", 0.3),
+    ])  # fmt: skip
+    for method, sign in (("good", 1), ("bad", -1)):
+        found = least_gain(test, ScoredRow("vim", method, "signed"), "pointing")
+        assert found[0] == "colour distance" and np.sign(found[1].value) == sign
 
 
 def test_choice_is_made_by_each_score():

@@ -9,6 +9,7 @@ from helpers import assert_close
 from jmamba import recurrences
 from jmamba.attention import hidden_attention, reduced_attention, top_channels
 from jmamba.layers import run_recurrence
+from jmamba.types import OF_HEADS
 from jmamba_kernels.versions import enable_x64
 
 b, l, h, n, p = 2, 6, 3, 4, 2  # noqa: E741
@@ -144,14 +145,13 @@ def test_a_state_goes_on(found):
         with pytest.raises(ValueError, match="no state"):
             recurrences.run_gated(recurrence, jnp.zeros(1))
         return
-    tokens = {"bonus", "floor"}
 
     def part(start, stop):
         return recurrence._replace(
             **{
                 name: x[:, start:stop]
                 for name, x in recurrence._asdict().items()
-                if x is not None and name not in tokens
+                if x is not None and name not in OF_HEADS
             }
         )
 

@@ -17,7 +17,7 @@ from jmamba.attention.matrices.factors import AnyInputs, check_fold, first_recur
 from jmamba.attention.matrices.gated import attend_gated
 from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import RESULT_BYTES, check_finite, check_memory, choose_positions
-from jmamba.types import GatedRecurrence, Recurrence
+from jmamba.types import OF_HEADS, GatedRecurrence, Recurrence
 
 
 @on_any_mesh
@@ -92,10 +92,10 @@ def hidden_attention(
 
 @jax.jit
 def _gated_attention(recurrence, heads, rows):
-    own = {"bonus", "floor"}  # their first axis is that of heads, the others' third
     chosen = {
-        name: x if x is None else x[heads] if name in own else x[:, :, heads]
+        name: x[heads] if name in OF_HEADS else x[:, :, heads]
         for name, x in recurrence._asdict().items()
+        if x is not None
     }
     return attend_gated(recurrence._replace(**chosen), rows)
 

@@ -146,9 +146,10 @@ pictures.
 """
 
 _GAINS = """
-By how much the reported reading is better than the best map that asks no model, which
-validation pictures choose. Holds and fails: above or below zero, at a level of 0.05 for
-all of this table together, by Holm's correction.
+By how much the reported reading is better than the map that asks no model over which it
+is least sure to be better: only who is better than each of them is better than no
+model. Holds and fails: above or below zero, at a level of 0.05 for all of this table
+together, by Holm's correction.
 """
 
 _SANITY = """
