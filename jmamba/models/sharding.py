@@ -52,8 +52,8 @@ class Sharding:
 
     Examples:
       >>> one = Sharding(devices=jax.devices()[:1])
-      >>> one.spec("vm", (24, 8))
-      PartitionSpec('tensor', 'fsdp')
+      >>> tuple(one.spec("vm", (24, 8)))
+      ('tensor', 'fsdp')
       >>> one.mesh.shape_tuple
       (('data', 1), ('fsdp', 1), ('sequence', 1), ('tensor', 1))
 

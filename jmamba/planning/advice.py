@@ -28,7 +28,7 @@ def advise(
     needed, there = sum(lasting.values()), f"{capacity / GIB:.1f} GiB"
     if needed > capacity:
         names = " and ".join(lasting)
-        by = math.ceil(needed / (0.7 * capacity))
+        by = 2 ** math.ceil(math.log2(needed / (0.7 * capacity)))
         return (
             f"{names} alone take {needed / GIB:.1f} of {there} on each device: spread "
             f"them over {by} times as many, by fsdp={sharding.fsdp * by} or a larger "

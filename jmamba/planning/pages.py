@@ -71,7 +71,7 @@ def _exchanges(traffic: list[dict[str, Any]] | None) -> list[str]:
 
 
 def _of(capacity: int | None) -> str:
-    return "" if capacity is None else f" of {capacity / GIB:.0f}"
+    return "" if capacity is None else f" of {round(capacity / GIB, 2):g}"
 
 
 def plan_json(data: dict[str, Any]) -> str:

@@ -89,10 +89,12 @@ def make_plan(kind: str, task: Workload, topology: Topology) -> DevicePlan:
     traced = run.trace(*arguments.values())
     lowered, work = traced.lower(), count_work(traced.jaxpr)
     memory: dict[str, int] = {k: _bytes_of(tree) for k, tree in arguments.items()}
+    chip, capacity = topology.chip, topology.chip and topology.chip.memory
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        memory["temporary"] = _asked_for(error) - sum(memory.values())
+        asked, capacity = read_shortage(error)
+        memory["temporary"] = asked - sum(memory.values())
         text, moved = None, sum(memory.values())
     else:
         found = compiled.memory_analysis()
@@ -103,7 +105,6 @@ def make_plan(kind: str, task: Workload, topology: Topology) -> DevicePlan:
     traffic = None if text is None else _summarise(text, task.sharding.shape)
     seconds = time.perf_counter() - start
     names = _KERNEL.findall(text or lowered.as_text(debug_info=True))
-    chip, capacity = topology.chip, topology.chip and topology.chip.memory
     count = len(topology.devices)
     products, streamed = work.products / count, work.streamed / count
     bounds = {} if chip is None else _bounds(chip, products, moved + streamed, traffic)
@@ -127,12 +128,33 @@ def _bytes_of(tree: Any) -> int:
     )
 
 
-def _asked_for(error: Exception) -> int:
-    """Return the bytes that a program asked for and did not get, or raise the error."""
-    asked = re.search(r"Used ([\d.]+)([KMGT]) of", str(error))
-    if asked is None:
+_SIZE = r"([\d.]+)([KMGT])"
+_SHORTAGE = re.compile(
+    rf"required for HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)"
+    rf"|Used {_SIZE} of {_SIZE} hbm"  # of older compilers
+)
+
+
+def read_shortage(error: Exception) -> tuple[int, int]:
+    """Return the bytes a program needs in all, and those there are for it.
+
+    What the compiler calls temporaries has the arguments in it.
+
+    Raises:
+      Exception: the error itself, if it is about something else.
+
+    Examples:
+      >>> needs = "required for HLO temporaries (2.5K) exceeds available HBM (1.00K)"
+      >>> read_shortage(Exception(needs))
+      (2560, 1024)
+    """
+    found = _SHORTAGE.search(str(error))
+    if found is None:
         raise error
-    return int(float(asked[1]) * 2 ** (10 * (1 + "KMGT".index(asked[2]))))
+    numbers = [x for x in found.groups() if x is not None]
+    sizes = zip(numbers[::2], numbers[1::2], strict=True)
+    asked, there = (int(float(n) * 2 ** (10 * (1 + "KMGT".index(u)))) for n, u in sizes)
+    return asked, there
 
 
 def _text_of(compiled: Any) -> str | None:
