@@ -12,6 +12,7 @@ import typer.core
 import typer.main
 
 from jmamba.commands.mistakes import exit_codes
+from jmamba.commands.programs import keep_programs
 from jmamba.commands.signals import INTERRUPTED, TERMINATED
 
 LATER = {
@@ -126,6 +127,7 @@ def main(run: Callable[[], None] = app) -> None:
       run: the program; it ends by raising `SystemExit`.
     """
     sys.stdout, sys.stderr = _usable(sys.stdout), _usable(sys.stderr)
+    keep_programs()
     try:
         run()
     except SystemExit as ended:
