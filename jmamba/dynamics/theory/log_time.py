@@ -40,7 +40,7 @@ def convergence_bound(
 def convergence_constants(
     system: ScalarSystem, x: Float[Array, "l"]
 ) -> Float[Array, "l"]:
-    """Return the limits of sqrt(t) |x[l](t)| for mu < 0.
+    """Return the limits of `sqrt(t) |x[l](t)|` for mu < 0.
 
         (2 |mu| delta0)^(-1/2) for the first token that is not zero, and
         ((1 - exp(-a delta0 gap)) / (2 |mu| delta0))^(1/2) for every later one,
