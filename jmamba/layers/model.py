@@ -7,7 +7,8 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.places import PASS_BY, Place, Watch
-from jmamba.layers.stack import Passed, Remat, Run, run_layers
+from jmamba.layers.runs import Run
+from jmamba.layers.stack import Passed, Remat, run_layers
 
 OUTSIDE = (
     Place(

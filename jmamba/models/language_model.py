@@ -17,8 +17,9 @@ from jmamba.layers.letters import shared_letters
 from jmamba.layers.mixer import Mixer
 from jmamba.layers.norm import Precision, RMSNorm
 from jmamba.layers.places import PASS_BY, Watch
+from jmamba.layers.runs import stack_layers
 from jmamba.layers.selection import torch_uniform
-from jmamba.layers.stack import Remat, stack_layers
+from jmamba.layers.stack import Remat
 from jmamba.layers.tabulation import tabulated
 from jmamba.models.base import Loaded, StackedModel
 from jmamba.models.cache import CACHE_AXES, GenerationCache, open_cache

@@ -17,10 +17,10 @@ from jmamba.attention.matrices.channels import (
     with_channels,
 )
 from jmamba.attention.matrices.factors import AnyInputs, check_fold
-from jmamba.attention.matrices.gated import attend_gated
+from jmamba.attention.matrices.gated import attend_heads
 from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import RESULT_BYTES, check_finite, check_memory, choose_positions
-from jmamba.types import GatedRecurrence
+from jmamba.types import OfHeads
 
 
 class Reduction(NamedTuple):
@@ -54,7 +54,7 @@ small models and for `top` channels.
 
 @on_any_mesh
 def reduced_attention(
-    recurrence: AnyInputs | GatedRecurrence,
+    recurrence: AnyInputs | OfHeads,
     reduction: str = "mean_abs",
     *,
     fold: Collection[str] = (),
@@ -136,7 +136,7 @@ def reduced_attention(
 
 @on_any_mesh
 def top_channels(
-    recurrence: AnyInputs | GatedRecurrence,
+    recurrence: AnyInputs | OfHeads,
     count: int,
     *,
     fold: Collection[str] = (),
@@ -181,8 +181,8 @@ def top_channels(
 
 @partial(jax.jit, static_argnames=("count", "fold", "at_once"))
 def _top_channels(recurrence, rows, count, fold, at_once):
-    if isinstance(recurrence, GatedRecurrence):
-        weights = attend_gated(
+    if isinstance(recurrence, OfHeads):
+        weights = attend_heads(
             recurrence, _rows_of(recurrence, rows), lambda a: jnp.sum(jnp.abs(a), -1)
         )
         return jax.lax.top_k(jnp.sum(weights, axis=-1), count)[1]
@@ -198,8 +198,8 @@ def _top_channels(recurrence, rows, count, fold, at_once):
 @partial(jax.jit, static_argnames=("reduction", "fold", "at_once"))
 def _reduced_attention(recurrence, rows, mask, reduction, fold, at_once):
     each, combine, across, start, mean = REDUCTIONS[reduction]
-    if isinstance(recurrence, GatedRecurrence):
-        return _reduced_gated(recurrence, rows, mask, REDUCTIONS[reduction])
+    if isinstance(recurrence, OfHeads):
+        return _reduced_heads(recurrence, rows, mask, REDUCTIONS[reduction])
     directions = open_directions(recurrence, fold)
     delta = directions[0].channels.delta
     channels, batch, length = delta.shape
@@ -225,9 +225,9 @@ def _reduced_attention(recurrence, rows, mask, reduction, fold, at_once):
     return total / number if mean else total
 
 
-def _reduced_gated(recurrence, rows, mask, reduction):
+def _reduced_heads(recurrence, rows, mask, reduction):
     """Reduce the heads of every column of the matrices before there are matrices."""
-    heads = recurrence.values.shape[2]
+    heads = recurrence.queries.shape[2]
     number = jnp.asarray(heads) if mask is None else jnp.sum(mask[:, 0])
 
     def reduce(column):
@@ -236,11 +236,11 @@ def _reduced_gated(recurrence, rows, mask, reduction):
             column = jnp.where(mask.T[:, :, None], column, reduction.start)
         return reduction.across(column, axis=1)
 
-    total = attend_gated(recurrence, _rows_of(recurrence, rows), reduce)
+    total = attend_heads(recurrence, _rows_of(recurrence, rows), reduce)
     return total / number.astype(total.dtype) if reduction.mean else total
 
 
-def _rows_of(recurrence: GatedRecurrence, rows) -> Int[Array, "q"]:
+def _rows_of(recurrence: OfHeads, rows) -> Int[Array, "q"]:
     return jnp.arange(recurrence.values.shape[1]) if rows is None else rows[0]
 
 

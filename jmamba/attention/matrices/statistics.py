@@ -12,9 +12,11 @@ from jaxtyping import Array, Float, Float64, Int
 
 from jmamba.attention.matrices.channels import attend, map_channels, open_directions
 from jmamba.attention.matrices.reduction import REDUCTIONS
+from jmamba.attention.matrices.rows import query_rows
 from jmamba.attention.question import Inputs, PerSample, ask
 from jmamba.layers.model import LayeredModel
 from jmamba.ops.meshes import on_any_mesh
+from jmamba.types import SoftmaxAttention
 from jmamba_kernels import accumulation_dtype
 
 CHANNELS_AT_ONCE = 64
@@ -180,16 +182,23 @@ def _measure_layers(graphdef, state, inputs, query, reduction):
     model = nnx.merge(graphdef, state)
 
     def measure(block, x, out):
-        rows = map_channels(
-            open_directions(out.recurrence, ()),
-            lambda one: attend(one, query[:, None])[0, :, 0],
-            CHANNELS_AT_ONCE,
-        )  # d b l
+        rows = _query_rows(out.recurrence, query)  # d b l
         each, _, across, _, mean = REDUCTIONS[reduction]
         row = across(each(rows), axis=0) / (rows.shape[0] if mean else 1)
         return LayerMeasures(mean_distance(rows, query).T, mean_cosine(out.x), row)
 
     return model.run_layers(model.embed(inputs), read=measure).found
+
+
+def _query_rows(recurrence, query):
+    """Return the query's row of every channel, a few at a time, or head."""
+    if isinstance(recurrence, SoftmaxAttention):
+        return jnp.swapaxes(query_rows(recurrence, query), 0, 1)
+    return map_channels(
+        open_directions(recurrence, ()),
+        lambda one: attend(one, query[:, None])[0, :, 0],
+        CHANNELS_AT_ONCE,
+    )
 
 
 @on_any_mesh

@@ -16,7 +16,8 @@ from jmamba.dynamics.trained.layer_jacobian import (
     squared_layer_norms,
 )
 from jmamba.layers.model import LayeredModel
-from jmamba.layers.stack import Run, cut_runs, run_layers
+from jmamba.layers.runs import Run, cut_runs
+from jmamba.layers.stack import run_layers
 from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import WORKING_BYTES, as_key, check_finite, choose_positions
 from jmamba.types import KeyLike

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from jmamba.layers.block import Block
 from jmamba.layers.recurrence import by_channel
-from jmamba.layers.stack import Run
+from jmamba.layers.runs import Run
 from jmamba.types import Recurrence
 
 READERS_AT_ONCE = 16

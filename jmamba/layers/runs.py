@@ -1,0 +1,74 @@
+"""Runs of equal blocks, stacked along a leading axis of layers."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+
+def stack_layers(
+    make_block: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs
+) -> Any:
+    """Return a module whose parameters have a leading axis of `count` layers."""
+    make = nnx.vmap(make_block, in_axes=(0,), out_axes=0)
+    return nnx.split_rngs(splits=count)(make)(rngs)
+
+
+def take_layers(blocks: Any, part: slice | int) -> Any:
+    """Return some of the stacked blocks as a stack, or one of them by its number."""
+    graphdef, state = nnx.split(blocks)
+    return nnx.merge(graphdef, jax.tree.map(lambda x: x[part], state))
+
+
+class Merge(NamedTuple):
+    """Makes a block of its parameters; equal ones compile once."""
+
+    graphdef: nnx.GraphDef
+
+    def __call__(self, state: Any) -> Any:
+        """Return the block."""
+        return nnx.merge(self.graphdef, state)
+
+
+class Run(NamedTuple):
+    """Consecutive layers of one kind.
+
+    Attributes:
+      layers: which of a model's they are.
+      parameters: of all of them, stacked along a leading axis.
+      open: makes a block of the parameters of one layer.
+    """
+
+    layers: slice
+    parameters: Any
+    open: Callable[[Any], Any]
+
+    @classmethod
+    def of(cls, blocks: nnx.Module, layers: slice) -> "Run":
+        """Return stacked blocks as a run."""
+        graphdef, state = nnx.split(blocks)
+        return cls(layers, state, Merge(graphdef))
+
+    def __contains__(self, layer: object) -> bool:
+        """Say whether a layer, by its number in the model, is one of them."""
+        return layer in range(self.layers.start, self.layers.stop)
+
+    def block(self, index: int) -> Any:
+        """Return one block, by its number in the model."""
+        place = index - self.layers.start
+        return self.open(jax.tree.map(lambda x: x[place], self.parameters))
+
+
+def cut_runs(runs: Sequence[Run], start: int, stop: int) -> list[Run]:
+    """Return layers start to stop - 1 as runs."""
+    kept = []
+    for layers, parameters, open_block in runs:
+        first, last = max(start, layers.start), min(stop, layers.stop)
+        if first >= last:
+            continue
+        if (first, last) != (layers.start, layers.stop):
+            part = slice(first - layers.start, last - layers.start)
+            parameters = jax.tree.map(lambda x, part=part: x[part], parameters)
+        kept.append(Run(slice(first, last), parameters, open_block))
+    return kept
