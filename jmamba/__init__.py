@@ -7,6 +7,10 @@ from jmamba import recurrences as recurrences
 from jmamba.generation.decoding import Generated as Generated
 from jmamba.generation.decoding import generate as generate
 from jmamba.generation.sampling import Sampling as Sampling
+from jmamba.models.bamba.config import BambaConfig as BambaConfig
+from jmamba.models.bamba.model import BambaLM as BambaLM
+from jmamba.models.granite.config import GraniteConfig as GraniteConfig
+from jmamba.models.granite.model import GraniteLM as GraniteLM
 from jmamba.models.language_model import LanguageModel as LanguageModel
 from jmamba.models.mamba.config import MambaConfig as MambaConfig
 from jmamba.models.mamba.model import MambaLM as MambaLM

@@ -1,0 +1,204 @@
+"""Hybrids of Mamba-2 and attention against transformers, and their checkpoints."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from checkpoint_samples import (
+    edit_config,
+    jax_logits,
+    random_tokens,
+    torch,
+    torch_logits,
+    transformers,
+    write_hf,
+)
+from flax import nnx
+from helpers import relative_error
+from hybrid_samples import KNOBS, compare_with_theirs, torch_hybrid
+from test_parity import LOGITS
+
+from jmamba import (
+    BambaLM,
+    GraniteLM,
+    LanguageModel,
+    Mamba2Config,
+    Mamba2LM,
+    generate,
+)
+from jmamba.checkpoints import CheckpointError, convert
+from jmamba_kernels.versions import enable_x64
+
+MODELS = {"granite": GraniteLM, "bamba": BambaLM}
+CASES = [(kind, knobs) for kind in MODELS for knobs in KNOBS[kind]]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: " ".join(case))
+def pair(request, tmp_path_factory):
+    made = torch_hybrid(*request.param)
+    folder = write_hf(tmp_path_factory.mktemp("theirs") / "model", made)
+    model = LanguageModel.from_pretrained(folder)
+    assert type(model) is MODELS[request.param[0]]
+    return made, model, folder
+
+
+def test_model_matches_transformers(pair):
+    made, model, _ = pair
+    compare_with_theirs(made, model)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def one(request, tmp_path_factory):
+    """The first of each kind."""
+    made = torch_hybrid(request.param, next(iter(KNOBS[request.param])))
+    folder = write_hf(tmp_path_factory.mktemp("one") / "model", made)
+    return made, LanguageModel.from_pretrained(folder), folder
+
+
+def test_written_model_loads_in_transformers(pair, tmp_path):
+    made, model, _ = pair
+    model.save_pretrained(tmp_path / "ours")
+    back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
+    assert type(back) is type(made)
+    np.testing.assert_array_equal(torch_logits(back), torch_logits(made))
+    again = LanguageModel.from_pretrained(tmp_path / "ours")
+    assert again.config == model.config
+    np.testing.assert_array_equal(jax_logits(again), jax_logits(model))
+
+
+NEW = 8
+PROMPTS = random_tokens(6, 3)
+MASK = np.array([[0, 0, 0, 1, 1, 1], [0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+
+
+def test_generation_matches_transformers(one):
+    """Token for token: alone, padded, and going on from a cache."""
+    made, model, _ = one
+    options = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None,
+               "pad_token_id": 0}  # fmt: skip
+
+    def theirs(prompts, mask):
+        with torch.no_grad():
+            out = made.generate(
+                torch.from_numpy(prompts),
+                attention_mask=torch.from_numpy(mask),
+                **options,
+            )
+        return out[:, prompts.shape[1] :].numpy()
+
+    prompts = jnp.asarray(PROMPTS, jnp.int32)
+    new = generate(model, prompts, max_new_tokens=NEW, stop_tokens=())
+    np.testing.assert_array_equal(new.tokens, theirs(PROMPTS, np.ones_like(MASK)))
+    padded = generate(
+        model, prompts, attention_mask=MASK, max_new_tokens=NEW, stop_tokens=()
+    )
+    for row, prompt, mask in zip(padded.tokens, PROMPTS, MASK, strict=True):
+        alone = prompt[None, mask.astype(bool)]
+        np.testing.assert_array_equal(row, theirs(alone, np.ones_like(alone))[0])
+    some = generate(
+        model, prompts, attention_mask=MASK, max_new_tokens=3, stop_tokens=()
+    )
+    more = generate(model, None, cache=some, max_new_tokens=NEW - 3, stop_tokens=())
+    both = jnp.concatenate([some.tokens, more.tokens], axis=1)
+    np.testing.assert_array_equal(both, padded.tokens)
+
+
+def test_chunked_and_padded_passes_are_the_whole(one):
+    _, model, _ = one
+    tokens = jnp.asarray(random_tokens(), jnp.int32)
+    whole = model(tokens).logits
+    out = model(tokens[:, :4])
+    parts = [out.logits]
+    for part in (tokens[:, 4:5], tokens[:, 5:]):
+        out = model(part, cache=out.cache)
+        parts.append(out.logits)
+    assert relative_error(jnp.concatenate(parts, axis=1), whole) < LOGITS
+    mask = np.array([[0, 0, 1, 1, 1, 1, 1, 1, 0], [1] * 9])
+    padded = model(tokens, attention_mask=mask).logits
+    assert relative_error(padded[0, 2:8], model(tokens[:1, 2:8]).logits[0]) < LOGITS
+    assert relative_error(padded[1], whole[1]) < LOGITS
+    packed = np.array([[0, 0, 0, 1, 1, 1, 1, 1, 1]] * 2)
+    packed = model(tokens, segment_ids=packed).logits
+    assert relative_error(packed[:, 3:], model(tokens[:, 3:]).logits) < LOGITS
+    assert relative_error(packed[:, :3], whole[:, :3]) < LOGITS
+
+
+def test_conversion_is_verified_there_and_back(one, tmp_path):
+    _, model, folder = one
+    found = convert(folder, tmp_path / "orbax", verify=True)
+    assert found.verification is not None and found.verification.error < LOGITS
+    convert(tmp_path / "orbax", tmp_path / "hf", format="hf")
+    back = LanguageModel.from_pretrained(tmp_path / "hf")
+    np.testing.assert_array_equal(jax_logits(back), jax_logits(model))
+
+
+DOUBLE = {"granite": 1e-9, "bamba": 3e-9}  # theirs keeps tables of rotations in float32
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_float64_model_matches_transformers(kind, tmp_path, monkeypatch):
+    made = torch_hybrid(kind, next(iter(KNOBS[kind])), rms_norm_eps=2e-5).double()
+    folder = write_hf(tmp_path / "model", made)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "float32", torch.float64)
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        logits = torch_logits(made)
+    with enable_x64():
+        model = LanguageModel.from_pretrained(folder, dtype="float64")
+        assert relative_error(jax_logits(model), logits) < DOUBLE[kind]
+
+
+GRANITE_MISTAKES = [
+    (
+        {"layer_types": ["mamba", "conv", "mamba"]},
+        "layer_types holds .*conv.*; jmamba knows",
+    ),
+    ({"layer_types": ["mamba"]}, "layer_kinds names 1 layers, but num_layers is 3"),
+    ({"num_local_experts": 8}, "num_local_experts = 8: layers of experts are not"),
+    ({"quantization_config": {"bits": 4}}, "does not compute: quantization_config"),
+    ({"num_key_value_heads": 3}, "num_kv_heads=3 must divide the 4 heads"),
+    ({"num_attention_heads": 3}, "num_query_heads=3 must divide the width 16"),
+    (
+        {"mamba_d_head": 5},
+        "times mamba_d_head 5 must be the 32 channels",
+    ),
+    ({"mamba_n_groups": 3}, "num_groups=3 must divide the 8 heads"),
+    ({"position_embedding_type": "alibi"}, "must be 'rope' or null, but is 'alibi'"),
+    (
+        {"rope_parameters": {"rope_type": "yarn"}},
+        "only rotations of rope_type 'default'",
+    ),
+    ({"sliding_window": 5}, "keys that jmamba does not know: sliding_window"),
+    ({"num_hidden_layers": 4, "layer_types": ["mamba"] * 4}, "layers"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), GRANITE_MISTAKES)
+def test_mistakes_of_a_config_are_said(changes, message, tmp_path):
+    folder = write_hf(tmp_path / "model", torch_hybrid("granite", "scaled"))
+    edit_config(folder, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        LanguageModel.from_pretrained(folder)
+
+
+def test_other_mistakes_are_said(tmp_path):
+    made = torch_hybrid("bamba", "half")
+    folder = write_hf(tmp_path / "model", made)
+    edit_config(folder, attn_layer_indices=[3])
+    with pytest.raises(CheckpointError, match="must be a list of layers from 0 to 2"):
+        LanguageModel.from_pretrained(folder)
+    edit_config(folder, attn_layer_indices=[1])
+    with pytest.raises(CheckpointError, match=r"layers.1.mamba.*|layers.1.self_attn"):
+        LanguageModel.from_pretrained(folder)
+
+
+def test_caches_of_other_models_are_refused(one):
+    _, model, _ = one
+    config = Mamba2Config(vocab_size=24, d_model=16, num_layers=3, head_width=4)
+    other = Mamba2LM(config, rngs=nnx.Rngs(0))
+    token = jnp.array([[3]])
+    with pytest.raises(ValueError, match="is a LayerCache of other layers than the 3"):
+        model(token, cache=other.empty_cache(1))
+    with pytest.raises(ValueError, match="is a ByRun of other layers than the 3"):
+        other(token, cache=model.empty_cache(1))
+    with pytest.raises(ValueError, match="the cache holds 2 rows, but tokens have 1"):
+        model(token, cache=model.empty_cache(2))
