@@ -17,12 +17,8 @@ from jmamba.generation.sampling import Sampling, draw, hide_padding
 from jmamba.generation.stopping import make_stop
 from jmamba.generation.streaming import Callback, deliver, listening
 from jmamba.layers.letters import shared_letters
-from jmamba.models.cache import (
-    GenerationCache,
-    add_room,
-    cache_letters,
-    generation_letters,
-)
+from jmamba.layers.room import add_room
+from jmamba.models.cache import GenerationCache, cache_letters, generation_letters
 from jmamba.models.language_model import LanguageModel
 from jmamba.models.texts import TEXT_AXES, compact
 from jmamba.ops.sharding import keep_places

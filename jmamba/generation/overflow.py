@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from jmamba.generation.request import Request
-from jmamba.models.cache import add_room
+from jmamba.layers.room import add_room
 from jmamba.models.texts import compact
 
 

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from jmamba.types import LayerCache
+
 
 def stack_layers(
     make_block: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs
@@ -53,6 +55,11 @@ class Run(NamedTuple):
     def __contains__(self, layer: object) -> bool:
         """Say whether a layer, by its number in the model, is one of them."""
         return layer in range(self.layers.start, self.layers.stop)
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether what its mixers remember is the state of a recurrence."""
+        return self.open(self.parameters).mixer.cache_kind is LayerCache
 
     def block(self, index: int) -> Any:
         """Return one block, by its number in the model."""

@@ -1,6 +1,5 @@
 """What a language model remembers, and whether it fits a call that goes on from it."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,11 +8,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
+from jmamba.layers.room import add_room, change_room
 from jmamba.models.texts import Texts
 from jmamba.types import (
     AttentionCache,
     ByRun,
-    KeyValues,
     LayerCache,
     Reach,
     exportable,
@@ -70,11 +69,6 @@ ROOM = 64
 """Places for tokens that are made together, so that few programs are compiled."""
 
 
-def add_room(layers: Any, count: int) -> Any:
-    """Return a cache with places for so many more tokens where softmax needs them."""
-    return _change_room(layers, lambda room: room + count)
-
-
 def fit_room(layers: Any, count: int) -> Any:
     """Return a cache with places for so many more tokens, and few others.
 
@@ -85,29 +79,14 @@ def fit_room(layers: Any, count: int) -> Any:
       layers: what the layers remember.
       count: tokens that come next.
     """
-    lengths = [x.length for x in _nodes(layers, Reach) if isinstance(x, Reach)]
+    nodes = jax.tree.leaves(layers, is_leaf=lambda x: isinstance(x, Reach))
+    lengths = [node.length for node in nodes if isinstance(node, Reach)]
     if not lengths:
         return layers
     if any(isinstance(x, Tracer) for x in lengths):
         return add_room(layers, count)
     needed = max(int(np.max(x)) for x in lengths) + count
-    return _change_room(layers, lambda room: -(-needed // ROOM) * ROOM)
-
-
-def _nodes(layers: Any, kind: type) -> list[Any]:
-    return jax.tree.leaves(layers, is_leaf=lambda x: isinstance(x, kind))
-
-
-def _change_room(layers: Any, new: Callable[[int], int]) -> Any:
-    def change(node):
-        if not isinstance(node, KeyValues):
-            return node
-        room = node.keys.shape[2]
-        more = max(0, new(room) - room)
-        ends = ((0, 0), (0, 0), (0, more), (0, 0), (0, 0))
-        return jax.tree.map(lambda x: jnp.pad(x[:, :, : new(room)], ends), node)
-
-    return jax.tree.map(change, layers, is_leaf=lambda x: isinstance(x, KeyValues))
+    return change_room(layers, lambda room: -(-needed // ROOM) * ROOM)
 
 
 def open_cache(model: Any, cache: Any, texts: Texts) -> Any:

@@ -11,8 +11,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jmamba.attention.matrices.reduction import reduced_attention
 from jmamba.layers.letters import path_of, shared_letters
+from jmamba.layers.room import add_room
 from jmamba.layers.stack import Remat
-from jmamba.models.cache import add_room, cache_letters
+from jmamba.models.cache import cache_letters
 from jmamba.models.language_model import LMOutput
 from jmamba.models.sharding import Sharding
 from jmamba.models.skeleton import Skeleton, make_skeleton
