@@ -9,6 +9,8 @@ from jmamba.generation.decoding import generate as generate
 from jmamba.generation.sampling import Sampling as Sampling
 from jmamba.models.bamba.config import BambaConfig as BambaConfig
 from jmamba.models.bamba.model import BambaLM as BambaLM
+from jmamba.models.falcon_h1.config import FalconH1Config as FalconH1Config
+from jmamba.models.falcon_h1.model import FalconH1LM as FalconH1LM
 from jmamba.models.granite.config import GraniteConfig as GraniteConfig
 from jmamba.models.granite.model import GraniteLM as GraniteLM
 from jmamba.models.language_model import LanguageModel as LanguageModel

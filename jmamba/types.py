@@ -209,6 +209,17 @@ class SoftmaxAttention(NamedTuple):
     begins: Int[Array, "*s b l"]
 
 
+@exportable
+class SideBySide(NamedTuple):
+    """What a layer of two mixers that are added projects its input to.
+
+    Its matrices are those of the recurrence, and behind them those of the attention.
+    """
+
+    recurrent: Any
+    attention: SoftmaxAttention
+
+
 AnyRecurrence = Recurrence | BidirectionalRecurrence
 """What a recurrent layer of a text's or an image's model projects its input to."""
 
@@ -256,7 +267,7 @@ class LayerCache(NamedTuple):
 
 
 @exportable
-class Reach(NamedTuple):
+class SeenTokens(NamedTuple):
     """Which tokens the next one sees of those that softmax attention remembers.
 
     `length` tokens of each row are there, of which it sees those from `first` on.
@@ -280,5 +291,13 @@ class KeyValues(NamedTuple):
 class AttentionCache(NamedTuple):
     """What a layer of softmax attention remembers; it grows with the tokens."""
 
-    reach: Reach
+    reach: SeenTokens
     past: KeyValues
+
+
+@exportable
+class ParallelCache(NamedTuple):
+    """What a layer of two mixers remembers."""
+
+    recurrent: LayerCache
+    attention: AttentionCache

@@ -11,6 +11,8 @@ import numpy as np
 from flax import nnx
 
 from jmamba import (
+    FalconH1Config,
+    FalconH1LM,
     GraniteConfig,
     GraniteLM,
     Mamba2Config,
@@ -84,6 +86,26 @@ def random_hybrid_model(
         "logits_divisor": 2.0,
     }
     return _filled(GraniteConfig(**sizes | changes), seed, dtype)
+
+
+@cache
+def random_parallel_model(**changes) -> FalconH1LM:
+    """Return a model of 24 tokens with Mamba-2 and attention side by side."""
+    sizes: dict[str, Any] = {
+        "vocab_size": 24,
+        "d_model": 8,
+        "num_layers": 2,
+        "d_state": 3,
+        "head_width": 4,
+        "is_normed": False,
+        "num_query_heads": 2,
+        "rope_width": 4,
+        "d_feed_forward": 12,
+        "ssm_multipliers": (0.5, 1.5, 0.7, 1.3, 1.1),
+        "attention_out_multiplier": 0.8,
+        "head_multiplier": 0.5,
+    }
+    return _filled(FalconH1Config(**sizes | changes), 0, "float32")
 
 
 def _filled(config: Any, seed: int, dtype: str) -> Any:

@@ -12,8 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jmamba.layers.block import Block
-from jmamba.layers.by_run import join_layers
-from jmamba.layers.runs import cut_runs
+from jmamba.layers.runs import cut_runs, join_layers
 from jmamba.layers.stack import run_layers
 from jmamba.models.language_model import LanguageModel
 from jmamba.requests import choose_layers

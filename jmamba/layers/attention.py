@@ -14,16 +14,16 @@ from jmamba.layers.mixer import OpenMixer, Projection
 from jmamba.layers.norm import Precision
 from jmamba.layers.places import PASS_BY, Place, Watch
 from jmamba.layers.recurrence import INSIDE, RecurrenceOutput
-from jmamba.layers.rotary import rotate
+from jmamba.layers.rotary import rotate_pairs
 from jmamba.layers.selection import make_linear
 from jmamba.layers.softmax import attend_values
-from jmamba.types import AttentionCache, KeyValues, Reach, SoftmaxAttention
+from jmamba.types import AttentionCache, KeyValues, SeenTokens, SoftmaxAttention
 
 
 class SelfAttention(OpenMixer):
     """The mixer of one block: projections, rotations, causal softmax attention.
 
-        q, k, v = W_q x, W_k x, W_v x, heads apart;  q, k = rotate(q), rotate(k)
+        q, k, v = W_q x, W_k x, W_v x, heads apart;  q, k rotated by their places
         out = W_o softmax(scale q k^T) v
 
     Args:
@@ -64,7 +64,7 @@ class SelfAttention(OpenMixer):
         self,
         x: Float[Array, "b l m"],
         *,
-        kept: Reach | None = None,
+        kept: SeenTokens | None = None,
         lengths: Int[Array, "b"] | None = None,
         segment_ids: Int[Array, "b l"] | None = None,
         frozen: Frozen = NOTHING,
@@ -95,7 +95,7 @@ class SelfAttention(OpenMixer):
         q: Float[Array, "b l _q"],
         k: Float[Array, "b l _k"],
         v: Float[Array, "b l _k"],
-        kept: Reach | None,
+        kept: SeenTokens | None,
         *,
         lengths: Int[Array, "b"] | None = None,
         segment_ids: Int[Array, "b l"] | None = None,
@@ -112,7 +112,7 @@ class SelfAttention(OpenMixer):
         q, k, v = (a.reshape(batch, length, -1, sizes.query_width) for a in (q, k, v))
         if kept is None:
             nothing = jnp.zeros((batch,), jnp.int32)
-            kept = Reach(nothing, nothing)
+            kept = SeenTokens(nothing, nothing)
         places = kept.length[:, None] + jnp.arange(length, dtype=jnp.int32)[None]
         begins = _begins(places, kept.first, segment_ids)
         if sizes.rope_width:
@@ -120,7 +120,7 @@ class SelfAttention(OpenMixer):
                 "width": sizes.rope_width,
                 "theta": sizes.rope_theta,
             }
-            q, k = rotate(q, places, **rope), rotate(k, places, **rope)
+            q, k = rotate_pairs(q, places, **rope), rotate_pairs(k, places, **rope)
         scale = sizes.attention_scale or sizes.query_width**-0.5
         q = at("queries", q * jnp.asarray(scale, q.dtype))
         k, v = at("keys", k), at("values", v)
@@ -192,7 +192,7 @@ class SelfAttention(OpenMixer):
         shape = (batch, 0, self.sizes.num_kv_heads, self.sizes.query_width)
         count = jnp.zeros((batch,), jnp.int32)
         keys = jnp.zeros(shape, dtype)
-        return AttentionCache(Reach(count, count), KeyValues(keys, keys))
+        return AttentionCache(SeenTokens(count, count), KeyValues(keys, keys))
 
 
 def _begins(places, first, segment_ids) -> Int[Array, "b l"]:

@@ -150,7 +150,7 @@ class Block(nnx.Module):
         """
         if segment_ids is not None:
             context["segment_ids"] = segment_ids
-        kept, state = (None, None) if cache is None else cache
+        kept, state = self.mixer.split_cache(cache)
         at = Watch(edit, show)
 
         def named(place, value):

@@ -16,13 +16,13 @@ from jmamba.layers.mixer import Projection
 from jmamba.layers.norm import Precision
 from jmamba.layers.places import PASS_BY, Place, Watch
 from jmamba.layers.selection import make_linear
-from jmamba.types import AttentionCache, Reach
+from jmamba.types import AttentionCache, SeenTokens
 
 
 class ConvolvedAttention(SelfAttention):
     """Softmax attention whose queries, keys and values pass a convolution first.
 
-        q, k, v = split(conv(W_in x));  q, k = rotate(q), rotate(k)
+        q, k, v = split(conv(W_in x));  q, k = rotate_pairs(q), rotate_pairs(k)
         out = W_out softmax(scale q k^T) v
 
     There is no activation behind the convolution.
@@ -73,7 +73,7 @@ class ConvolvedAttention(SelfAttention):
         self,
         x: Float[Array, "b l m"],
         *,
-        kept: Reach | None = None,
+        kept: SeenTokens | None = None,
         lengths: Int[Array, "b"] | None = None,
         segment_ids: Int[Array, "b l"] | None = None,
         frozen: Frozen = NOTHING,

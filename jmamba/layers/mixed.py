@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jmamba.layers.by_run import join_layers
 from jmamba.layers.places import Place
-from jmamba.layers.runs import Run, stack_layers
+from jmamba.layers.runs import Run, join_layers, stack_layers
 
 WIDTH = frozenset("blm")
 """Letters of what is as wide as the residual stream, whatever the kind of a layer."""

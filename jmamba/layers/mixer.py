@@ -208,6 +208,14 @@ class Mixer(nnx.Module):
         """Return the `GateMatrices` of each direction; () if B, C are not made of u."""
         return ()
 
+    def split_cache(self, cache: Any) -> tuple[Any, Any]:
+        """Return what an earlier projection kept, and the state after it.
+
+        Args:
+          cache: that `cache_kind` made of them; None for none of both.
+        """
+        return (None, None) if cache is None else tuple(cache)
+
     def empty_cache(self, batch: int, dtype: Any) -> LayerCache | Any:
         """Return what the layer remembers before the first token.
 

@@ -151,8 +151,8 @@ class LayeredModel(nnx.Module):
             layers = [i for part in wrong for i in range(part.start, part.stop)]
             raise ValueError(
                 f"{what} is of recurrent layers, but layers {layers} of this "
-                f"{type(self).__name__} are softmax attention, whose memory grows with "
-                "the text. Give a model without them."
+                f"{type(self).__name__} hold softmax attention, whose memory grows "
+                "with the text. Give a model without them."
             )
 
     def run_layers(self, x: Float[Array, "b l m"], **options: Any) -> Passed:

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 from jmamba_kernels import accumulation_dtype
 
 
-def rotate(
+def rotate_pairs(
     x: Float[Array, "b l h n"],
     places: Int[Array, "b l"],
     width: int,
@@ -27,7 +27,7 @@ def rotate(
 
     Examples:
       >>> x = jnp.ones((1, 2, 1, 2))
-      >>> turned = rotate(x, jnp.array([[0, 3]]), 2)
+      >>> turned = rotate_pairs(x, jnp.array([[0, 3]]), 2)
       >>> turned[0, 0, 0].tolist(), bool(jnp.isclose(jnp.sum(turned[0, 1] ** 2), 2))
       ([1.0, 1.0], True)
 

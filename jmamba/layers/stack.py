@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, Float
 
-from jmamba.layers.by_run import cut_by_runs, join_layers
 from jmamba.layers.places import Keeping
-from jmamba.layers.runs import Run
+from jmamba.layers.runs import Run, cut_by_runs, join_layers
 from jmamba.ops.rematerialisation import scans_like_products
 
 PLACES = (

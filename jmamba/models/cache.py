@@ -14,7 +14,8 @@ from jmamba.types import (
     AttentionCache,
     ByRun,
     LayerCache,
-    Reach,
+    ParallelCache,
+    SeenTokens,
     exportable,
 )
 
@@ -79,8 +80,8 @@ def fit_room(layers: Any, count: int) -> Any:
       layers: what the layers remember.
       count: tokens that come next.
     """
-    nodes = jax.tree.leaves(layers, is_leaf=lambda x: isinstance(x, Reach))
-    lengths = [node.length for node in nodes if isinstance(node, Reach)]
+    nodes = jax.tree.leaves(layers, is_leaf=lambda x: isinstance(x, SeenTokens))
+    lengths = [node.length for node in nodes if isinstance(node, SeenTokens)]
     if not lengths:
         return layers
     if any(isinstance(x, Tracer) for x in lengths):
@@ -122,7 +123,7 @@ def check_cache(model: Any, layers: Any, batch: int) -> Any:
     """
     needed = _needed(model, batch)
     if jax.tree.structure(layers) != jax.tree.structure(needed):
-        if isinstance(layers, LayerCache | AttentionCache | ByRun):
+        if isinstance(layers, LayerCache | AttentionCache | ParallelCache | ByRun):
             raise ValueError(
                 f"the cache is of another model: it is a {type(layers).__name__} of "
                 f"other layers than the {model.config.num_layers} of this one. Give a "

@@ -9,7 +9,7 @@ import numpy as np
 
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.recurrence import directions_of
-from jmamba.types import SoftmaxAttention
+from jmamba.types import SideBySide, SoftmaxAttention
 
 
 class Size(NamedTuple):
@@ -56,10 +56,17 @@ def size_of(model: LayeredModel) -> Size:
         made = jax.eval_shape(project, run.parameters)
         count = run.layers.stop - run.layers.start
         parameters += sum(np.size(x) for x in jax.tree.leaves(run.parameters))
+        softmax = 0
+        if isinstance(made, SideBySide):
+            made, softmax = made.recurrent, _channels(made.attention)
         if isinstance(made, SoftmaxAttention):
-            channels = max(channels, math.prod(made.queries.shape[-2:]))
+            channels = max(channels, _channels(made))
             continue
         sides = directions_of(made)
-        channels = max(channels, sum(side.u.shape[-1] for side in sides))
+        channels = max(channels, softmax + sum(side.u.shape[-1] for side in sides))
         states += count * sum(side.u.shape[-1] * side.B.shape[-1] for side in sides)
     return Size(model.config.num_layers, parameters, channels, states)
+
+
+def _channels(attention: SoftmaxAttention) -> int:
+    return math.prod(attention.queries.shape[-2:])

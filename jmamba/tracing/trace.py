@@ -148,7 +148,7 @@ def _check_states(model: LayeredModel, layers: Sequence[int]) -> None:
     if wrong:
         right = [i for i in layers if i not in wrong]
         raise ValueError(
-            f"Layers {wrong} are softmax attention, which has no state of one size; "
+            f"Layers {wrong} hold softmax attention, which has no state of one size; "
             f"give layers={right}, which are recurrent, or leave states= out."
         )
 

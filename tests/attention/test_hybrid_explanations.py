@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_close
-from random_models import random_hybrid_model, random_tokens
+from random_models import random_hybrid_model, random_parallel_model, random_tokens
 
 import jmamba
 from jmamba import attention, dynamics, interventions
@@ -43,7 +43,7 @@ def test_trace_holds_each_kind_of_layer():
     recurrent = jmamba.trace(model(), TOKENS, layers=[0, 1], states=[-1])
     assert recurrent.states.shape == (2, 2, 1, 16, 3)
     with pytest.raises(
-        ValueError, match=r"Layers \[2\] are softmax .* layers=\[0, 1\]"
+        ValueError, match=r"Layers \[2\] hold softmax .* layers=\[0, 1\]"
     ):
         jmamba.trace(model(), TOKENS, states=[-1])
 
@@ -169,3 +169,46 @@ def test_analyses_of_recurrences_say_so():
     assert_close(whole, traced().residual_out[0, 0], 2e-6)
     with pytest.raises(ValueError, match="layers of one kind, but these are of 2"):
         dynamics.layer_stack(model())
+
+
+def test_mixers_side_by_side_have_the_matrices_of_both():
+    made = random_parallel_model(use_conv_bias=False)
+    inside = jmamba.trace(made, TOKENS)
+    both, block = inside.layer(1), made.layer(1)
+    alpha = attention.hidden_attention(both)
+    assert alpha.shape == (2, 4 + 2, 7, 7)
+    y, _ = block.mixer.attention.run(both.attention)
+    seen = jnp.einsum("bhij,bjhp->bihp", alpha[:, 4:], both.attention.values)
+    assert_close(seen.reshape(y.shape), y, 2e-6)
+    chosen = attention.hidden_attention(both, channels=[5, 0], rows=[-1])
+    assert_close(chosen, alpha[:, jnp.array([5, 0])][:, :, -1:], 2e-6)
+    for name, reduce in {"mean": np.mean, "max": np.max}.items():
+        found = attention.reduced_attention(both, name)
+        assert_close(found, reduce(np.asarray(alpha), axis=1), 2e-6)
+    with pytest.raises(ValueError, match="top=2: this layer is a recurrence and atten"):
+        attention.reduced_attention(both, top=2)
+    raw = attention.raw_attention(made, TOKENS)
+    last = [attention.reduced_attention(inside.layer(i), "mean")[:, -1] for i in (0, 1)]
+    assert_close(raw, (last[0] + last[1]) / 2, 2e-6)
+    relevance = attention.unified_attribution(made, TOKENS, target=TARGET)
+    assert relevance.shape == (2, 7)
+
+
+def test_relevance_is_conserved_through_mixers_side_by_side():
+    made = random_parallel_model(use_conv_bias=False)
+    relevance = attention.mamba_lrp(made, TOKENS, target=TARGET)
+    logits = made(TOKENS).logits[:, -1, TARGET]
+    assert_close(jnp.sum(relevance, axis=1), logits, 1e-5)
+    block, x = made.layer(0), made.embed(TOKENS)
+    vectors, _ = attention.token_vectors(block, x)
+    assert_close(jnp.sum(vectors, axis=2), block(x).x - x, 5e-6)
+    found = []
+    edit = {
+        "attention.values": lambda values, own: found.append(values.shape) or values
+    }
+    made.run_layers(x, edit=edit)
+    assert found == [(2, 7, 2, 4)]
+    with pytest.raises(ValueError, match="edit or read 'recurrent.y' or 'attention.y'"):
+        made.run_layers(x, edit={"y": lambda y, own: y})
+    with pytest.raises(TypeError, match="take mixer.recurrent or mixer.attention"):
+        block.mixer.recur(block.project(x).recurrence)

@@ -16,6 +16,7 @@ from jmamba.models.skeleton import parameters_of, slots_of
 CLASSES = {
     "granite": ("GraniteMoeHybridConfig", "GraniteMoeHybridForCausalLM"),
     "bamba": ("BambaConfig", "BambaForCausalLM"),
+    "falcon_h1": ("FalconH1Config", "FalconH1ForCausalLM"),
 }
 SHARED = {
     "vocab_size": 24,
@@ -64,7 +65,41 @@ KNOBS = {
         },
     },
 }
-OWN = {"granite": GRANITE, "bamba": {"intermediate_size": 12}}
+KNOBS["falcon_h1"] = {
+    "scaled": {
+        "mamba_d_ssm": 24,
+        "embedding_multiplier": 3.0,
+        "lm_head_multiplier": 0.6,
+        "mlp_multipliers": [0.8, 1.3],
+        "key_multiplier": 0.7,
+        "attention_in_multiplier": 1.2,
+        "attention_out_multiplier": 0.9,
+        "ssm_in_multiplier": 1.1,
+        "ssm_out_multiplier": 0.8,
+        "ssm_multipliers": [0.5, 1.5, 0.7, 1.3, 1.1],
+    },
+    "normed": {
+        "mamba_d_ssm": None,
+        "mamba_rms_norm": True,
+        "mamba_norm_before_gate": True,
+        "mamba_proj_bias": True,
+        "projectors_bias": True,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "gate first": {
+        "mamba_d_ssm": 16,
+        "mamba_rms_norm": True,
+        "mamba_norm_before_gate": False,
+    },
+}
+FEED_FORWARD = {"intermediate_size": 12}
+OWN = {
+    "granite": GRANITE,
+    "bamba": FEED_FORWARD,
+    "falcon_h1": FEED_FORWARD | {"num_hidden_layers": 2},
+}
 
 
 @cache

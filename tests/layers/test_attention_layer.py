@@ -15,7 +15,7 @@ from jmamba.layers import MAMBA_LRP, UNIFIED, Block, Precision, RMSNorm, softmax
 from jmamba.layers.attention import SelfAttention
 from jmamba.layers.attention_sizes import AttentionSizes
 from jmamba.layers.feed_forward import FeedForward
-from jmamba.layers.rotary import rotate
+from jmamba.layers.rotary import rotate_pairs
 from jmamba.types import AttentionCache, KeyValues, SoftmaxAttention
 from jmamba_kernels.versions import enable_x64
 
@@ -56,7 +56,7 @@ def test_weights_have_the_golden_number():
     with enable_x64():
         places = jnp.arange(length)[None]
         q, k = (
-            rotate(jnp.asarray(x)[None], places, 4)
+            rotate_pairs(jnp.asarray(x)[None], places, 4)
             for x in (wave(0.1, length, 2, 8), wave(0.2, length, 1, 8))
         )
         made = SoftmaxAttention(q * 8**-0.5, k, k, places, 0 * places)

@@ -11,6 +11,7 @@ from jmamba.types import (
     BidirectionalRecurrence,
     OfHeads,
     Recurrence,
+    SideBySide,
     SoftmaxAttention,
 )
 
@@ -126,7 +127,7 @@ def recurrence_in(inputs: Recurrence | Factors) -> Recurrence:
     return inputs.recurrence if isinstance(inputs, Factors) else inputs
 
 
-def check_fold(inputs: AnyInputs | OfHeads, fold: Collection[str]) -> None:
+def check_fold(inputs: AnyInputs | OfHeads | SideBySide, fold: Collection[str]) -> None:
     """Raise unless the parts can be folded into the attention of these inputs.
 
     Raises:
@@ -138,6 +139,8 @@ def check_fold(inputs: AnyInputs | OfHeads, fold: Collection[str]) -> None:
             f"fold={fold!r}: give some of {', '.join(FOLDS)}, as in "
             'fold=("conv", "silu"), or () for the recurrence alone.'
         )
+    if isinstance(inputs, SideBySide):
+        return check_fold(inputs.recurrent, fold)
     if isinstance(inputs, OfHeads):
         if fold:
             around = "what is around a recurrence made of parameters is not known"

@@ -2,9 +2,11 @@
 
 from collections.abc import Collection, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jmamba.attention.matrices.channels import (
@@ -17,12 +19,12 @@ from jmamba.attention.matrices.factors import AnyInputs, check_fold, first_recur
 from jmamba.attention.matrices.gated import attend_heads
 from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import RESULT_BYTES, check_finite, check_memory, choose_positions
-from jmamba.types import OF_HEADS, OfHeads, Recurrence, SoftmaxAttention
+from jmamba.types import OF_HEADS, OfHeads, Recurrence, SideBySide, SoftmaxAttention
 
 
 @on_any_mesh
 def hidden_attention(
-    recurrence: AnyInputs | OfHeads,
+    recurrence: AnyInputs | OfHeads | SideBySide,
     *,
     fold: Collection[str] = (),
     channels: Sequence[int] | None = None,
@@ -80,6 +82,8 @@ def hidden_attention(
     check_fold(recurrence, fold)
     check_finite(recurrence._asdict(), "attention")
     batch, length, matrices, dtype = measure_inputs(recurrence, fold)
+    if isinstance(recurrence, SideBySide):
+        return _side_by_side(recurrence, matrices, fold, channels, rows, memory_limit)
     queries = choose_positions(rows, length, "rows")
     chosen = choose_positions(channels, matrices, "channels")
     sizes = {"texts": batch, "channels": len(chosen)}
@@ -89,6 +93,25 @@ def hidden_attention(
         return _attention_of_heads(recurrence, chosen, queries)
     queries = None if rows is None else queries
     return _hidden_attention(recurrence, chosen, queries, tuple(fold))
+
+
+def _side_by_side(recurrence, matrices, fold, channels, rows, memory_limit):
+    """Return the matrices of the recurrence, and those of the attention behind them."""
+    attention = recurrence.attention
+    first = matrices - attention.queries.shape[2]
+    chosen = choose_positions(channels, matrices, "channels").tolist()
+    limit: dict[str, Any] = {"rows": rows, "memory_limit": memory_limit}
+    parts = [
+        (recurrence.recurrent, fold, [i for i in chosen if i < first]),
+        (attention, (), [i - first for i in chosen if i >= first]),
+    ]
+    made = [
+        hidden_attention(one, fold=folded, channels=own, **limit)
+        for one, folded, own in parts
+        if own
+    ]
+    order = sorted(range(len(chosen)), key=lambda i: (chosen[i] >= first, i))
+    return jnp.concatenate(made, axis=1)[:, np.argsort(order)]
 
 
 @jax.jit

@@ -20,7 +20,7 @@ from jmamba.attention.matrices.factors import AnyInputs, check_fold
 from jmamba.attention.matrices.gated import attend_heads
 from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import RESULT_BYTES, check_finite, check_memory, choose_positions
-from jmamba.types import OfHeads
+from jmamba.types import OfHeads, SideBySide
 
 
 class Reduction(NamedTuple):
@@ -54,7 +54,7 @@ small models and for `top` channels.
 
 @on_any_mesh
 def reduced_attention(
-    recurrence: AnyInputs | OfHeads,
+    recurrence: AnyInputs | OfHeads | SideBySide,
     reduction: str = "mean_abs",
     *,
     fold: Collection[str] = (),
@@ -126,6 +126,9 @@ def reduced_attention(
     usual = 96 if reduction == "mean" and queries is None else 8
     at_once = max(1, min(channels_at_once or usual, channels))
     options = {"fold": tuple(fold), "at_once": at_once}
+    if isinstance(recurrence, SideBySide):
+        _check_whole(top)
+        return _reduced_side_by_side(recurrence, queries, reduction, **options)
     if top is None:
         return _reduced_attention(recurrence, queries, None, reduction, **options)
     best = _top_channels(recurrence, queries, top, **options)
@@ -136,7 +139,7 @@ def reduced_attention(
 
 @on_any_mesh
 def top_channels(
-    recurrence: AnyInputs | OfHeads,
+    recurrence: AnyInputs | OfHeads | SideBySide,
     count: int,
     *,
     fold: Collection[str] = (),
@@ -170,6 +173,8 @@ def top_channels(
     check_fold(recurrence, fold)
     check_finite(recurrence._asdict(), "attention")
     batch, length, channels, _ = measure_inputs(recurrence, fold)
+    if isinstance(recurrence, SideBySide):
+        _check_whole(count)
     if not 1 <= count <= channels:
         raise ValueError(
             f"count={count}: give 1 to {channels}, the number of channels."
@@ -223,6 +228,30 @@ def _reduced_attention(recurrence, rows, mask, reduction, fold, at_once):
     if whole < channels:
         total, _ = add(total, jax.tree.map(lambda x: x[whole:], parts))
     return total / number if mean else total
+
+
+def _check_whole(top: int | None) -> None:
+    """Raise if channels of a layer of two mixers are to be picked."""
+    if top is not None:
+        raise ValueError(
+            f"top={top}: this layer is a recurrence and attention side by side; give "
+            "one of them, recurrence.recurrent or recurrence.attention."
+        )
+
+
+def _reduced_side_by_side(recurrence: SideBySide, rows, reduction, fold, at_once):
+    """Reduce the matrices of the recurrence and those of the attention together."""
+    _, combine, _, _, mean = REDUCTIONS[reduction]
+    parts = (recurrence.recurrent, fold), (recurrence.attention, ())
+    made = [
+        _reduced_attention(one, rows, None, reduction, fold=own, at_once=at_once)
+        for one, own in parts
+    ]
+    if not mean:
+        return combine(*made)
+    counts = [measure_inputs(one, own)[2] for one, own in parts]
+    shares = [jnp.asarray(n / sum(counts), made[0].dtype) for n in counts]
+    return combine(*(share * x for share, x in zip(shares, made, strict=True)))
 
 
 def _reduced_heads(recurrence, rows, mask, reduction):

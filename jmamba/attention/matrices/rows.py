@@ -14,14 +14,14 @@ from jmamba.attention.matrices.channels import (
 )
 from jmamba.attention.matrices.factors import AnyInputs
 from jmamba.attention.matrices.gated import attend_heads
-from jmamba.types import SoftmaxAttention
+from jmamba.types import SideBySide, SoftmaxAttention
 
 CHANNELS_AT_ONCE = 8
 """Channels whose whole matrices are in memory together."""
 
 
 def query_rows(
-    recurrence: AnyInputs | SoftmaxAttention,
+    recurrence: AnyInputs | SoftmaxAttention | SideBySide,
     query: Int[Array, "b"] | None,
     *,
     fold: Collection[str] = (),
@@ -36,6 +36,10 @@ def query_rows(
       exact: whether the row is the definition's, or that of `released_row`; that of
         softmax attention is always the definition's.
     """
+    if isinstance(recurrence, SideBySide):
+        own = query_rows(recurrence.recurrent, query, fold=fold, exact=exact)
+        other = _softmax_rows(recurrence.attention, query)
+        return jnp.concatenate([own, other.astype(own.dtype)], axis=1)
     if isinstance(recurrence, SoftmaxAttention):
         return _softmax_rows(recurrence, query)
     directions = open_directions(recurrence, fold)

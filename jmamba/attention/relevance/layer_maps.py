@@ -12,7 +12,7 @@ from jmamba.attention.matrices.reduction import reduced_attention
 from jmamba.attention.matrices.rows import query_rows
 from jmamba.attention.relevance.scaling import discard_lowest, min_max
 from jmamba.attention.relevance.settings import AttentionSettings
-from jmamba.types import SoftmaxAttention
+from jmamba.types import SideBySide, SoftmaxAttention
 
 LayerMap = Float[Array, "b l l"] | Float[Array, "b l"]
 
@@ -37,8 +37,9 @@ def measure_layer(
 ) -> LayerMap:
     """Return a layer's attention, reduced over channels as the settings say.
 
-    That of a layer with a softmax is reduced over its heads, with nothing folded in;
-    feed-forward layers, which move nothing between tokens, have none.
+    That of a layer with a softmax is reduced over its heads, with nothing folded in; of
+    a recurrence and attention side by side over the channels or heads of both.
+    Feed-forward layers, which move nothing between tokens, have none.
 
     Args:
       block: the layer.
@@ -50,7 +51,7 @@ def measure_layer(
       positive: whether attention is cut off below 0 before it is reduced.
       scale: whether `channel_norm` is heeded.
     """
-    recurrence: AnyInputs | SoftmaxAttention = out.recurrence
+    recurrence: AnyInputs | SoftmaxAttention | SideBySide = out.recurrence
     if isinstance(recurrence, SoftmaxAttention):  # there is nothing to fold in
         settings = dataclasses.replace(settings, fold=())
     elif needs_factors(settings.fold):
@@ -65,7 +66,7 @@ def measure_layer(
     if not settings.discard:
         return found
     seen = jnp.ones(found.shape, bool)
-    is_softmax = isinstance(recurrence, SoftmaxAttention)
+    is_softmax = isinstance(recurrence, SoftmaxAttention | SideBySide)
     if is_softmax or len(split_directions(recurrence)) == 1:
         # a text's queries see nothing ahead
         keys = jnp.arange(found.shape[-1])
@@ -78,7 +79,7 @@ def measure_layer(
 
 
 def _reduce_matrices(
-    recurrence: AnyInputs | SoftmaxAttention,
+    recurrence: AnyInputs | SoftmaxAttention | SideBySide,
     settings: AttentionSettings,
     positive: bool,
 ):

@@ -15,7 +15,7 @@ BAMBA_TABLES = {
         {
             "input_layernorm.weight": ("norm.scale", SAME),
             **under("mamba", HEADS_KEYS),
-            **ATTENTION_KEYS,
+            **under("self_attn", ATTENTION_KEYS),
             "pre_ff_layernorm.weight": ("feed_forward.norm.scale", SAME),
             **linear_keys("feed_forward", SWIGLU),
         },

@@ -3,7 +3,7 @@
 from jmamba.models.architecture import Architecture, register
 from jmamba.models.granite.config import GraniteConfig
 from jmamba.models.granite.keys import GRANITE_TABLES
-from jmamba.models.granite.layout import read_granite, why_only_ours, write_granite
+from jmamba.models.granite.layout import read_granite, why_no_granite, write_granite
 from jmamba.models.granite.model import GraniteLM
 from jmamba.models.hybrid.keys import BASE_PREFIX
 from jmamba.models.mixer_keys import tied_copies
@@ -20,7 +20,7 @@ GRANITE = register(
         layout_to_write=lambda config: "hf",
         base_prefix=BASE_PREFIX,
         copies=tied_copies,
-        refusal=why_only_ours,
+        refusal=why_no_granite,
     )
 )
 """Granite 4 H."""

@@ -14,7 +14,7 @@ GRANITE_TABLES = {
         {
             "input_layernorm.weight": ("norm.scale", SAME),
             **under("mamba", HEADS_KEYS),
-            **ATTENTION_KEYS,
+            **under("self_attn", ATTENTION_KEYS),
             "post_attention_layernorm.weight": ("feed_forward.norm.scale", SAME),
             **linear_keys(
                 "shared_mlp", {"input_linear": "gate_up", "output_linear": "down_proj"}

@@ -112,7 +112,7 @@ def write_granite(config: GraniteConfig, *, dtype: str) -> dict[str, Any]:
     }
 
 
-def why_only_ours(config: GraniteConfig | None) -> str | None:
+def why_no_granite(config: GraniteConfig | None) -> str | None:
     """Return what a model is that transformers does not read; None if it does."""
     if config is None:
         return None

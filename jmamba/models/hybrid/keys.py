@@ -13,22 +13,24 @@ SWIGLU = {name: name for name in ("gate_proj", "up_proj", "down_proj")}
 """Names of a feed-forward layer's three maps."""
 
 ATTENTION_KEYS = {
-    **{
-        f"self_attn.{name}_proj.weight": (f"mixer.{name}_proj.kernel", TRANSPOSE)
-        for name in "qkvo"
-    },
-    **{
-        f"self_attn.{name}_proj.bias": (f"mixer.{name}_proj.bias", SAME)
-        for name in "qkvo"
-    },
+    **{f"{name}_proj.weight": (f"{name}_proj.kernel", TRANSPOSE) for name in "qkvo"},
+    **{f"{name}_proj.bias": (f"{name}_proj.bias", SAME) for name in "qkvo"},
 }
-"""Tensor of an attention layer -> parameter of the layer, and how it changes."""
+"""Tensor of an attention mixer -> its parameter, and how it changes."""
 
 
-def under(prefix: str, mixer: Names) -> dict[str, tuple[str, Change]]:
-    """Return the names of a mixer's tensors below a prefix."""
+def under(
+    prefix: str, mixer: Names, own: str = "mixer"
+) -> dict[str, tuple[str, Change]]:
+    """Return the names of a mixer's tensors below a prefix, and our own below another.
+
+    Args:
+      prefix: of the tensors.
+      mixer: tensor -> parameter, and how it changes.
+      own: prefix of the parameters.
+    """
     return {
-        f"{prefix}.{key}": (f"mixer.{name}", change)
+        f"{prefix}.{key}": (f"{own}.{name}", change)
         for key, (name, change) in mixer.items()
     }
 

@@ -74,9 +74,15 @@ class HybridLM(LanguageModel):
             d_model=config.d_model,
             use_bias=config.use_feed_forward_bias,
             is_fused=cls.is_fused,
+            **cls.feed_forward_options(config),
             precision=precision,
             rngs=rngs,
         )
+
+    @classmethod
+    def feed_forward_options(cls, config: Any) -> dict[str, Any]:
+        """Return what is special of the feed-forward layers; see `FeedForward`."""
+        return {}
 
     @classmethod
     def make_mixer(
