@@ -13,6 +13,8 @@ from jmamba.models.falcon_h1.config import FalconH1Config as FalconH1Config
 from jmamba.models.falcon_h1.model import FalconH1LM as FalconH1LM
 from jmamba.models.granite.config import GraniteConfig as GraniteConfig
 from jmamba.models.granite.model import GraniteLM as GraniteLM
+from jmamba.models.jamba.config import JambaConfig as JambaConfig
+from jmamba.models.jamba.model import JambaLM as JambaLM
 from jmamba.models.language_model import LanguageModel as LanguageModel
 from jmamba.models.mamba.config import MambaConfig as MambaConfig
 from jmamba.models.mamba.model import MambaLM as MambaLM

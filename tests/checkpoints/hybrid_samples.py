@@ -17,6 +17,7 @@ CLASSES = {
     "granite": ("GraniteMoeHybridConfig", "GraniteMoeHybridForCausalLM"),
     "bamba": ("BambaConfig", "BambaForCausalLM"),
     "falcon_h1": ("FalconH1Config", "FalconH1ForCausalLM"),
+    "jamba": ("JambaConfig", "JambaForCausalLM"),
 }
 SHARED = {
     "vocab_size": 24,
@@ -88,10 +89,17 @@ KNOBS["falcon_h1"] = {
         "mlp_bias": True,
         "tie_word_embeddings": True,
     },
-    "gate first": {
-        "mamba_d_ssm": 16,
-        "mamba_rms_norm": True,
-        "mamba_norm_before_gate": False,
+}
+KNOBS["jamba"] = {
+    "dense": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "biased": {
+        "attn_layer_period": 3,
+        "attn_layer_offset": 2,
+        "mamba_proj_bias": True,
+        "mamba_conv_bias": False,
+        "mamba_dt_rank": 3,
+        "rms_norm_eps": 1e-3,
+        "tie_word_embeddings": True,
     },
 }
 FEED_FORWARD = {"intermediate_size": 12}
@@ -99,6 +107,7 @@ OWN = {
     "granite": GRANITE,
     "bamba": FEED_FORWARD,
     "falcon_h1": FEED_FORWARD | {"num_hidden_layers": 2},
+    "jamba": FEED_FORWARD | {"num_experts": 1, "num_experts_per_tok": 1},
 }
 
 

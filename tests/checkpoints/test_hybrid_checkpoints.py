@@ -15,12 +15,14 @@ from checkpoint_samples import (
 from flax import nnx
 from helpers import relative_error
 from hybrid_samples import KNOBS, compare_with_theirs, torch_hybrid
+from random_models import random_hybrid_model
 from test_parity import LOGITS
 
 from jmamba import (
     BambaLM,
     FalconH1LM,
     GraniteLM,
+    JambaLM,
     LanguageModel,
     Mamba2Config,
     Mamba2LM,
@@ -29,7 +31,12 @@ from jmamba import (
 from jmamba.checkpoints import CheckpointError, convert
 from jmamba_kernels.versions import enable_x64
 
-MODELS = {"granite": GraniteLM, "bamba": BambaLM, "falcon_h1": FalconH1LM}
+MODELS = {
+    "granite": GraniteLM,
+    "bamba": BambaLM,
+    "falcon_h1": FalconH1LM,
+    "jamba": JambaLM,
+}
 CASES = [(kind, knobs) for kind in MODELS for knobs in KNOBS[kind]]
 
 
@@ -72,57 +79,51 @@ MASK = np.array([[0, 0, 0, 1, 1, 1], [0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
 
 
 def test_generation_matches_transformers(one):
-    """Token for token: alone, padded, and going on from a cache."""
+    """Token for token, of padded rows and of one without padding."""
     made, model, _ = one
     options = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None,
                "pad_token_id": 0}  # fmt: skip
-
-    def theirs(prompts, mask):
-        with torch.no_grad():
-            out = made.generate(
-                torch.from_numpy(prompts),
-                attention_mask=torch.from_numpy(mask),
-                **options,
-            )
-        return out[:, prompts.shape[1] :].numpy()
-
     prompts = jnp.asarray(PROMPTS, jnp.int32)
-    new = generate(model, prompts, max_new_tokens=NEW, stop_tokens=())
-    np.testing.assert_array_equal(new.tokens, theirs(PROMPTS, np.ones_like(MASK)))
-    padded = generate(
+    new = generate(
         model, prompts, attention_mask=MASK, max_new_tokens=NEW, stop_tokens=()
     )
-    for row, prompt, mask in zip(padded.tokens, PROMPTS, MASK, strict=True):
-        alone = prompt[None, mask.astype(bool)]
-        np.testing.assert_array_equal(row, theirs(alone, np.ones_like(alone))[0])
-    some = generate(
-        model, prompts, attention_mask=MASK, max_new_tokens=3, stop_tokens=()
-    )
-    more = generate(model, None, cache=some, max_new_tokens=NEW - 3, stop_tokens=())
+    for row, prompt, mask in zip(new.tokens, PROMPTS, MASK, strict=True):
+        alone = torch.from_numpy(prompt[None, mask.astype(bool)])
+        with torch.no_grad():
+            ids = torch.ones_like(alone)
+            expected = made.generate(alone, attention_mask=ids, **options)
+        np.testing.assert_array_equal(row, expected[0, alone.shape[1] :].numpy())
+
+
+def test_generation_goes_on_from_caches_side_by_side():
+    model = random_hybrid_model()
+    prompts, options = jnp.asarray(PROMPTS, jnp.int32), {"stop_tokens": ()}
+    whole = generate(model, prompts, attention_mask=MASK, max_new_tokens=NEW, **options)
+    some = generate(model, prompts, attention_mask=MASK, max_new_tokens=3, **options)
+    more = generate(model, None, cache=some, max_new_tokens=NEW - 3, **options)
     both = jnp.concatenate([some.tokens, more.tokens], axis=1)
-    np.testing.assert_array_equal(both, padded.tokens)
+    np.testing.assert_array_equal(both, whole.tokens)
+    again = generate(model, some.tokens[:, :2], cache=more, max_new_tokens=2, **options)
+    tokens = np.concatenate([PROMPTS[2], whole.tokens[2], some.tokens[2, :2]])
+    alone = generate(model, jnp.asarray(tokens)[None], max_new_tokens=2, **options)
+    np.testing.assert_array_equal(again.tokens[2], alone.tokens[0])
 
 
-def test_chunked_and_padded_passes_are_the_whole(one):
+@pytest.mark.parametrize("one", ["falcon_h1", "jamba"], indirect=True)
+def test_chunked_and_packed_passes_are_the_whole(one):
     _, model, _ = one
     tokens = jnp.asarray(random_tokens(), jnp.int32)
-    whole = model(tokens).logits
-    out = model(tokens[:, :4])
-    parts = [out.logits]
-    for part in (tokens[:, 4:5], tokens[:, 5:]):
-        out = model(part, cache=out.cache)
-        parts.append(out.logits)
-    assert relative_error(jnp.concatenate(parts, axis=1), whole) < LOGITS
-    mask = np.array([[0, 0, 1, 1, 1, 1, 1, 1, 0], [1] * 9])
-    padded = model(tokens, attention_mask=mask).logits
-    assert relative_error(padded[0, 2:8], model(tokens[:1, 2:8]).logits[0]) < LOGITS
-    assert relative_error(padded[1], whole[1]) < LOGITS
-    packed = np.array([[0, 0, 0, 1, 1, 1, 1, 1, 1]] * 2)
-    packed = model(tokens, segment_ids=packed).logits
-    assert relative_error(packed[:, 3:], model(tokens[:, 3:]).logits) < LOGITS
-    assert relative_error(packed[:, :3], whole[:, :3]) < LOGITS
+    whole, first = model(tokens).logits, model(tokens[:, :4])
+    rest = model(tokens[:, 4:], cache=first.cache).logits
+    parts = jnp.concatenate([first.logits, rest], axis=1)
+    assert relative_error(parts, whole) < LOGITS
+    segments = np.array([[0] * 4 + [1] * 5] * 2)
+    packed = model(tokens, segment_ids=segments).logits
+    assert relative_error(packed[:, 4:], model(tokens[:, 4:]).logits) < LOGITS
+    assert relative_error(packed[:, :4], whole[:, :4]) < LOGITS
 
 
+@pytest.mark.parametrize("one", ["granite", "falcon_h1"], indirect=True)
 def test_conversion_is_verified_there_and_back(one, tmp_path):
     _, model, folder = one
     found = convert(folder, tmp_path / "orbax", verify=True)
@@ -132,12 +133,9 @@ def test_conversion_is_verified_there_and_back(one, tmp_path):
     np.testing.assert_array_equal(jax_logits(back), jax_logits(model))
 
 
-DOUBLE = {"granite": 1e-9, "bamba": 3e-9, "falcon_h1": 1e-7}
-"""Of the last two transformers keeps tables of rotations in float32."""
-
-
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", ["granite", "jamba"])
 def test_float64_model_matches_transformers(kind, tmp_path, monkeypatch):
+    """Of the others transformers keeps tables of rotations in float32."""
     made = torch_hybrid(kind, next(iter(KNOBS[kind])), rms_norm_eps=2e-5).double()
     folder = write_hf(tmp_path / "model", made)
     with monkeypatch.context() as patch:
@@ -146,7 +144,7 @@ def test_float64_model_matches_transformers(kind, tmp_path, monkeypatch):
         logits = torch_logits(made)
     with enable_x64():
         model = LanguageModel.from_pretrained(folder, dtype="float64")
-        assert relative_error(jax_logits(model), logits) < DOUBLE[kind]
+        assert relative_error(jax_logits(model), logits) < 1e-9
 
 
 GRANITE_MISTAKES = [
@@ -193,6 +191,26 @@ def test_other_mistakes_are_said(tmp_path):
         LanguageModel.from_pretrained(folder)
 
 
+JAMBA_MISTAKES = [
+    ({"num_experts": 4, "expert_layer_offset": 0}, "num_experts = 4: layers of exper"),
+    (
+        {"attn_layer_offset": 2},
+        "attn_layer_offset must be a layer below",
+    ),
+    ({"mamba_dt_rank": 2.5}, "mamba_dt_rank must be an integer"),
+    ({"attn_layer_offset": 0}, "layers.1.mamba"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), JAMBA_MISTAKES)
+def test_mistakes_of_a_jamba_config_are_said(changes, message, tmp_path):
+    folder = write_hf(tmp_path / "model", torch_hybrid("jamba", "dense"))
+    edit_config(folder, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        LanguageModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("one", ["granite", "falcon_h1"], indirect=True)
 def test_caches_of_other_models_are_refused(one):
     _, model, _ = one
     config = Mamba2Config(vocab_size=24, d_model=16, num_layers=3, head_width=4)

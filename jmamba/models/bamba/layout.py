@@ -14,7 +14,8 @@ from jmamba.models.hybrid.layout import (
     read_shared,
     read_theta,
     why_not_theirs,
-    write_shared,
+    write_around,
+    write_heads,
 )
 
 _OWN = "attn_layer_indices intermediate_size mlp_bias".split()
@@ -62,7 +63,8 @@ def write_bamba(config: BambaConfig, *, dtype: str) -> dict[str, Any]:
     """
     kinds = enumerate(config.layer_kinds)
     return {
-        **write_shared(config, kind="BambaForCausalLM", dtype=dtype),
+        **write_around(config, kind="BambaForCausalLM", dtype=dtype),
+        **write_heads(config),
         "model_type": "bamba",
         "attn_layer_indices": [i for i, kind in kinds if kind == ATTENTION],
         "intermediate_size": config.d_feed_forward,

@@ -11,7 +11,8 @@ from jmamba.models.hybrid.layout import (
     read_kv_heads,
     read_shared,
     read_theta,
-    write_shared,
+    write_around,
+    write_heads,
 )
 
 _NUMBERS = {
@@ -91,7 +92,8 @@ def write_falcon_h1(config: FalconH1Config, *, dtype: str) -> dict[str, Any]:
         return list(value) if isinstance(value, tuple) else value
 
     return {
-        **write_shared(config, kind="FalconH1ForCausalLM", dtype=dtype),
+        **write_around(config, kind="FalconH1ForCausalLM", dtype=dtype),
+        **write_heads(config),
         "model_type": "falcon_h1",
         "mamba_d_ssm": config.d_inner,
         "mamba_expand": 2,  # not read beside mamba_d_ssm

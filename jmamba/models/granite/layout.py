@@ -14,7 +14,8 @@ from jmamba.models.hybrid.layout import (
     read_shared,
     read_theta,
     why_not_theirs,
-    write_shared,
+    write_around,
+    write_heads,
 )
 
 _OWN = (
@@ -100,7 +101,8 @@ def write_granite(config: GraniteConfig, *, dtype: str) -> dict[str, Any]:
     """
     scale = config.attention_scale or config.query_width**-0.5
     return {
-        **write_shared(config, kind="GraniteMoeHybridForCausalLM", dtype=dtype),
+        **write_around(config, kind="GraniteMoeHybridForCausalLM", dtype=dtype),
+        **write_heads(config),
         "model_type": "granitemoehybrid",
         "layer_types": list(config.layer_kinds),
         "num_local_experts": 0,

@@ -152,15 +152,14 @@ def read_theta(raw: Mapping) -> float:
     return float(found.get("rope_theta", raw.get("rope_theta", 10000.0)))
 
 
-def write_shared(config: HybridConfig, *, kind: str, dtype: str) -> dict[str, Any]:
-    """Return the entries of a `config.json` that hybrids of Mamba-2 share.
+def write_around(config: Any, *, kind: str, dtype: str) -> dict[str, Any]:
+    """Return the entries of a `config.json` that hybrids share but for recurrences.
 
     Args:
       config: the model.
       kind: its class in transformers.
       dtype: dtype of the stored weights.
     """
-    expand = config.d_inner / config.d_model
     raw = {
         "architectures": [kind],
         "vocab_size": config.vocab_size,
@@ -172,8 +171,23 @@ def write_shared(config: HybridConfig, *, kind: str, dtype: str) -> dict[str, An
         **{name: listed_id(getattr(config, name)) for name in IDS},
         "num_attention_heads": config.num_query_heads,
         "num_key_value_heads": config.num_kv_heads,
-        "attention_bias": config.use_attention_bias,
-        "rope_theta": config.rope_theta,
+        "dtype": dtype,
+    }
+    if config.rope_width:
+        raw["rope_theta"] = config.rope_theta
+    if config.use_attention_bias:
+        raw["attention_bias"] = True
+    if config.residual_in_fp32:
+        raw["residual_in_fp32"] = True
+    if config.unpadded_vocab_size is not None:
+        raw["unpadded_vocab_size"] = config.unpadded_vocab_size
+    return raw
+
+
+def write_heads(config: HybridConfig) -> dict[str, Any]:
+    """Return the entries of the Mamba-2 mixers."""
+    expand = config.d_inner / config.d_model
+    return {
         "mamba_n_heads": config.num_heads,
         "mamba_d_head": config.head_width,
         "mamba_n_groups": config.num_groups,
@@ -183,11 +197,7 @@ def write_shared(config: HybridConfig, *, kind: str, dtype: str) -> dict[str, An
         "mamba_conv_bias": config.use_conv_bias,
         "mamba_proj_bias": config.use_bias,
         "time_step_limit": list(config.dt_limit),
-        "dtype": dtype,
     }
-    if config.unpadded_vocab_size is not None:
-        raw["unpadded_vocab_size"] = config.unpadded_vocab_size
-    return raw
 
 
 def why_not_theirs(config: HybridConfig) -> str | None:
