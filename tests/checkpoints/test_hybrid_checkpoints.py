@@ -1,5 +1,7 @@
 """Hybrids of Mamba-2 and attention against transformers, and their checkpoints."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -97,7 +99,8 @@ def test_generation_matches_transformers(one):
 
 def test_generation_goes_on_from_caches_side_by_side():
     model = random_hybrid_model()
-    prompts, options = jnp.asarray(PROMPTS, jnp.int32), {"stop_tokens": ()}
+    prompts = jnp.asarray(PROMPTS, jnp.int32)
+    options: dict[str, Any] = {"stop_tokens": ()}
     whole = generate(model, prompts, attention_mask=MASK, max_new_tokens=NEW, **options)
     some = generate(model, prompts, attention_mask=MASK, max_new_tokens=3, **options)
     more = generate(model, None, cache=some, max_new_tokens=NEW - 3, **options)
