@@ -181,8 +181,76 @@ class BidirectionalRecurrence(NamedTuple):
     orders: Orders | None = None
 
 
+@exportable
+class SoftmaxAttention(NamedTuple):
+    """Softmax attention, head by head.
+
+        y[i] = sum_j alpha[i, j] values[j]
+        alpha[i, .] = softmax over begins[i] <= j <= places[i] of queries[i] . keys[j]
+
+    Queries are scaled already, and rotated like keys where a layer rotates them. A head
+    reads the keys and values of its group.
+
+    Attributes:
+      queries: of every head.
+      keys, values: of every group of heads.
+      places: of the tokens in their text, those of earlier calls counted.
+      begins: the first place that a token sees.
+
+    References:
+      Vaswani et al., "Attention is all you need", arXiv 1706.03762, section 3.2;
+      Ainslie et al., "GQA", arXiv 2305.13245, for groups.
+    """
+
+    queries: Float[Array, "*s b l h n"]
+    keys: Float[Array, "*s b l g n"]
+    values: Float[Array, "*s b l g p"]
+    places: Int[Array, "*s b l"]
+    begins: Int[Array, "*s b l"]
+
+
+@exportable
+class SideBySide(NamedTuple):
+    """What a layer of two mixers that are added projects its input to.
+
+    Its matrices are those of the recurrence, and behind them those of the attention.
+    """
+
+    recurrent: Any
+    attention: SoftmaxAttention
+
+
 AnyRecurrence = Recurrence | BidirectionalRecurrence
-"""What a layer of a text's or an image's model projects its input to."""
+"""What a recurrent layer of a text's or an image's model projects its input to."""
+
+OfHeads = GatedRecurrence | SoftmaxAttention
+"""What has one matrix per head, into which nothing around can be folded."""
+
+
+@exportable
+class ByRun(NamedTuple):
+    """What layers of several kinds hold: a part for each run of equal ones.
+
+    Each part has a leading axis of layers, as a whole has it where all are alike.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> both = ByRun((jnp.zeros((2, 5)), jnp.ones((1, 3))))
+      >>> both.layer(2).tolist()
+      [1.0, 1.0, 1.0]
+    """
+
+    parts: tuple[Any, ...]
+
+    def layer(self, index: int) -> Any:
+        """Return what one layer holds, counted over all parts from 0."""
+
+        def count(part):
+            return jax.tree.leaves(part)[0].shape[0]
+
+        places = [(part, i) for part in self.parts for i in range(count(part))]
+        part, place = places[index]
+        return jax.tree.map(lambda x: x[place], part)
 
 
 @exportable
@@ -196,3 +264,40 @@ class LayerCache(NamedTuple):
 
     conv_state: Float[Array, "*s b c k-1"] | None
     ssm_state: Float[Array, "*s b d n"]
+
+
+@exportable
+class SeenTokens(NamedTuple):
+    """Which tokens the next one sees of those that softmax attention remembers.
+
+    `length` tokens of each row are there, of which it sees those from `first` on.
+    `conv_state` is that of a convolution in front, None where there is none.
+    """
+
+    length: Int[Array, "*s b"]
+    first: Int[Array, "*s b"]
+    conv_state: Float[Array, "*s b c k-1"] | None = None
+
+
+@exportable
+class KeyValues(NamedTuple):
+    """Keys and values of tokens, with room for more of them: t places."""
+
+    keys: Float[Array, "*s b t g n"]
+    values: Float[Array, "*s b t g p"]
+
+
+@exportable
+class AttentionCache(NamedTuple):
+    """What a layer of softmax attention remembers; it grows with the tokens."""
+
+    reach: SeenTokens
+    past: KeyValues
+
+
+@exportable
+class ParallelCache(NamedTuple):
+    """What a layer of two mixers remembers."""
+
+    recurrent: LayerCache
+    attention: AttentionCache

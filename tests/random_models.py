@@ -10,7 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jmamba import Mamba2Config, Mamba2LM, MambaConfig, MambaLM
+from jmamba import (
+    FalconH1Config,
+    FalconH1LM,
+    GraniteConfig,
+    GraniteLM,
+    Mamba2Config,
+    Mamba2LM,
+    MambaConfig,
+    MambaLM,
+)
 from jmamba.models.skeleton import make_skeleton
 
 CENTERS = {"A_log": 0.7, "D": 1.0, "dt_bias": -2.0, "scale": 1.0}
@@ -54,6 +63,49 @@ def random_mamba2_model(
         "num_groups": 2,
     }
     return _filled(Mamba2Config(**sizes | changes), seed, dtype)
+
+
+@cache
+def random_hybrid_model(
+    *, seed: int = 0, dtype: str = "float32", **changes
+) -> GraniteLM:
+    """Return a hybrid of 24 tokens: Mamba-2 twice, then attention."""
+    sizes: dict[str, Any] = {
+        "vocab_size": 24,
+        "d_model": 8,
+        "num_layers": 3,
+        "layer_kinds": ("mamba", "mamba", "attention"),
+        "d_state": 3,
+        "head_width": 4,
+        "num_groups": 2,
+        "num_query_heads": 2,
+        "num_kv_heads": 1,
+        "d_feed_forward": 12,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.7,
+        "logits_divisor": 2.0,
+    }
+    return _filled(GraniteConfig(**sizes | changes), seed, dtype)
+
+
+@cache
+def random_parallel_model(**changes) -> FalconH1LM:
+    """Return a model of 24 tokens with Mamba-2 and attention side by side."""
+    sizes: dict[str, Any] = {
+        "vocab_size": 24,
+        "d_model": 8,
+        "num_layers": 2,
+        "d_state": 3,
+        "head_width": 4,
+        "is_normed": False,
+        "num_query_heads": 2,
+        "rope_width": 4,
+        "d_feed_forward": 12,
+        "ssm_multipliers": (0.5, 1.5, 0.7, 1.3, 1.1),
+        "attention_out_multiplier": 0.8,
+        "head_multiplier": 0.5,
+    }
+    return _filled(FalconH1Config(**sizes | changes), 0, "float32")
 
 
 def _filled(config: Any, seed: int, dtype: str) -> Any:

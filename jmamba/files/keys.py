@@ -1,6 +1,7 @@
 """Parameters in a model's tree, and tables of which tensor is which parameter."""
 
 from collections.abc import Callable, Container, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,6 +85,7 @@ def slots(
     table: Iterable[Row],
     shapes: Mapping[ParameterPath, tuple[int, ...]],
     keys: Container[str] = (),
+    starts: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Slot]:
     """Return key -> slot for every tensor that a model with these parameters needs.
 
@@ -92,6 +94,8 @@ def slots(
       shapes: shape of each parameter, layers stacked along the first axis.
       keys: those at hand; an alias among them takes the place of a row's key that is
         not.
+      starts: what the parameters of each run of layers are under, below the first name
+        of their path -> the first of its layers; () if all layers are stacked alike.
 
     Examples:
       >>> table = [Row("layers.{}.x_proj", ("layers", "x_proj", "kernel"), TRANSPOSE)]
@@ -102,19 +106,31 @@ def slots(
     """
     found = {}
     for row in table:
-        key, path, change, aliases = row
-        if path not in shapes:  # no bias, a tied head, free gates
-            continue
-        shape = shapes[path]
-        if "{}" not in key:
-            if key not in keys:
-                key = next((alias for alias in aliases if alias in keys), key)
-            found[key] = Slot(path, None, change, _torch_shape(shape, change))
-            continue
-        torch_shape = _torch_shape(shape[1:], change)
-        for layer in range(shape[0]):
-            found[key.format(layer)] = Slot(path, layer, change, torch_shape)
+        key, _, change, aliases = row
+        for path, first in _placed(row, starts):
+            if path not in shapes:  # no bias, a tied head, another kind of layer
+                continue
+            shape = shapes[path]
+            if "{}" not in key:
+                if key not in keys:
+                    key = next((alias for alias in aliases if alias in keys), key)
+                found[key] = Slot(path, None, change, _torch_shape(shape, change))
+                continue
+            torch_shape = _torch_shape(shape[1:], change)
+            for layer in range(shape[0]):
+                slot = Slot(path, layer, change, torch_shape)
+                found[key.format(first + layer)] = slot
     return found
+
+
+def _placed(row: Row, starts: Mapping[str, int]) -> list[tuple[ParameterPath, int]]:
+    """Return where a row's parameters are, and the first layer of each."""
+    if not starts or "{}" not in row.key:
+        return [(row.path, 0)]
+    head, *rest = row.path
+    if rest[0] in starts:  # named by `plain_table`
+        return [(row.path, starts[rest[0]])]
+    return [((head, run, *rest), first) for run, first in starts.items()]
 
 
 def _torch_shape(shape: tuple[int, ...], change: Change) -> tuple[int, ...]:

@@ -12,7 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jmamba.layers.block import Block
-from jmamba.layers.stack import cut_runs, join_layers, run_layers
+from jmamba.layers.runs import cut_runs, join_layers
+from jmamba.layers.stack import run_layers
 from jmamba.models.language_model import LanguageModel
 from jmamba.requests import choose_layers
 from jmamba.types import ArrayLike, LayerCache, Recurrence, Tokens, exportable
@@ -168,7 +169,8 @@ def prefill_decimated(
       decimation: where to drop tokens and how many stay.
 
     Raises:
-      ValueError: tokens do not fit the model, or a layer does not exist.
+      ValueError: tokens do not fit the model, a layer does not exist, or is no
+        recurrence.
 
     Examples:
       >>> from jmamba import MambaConfig, MambaLM
@@ -185,6 +187,7 @@ def prefill_decimated(
     References:
       Ben-Kish et al., arXiv 2406.14528, section 4.
     """
+    model.check_recurrent("prefill_decimated")
     tokens = model.check_inputs(tokens)
     layers = choose_layers(decimation.layers, model.config.num_layers)
     drops, present = [], tokens.shape[1]
@@ -227,7 +230,7 @@ def _decimate(block: Block, x: Float[Array, "b l m"], count: int, last: int):
     stay = largest_steps(recurrence.delta, count, last=last)
     out, last_state = block.mixer.mix(take_tokens(recurrence, stay))
     cache = LayerCache(conv_state, last_state)
-    return _take(x, stay) + out.astype(x.dtype), cache, stay
+    return block.add(_take(x, stay), out), cache, stay
 
 
 def score_decimating_layers(

@@ -17,11 +17,12 @@ from jmamba.generation.sampling import Sampling, draw, hide_padding
 from jmamba.generation.stopping import make_stop
 from jmamba.generation.streaming import Callback, deliver, listening
 from jmamba.layers.letters import shared_letters
-from jmamba.models.cache import CACHE_AXES, GENERATION_AXES, GenerationCache
+from jmamba.layers.room import add_room
+from jmamba.models.cache import GenerationCache, cache_letters, generation_letters
 from jmamba.models.language_model import LanguageModel
 from jmamba.models.texts import TEXT_AXES, compact
 from jmamba.ops.sharding import keep_places
-from jmamba.types import ArrayLike, KeyLike, LayerCache, Tokens, exportable
+from jmamba.types import ArrayLike, KeyLike, Tokens, exportable
 
 
 @exportable
@@ -60,7 +61,7 @@ def generate(
     key: KeyLike | None = None,
     callback: Callback | None = None,
     pad_token: int = 0,
-    cache: Generated | GenerationCache | LayerCache | Any = None,
+    cache: Generated | GenerationCache | Any = None,
     **others: Any,
 ) -> Generated:
     """Continue each row of tokens, until it stops or `max_new_tokens`.
@@ -155,7 +156,7 @@ class _Loop(NamedTuple):
 
     step: Array
     logits: Array
-    layers: LayerCache
+    layers: Any
     seen: Array
     running: Array
     tokens: Array
@@ -165,16 +166,17 @@ class _Loop(NamedTuple):
 @partial(jax.jit, static_argnames=("graphdef", "max_new_tokens"))
 def _generate(graphdef, state, request: Request, *, max_new_tokens):
     """Return what was generated, and which rows had no finite logits to go on with."""
-    out_axes: Any = (Generated("bt", "b", GENERATION_AXES), "b")  # type: ignore
+    model = nnx.merge(graphdef, state)
+    out_axes: Any = (Generated("bt", "b", generation_letters(model)), "b")  # type: ignore
     return keep_places(
         partial(_continue, graphdef, max_new_tokens),
         (request, state),
-        (_request_axes(request), shared_letters(nnx.merge(graphdef, state))),
+        (_request_axes(model, request), shared_letters(model)),
         out_axes,
     )
 
 
-def _request_axes(request: Request) -> Any:
+def _request_axes(model, request: Request) -> Any:
     """Return the letters of a request, for `keep_places`."""
 
     def axes(value, letters) -> Any:
@@ -182,8 +184,8 @@ def _request_axes(request: Request) -> Any:
 
     return Request(
         texts=axes(request.texts, TEXT_AXES),
-        start=axes(request.start, GENERATION_AXES),
-        layers=axes(request.layers, CACHE_AXES),
+        start=axes(request.start, generation_letters(model)),
+        layers=axes(request.layers, cache_letters(model)),
         seen="bv",  # type: ignore
         **dict.fromkeys(Request._fields[4:], ""),  # type: ignore
     )
@@ -225,7 +227,7 @@ def _start(model, request: Request, max_new_tokens) -> _Loop:
     return _Loop(
         step=jnp.asarray(0, jnp.int32),
         logits=found.logits,
-        layers=found.layers,
+        layers=add_room(found.layers, max_new_tokens),
         seen=found.seen,
         running=found.running,
         tokens=jnp.full((batch, max_new_tokens), request.pad_token),

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from jmamba.generation.request import Request
+from jmamba.layers.room import add_room
 from jmamba.models.texts import compact
 
 
@@ -79,4 +80,5 @@ def _find(graphdef, state, request: Request, generated):
     for leaf in jax.tree.leaves(layers):  # s b ...
         axes = (0, *range(2, leaf.ndim))
         before = before & jnp.all(jnp.isfinite(leaf), axis=axes)
+    layers = add_room(layers, new.shape[1])
     return before, model.run_layers(x, cache=layers, lengths=lengths, read=look).found

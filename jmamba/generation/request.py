@@ -10,10 +10,9 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from jmamba.generation.sampling import Sampling
-from jmamba.models.cache import GenerationCache, check_cache, open_cache
+from jmamba.models.cache import GenerationCache, check_cache, fit_room, open_cache
 from jmamba.models.texts import Texts, read_texts
 from jmamba.requests import as_key
-from jmamba.types import LayerCache
 
 
 class Request(NamedTuple):
@@ -34,7 +33,7 @@ class Request(NamedTuple):
 
     texts: Texts | None
     start: GenerationCache | None
-    layers: LayerCache | None
+    layers: Any
     seen: Array | None
     settings: dict[str, Array]
     key: Array | None
@@ -44,7 +43,7 @@ class Request(NamedTuple):
     listener: Array | None = None
 
     @staticmethod
-    def begin(layers: LayerCache, logits: Array, seen: Array) -> GenerationCache:
+    def begin(layers: Any, logits: Array, seen: Array) -> GenerationCache:
         """Return the cache of rows of which no token is drawn yet."""
         batch = logits.shape[0]
         return GenerationCache(
@@ -136,8 +135,8 @@ def _go_on(model: Any, cache: Any, attention_mask: Any) -> GenerationCache:
         )
     found = getattr(cache, "cache", cache)
     if isinstance(found, GenerationCache):
-        check_cache(model, found.layers, found.logits.shape[0])
-        return found
+        layers = check_cache(model, found.layers, found.logits.shape[0])
+        return found._replace(layers=fit_room(layers, 0))
     logits = getattr(cache, "logits", None)
     if logits is None:
         raise ValueError(

@@ -67,7 +67,8 @@ def open_intervention(
         name: jax.ShapeDtypeStruct(x.shape if name in outside else x.shape[1:], x.dtype)
         for name, x in like.items()
     }
-    heads = next(x for name, x in shapes.items() if name.endswith("delta")).shape[2]
+    steps = [x for name, x in shapes.items() if name.endswith("delta")]
+    heads = steps[0].shape[2] if steps else 1  # of several kinds of layers none in all
     sizes = {name: x.shape for name, x in shapes.items()}
     for name, place in places.items():
         if not place.axes:  # cut pairs of it change y

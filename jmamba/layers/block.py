@@ -1,21 +1,23 @@
-"""A residual block around any mixer."""
+"""A residual block around any mixer, with or without a feed-forward layer."""
 
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from jmamba.layers.feed_forward import FeedForward
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.mixer import Mixer, Projection
 from jmamba.layers.norm import RMSNorm
 from jmamba.layers.places import PASS_BY, Place, Watch
 from jmamba.layers.recurrence import watch_parameters
 from jmamba.ops.sharding import hold
-from jmamba.types import AnyRecurrence, LayerCache, Recurrence
+from jmamba.types import Recurrence
 
 BEFORE = (
     Place(
@@ -82,33 +84,50 @@ class BlockOutput(NamedTuple):
     """
 
     x: Float[Array, "b l m"]
-    recurrence: AnyRecurrence
-    cache: LayerCache | None
+    recurrence: Any
+    cache: Any
     seen: Mapping[str, Any] = MappingProxyType({})
 
 
 class Block(nnx.Module):
-    """One residual block: x + mixer(norm(x)).
+    """One residual block: x + mixer(norm(x)), and a feed-forward layer behind it.
 
     Args:
       norm: in front of the mixer.
       mixer: of any kind.
+      feed_forward: reads what comes of that, and is added likewise; None for none.
+      scale: what is multiplied with all that is added to the residual stream.
     """
 
-    def __init__(self, norm: RMSNorm, mixer: Mixer):
+    def __init__(
+        self,
+        norm: RMSNorm,
+        mixer: Mixer,
+        *,
+        feed_forward: FeedForward | None = None,
+        scale: float = 1.0,
+    ):
         self.norm = norm
         self.mixer = mixer
+        self.feed_forward, self.scale = feed_forward, scale
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it only adds what its mixer puts out."""
+        return self.feed_forward is None and self.scale == 1.0
 
     @property
     def places(self) -> tuple[Place, ...]:
         """Where arrays pass, in the order of the forward pass."""
-        return (*BEFORE, *self.mixer.places, *BEHIND)
+        *before, last = BEHIND
+        own = () if self.feed_forward is None else self.feed_forward.places
+        return (*BEFORE, *self.mixer.places, *before, *own, last)
 
     def __call__(
         self,
         x: Float[Array, "b l m"],
         *,
-        cache: LayerCache | None = None,
+        cache: Any = None,
         segment_ids: Any = None,
         frozen: Frozen = NOTHING,
         edit: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
@@ -131,7 +150,7 @@ class Block(nnx.Module):
         """
         if segment_ids is not None:
             context["segment_ids"] = segment_ids
-        kept, state = (None, None) if cache is None else cache
+        kept, state = self.mixer.split_cache(cache)
         at = Watch(edit, show)
 
         def named(place, value):
@@ -149,11 +168,37 @@ class Block(nnx.Module):
             at=at,
         )
         out = self.mixer.project_out(named("gated", y), frozen=frozen)
-        out = named("output", out)
-        x = named("residual_out", x + out.astype(x.dtype))
-        has_cache = last_state is not None
-        cache = LayerCache(projection.kept, last_state) if has_cache else None
+        x = self.add(x, named("output", out), frozen=frozen, at=at)
+        x = named("residual_out", x)
+        cache = None
+        if last_state is not None:
+            cache = self.mixer.cache_kind(projection.kept, last_state)
         return BlockOutput(x, recurrence, cache, at.seen)
+
+    def add(
+        self,
+        x: Float[Array, "b l m"],
+        out: Float[Array, "b l m"],
+        *,
+        frozen: Frozen = NOTHING,
+        at: Watch = PASS_BY,
+    ) -> Float[Array, "b l m"]:
+        """Return the residual stream with a mixer's output and the feed-forward layer.
+
+        Args:
+          x: the residual stream entering the block.
+          out: what the mixer puts out.
+          frozen: what derivatives take for constants.
+          at: who edits and reads what passes.
+        """
+        x = x + self._scaled(out, x.dtype)
+        if self.feed_forward is None:
+            return x
+        return x + self._scaled(self.feed_forward(x, frozen=frozen, at=at), x.dtype)
+
+    def _scaled(self, out, dtype):
+        out = out.astype(dtype)
+        return out if self.scale == 1.0 else out * jnp.asarray(self.scale, dtype)
 
     def project(
         self,
@@ -189,4 +234,10 @@ class Block(nnx.Module):
     ) -> Float[Array, "b l m"]:
         """Return what the block adds to the residual stream."""
         recurrence = self.project(x, frozen=frozen).recurrence
-        return self.mixer.mix(recurrence, frozen=frozen)[0]
+        out, _ = self.mixer.mix(recurrence, frozen=frozen)
+        if self.is_bare:
+            return out
+        out = self._scaled(out, x.dtype)
+        if self.feed_forward is None:
+            return out
+        return out + self._scaled(self.feed_forward(x + out, frozen=frozen), x.dtype)

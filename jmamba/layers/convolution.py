@@ -30,7 +30,7 @@ PLACES_OF_CONVOLUTION = (
 
 
 class Convolver(nnx.Module):
-    """A window of weights for each channel, and silu behind it.
+    """A window of weights for each channel, and silu behind it or nothing.
 
     Args:
       channels: how many.
@@ -102,6 +102,7 @@ class Convolver(nnx.Module):
         segment_ids: Int[Array, "b l"] | None = None,
         frozen: Frozen = NOTHING,
         at: Watch = PASS_BY,
+        is_linear: bool = False,
     ) -> tuple[Float[Array, "b l d"], Float[Array, "b d _"]]:
         """Return silu(conv(x)) and the last inputs of the convolution.
 
@@ -112,14 +113,16 @@ class Convolver(nnx.Module):
           segment_ids: packed sequences, see `causal_conv1d`.
           frozen: what derivatives take for constants.
           at: who edits and reads what passes in front of silu.
+          is_linear: whether silu is left out.
         """
         options: dict[str, Any] = {"initial_state": kept, "segment_ids": segment_ids}
         is_asked = at.asks(*(place.name for place in PLACES_OF_CONVOLUTION))
-        if frozen.activation or frozen.linear is not None or is_asked:
+        if is_linear or frozen.activation or frozen.linear is not None or is_asked:
             a, last = self.convolve(x, frozen=frozen, **options)
             if at.asks("conv_past"):
                 a = at("conv_past", self._past(x, **options)) + self._own(x)
-            u = freezing.silu(at("conv", a), frozen)
+            a = at("conv", a)
+            u = a if is_linear else freezing.silu(a, frozen)
         else:
             u, last = self.convolve(x, activation="silu", **options)
         if lengths is not None:

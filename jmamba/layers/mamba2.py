@@ -102,7 +102,7 @@ class Mamba2Mixer(OpenMixer):
         """
         sizes = self.sizes
         d, n, g = sizes.d_inner, sizes.d_state, sizes.num_groups
-        projected = hold(call_linear(self.in_proj, x, "in_proj", frozen), "bld")
+        projected = hold(self.project_in(x, frozen), "bld")
         ends = [d, d + sizes.d_conv_inner]
         z, xBC, dt = jnp.split(projected, ends, axis=-1)
         xBC, z = at("x", xBC), at("z", hold(z, "bld"))
@@ -129,6 +129,12 @@ class Mamba2Mixer(OpenMixer):
         D = jnp.repeat(D, d // D.shape[0])
         convolution = self.conv1d.factors(xBC, slice(d))
         return Projection(Recurrence(u, delta, A, B, C, D, z), last, (convolution,))
+
+    def project_in(
+        self, x: Float[Array, "b l m"], frozen: Frozen
+    ) -> Float[Array, "b l _"]:
+        """Return z, x, B, C and dt, one behind the other."""
+        return call_linear(self.in_proj, x, "in_proj", frozen)
 
     def gate(
         self,

@@ -15,7 +15,7 @@ from jmamba.layers.recurrence import (
     run_recurrence,
     watch_recurrence,
 )
-from jmamba.types import AnyRecurrence, LayerCache, Recurrence
+from jmamba.types import LayerCache, Recurrence
 
 
 class Convolution(NamedTuple):
@@ -40,13 +40,13 @@ class Projection(NamedTuple):
     """What a mixer projects its input to.
 
     Attributes:
-      recurrence: of one direction or two.
+      recurrence: of one direction or two, or `SoftmaxAttention`.
       kept: what later tokens need besides the recurrence's state.
       convolutions: how u was made in each direction; () where u is a projection of its
         own token alone.
     """
 
-    recurrence: AnyRecurrence
+    recurrence: Any
     kept: Any = None
     convolutions: tuple[Convolution, ...] = ()
 
@@ -74,6 +74,9 @@ class Mixer(nnx.Module):
 
     is_open: ClassVar[bool] = False
     """Whether it is an `OpenMixer`."""
+
+    cache_kind: ClassVar[Any] = LayerCache
+    """Makes a cache of what `project` kept and the state that `run` returned."""
 
     def project(
         self,
@@ -132,7 +135,7 @@ class Mixer(nnx.Module):
 
     def run(
         self,
-        recurrence: AnyRecurrence,
+        recurrence: Any,
         *,
         state: Any = None,
         segment_ids: Int[Array, "b l"] | None = None,
@@ -189,7 +192,7 @@ class Mixer(nnx.Module):
         return self.gate(y, recurrence, frozen=frozen, **options)
 
     def mix(
-        self, recurrence: AnyRecurrence, *, frozen: Frozen = NOTHING, **context: Any
+        self, recurrence: Any, *, frozen: Frozen = NOTHING, **context: Any
     ) -> tuple[Float[Array, "b l m"], Any]:
         """Return the mixer's output of a recurrence, and the state after it.
 
@@ -205,7 +208,15 @@ class Mixer(nnx.Module):
         """Return the `GateMatrices` of each direction; () if B, C are not made of u."""
         return ()
 
-    def empty_cache(self, batch: int, dtype: Any) -> LayerCache | None:
+    def split_cache(self, cache: Any) -> tuple[Any, Any]:
+        """Return what an earlier projection kept, and the state after it.
+
+        Args:
+          cache: that `cache_kind` made of them; None for none of both.
+        """
+        return (None, None) if cache is None else tuple(cache)
+
+    def empty_cache(self, batch: int, dtype: Any) -> LayerCache | Any:
         """Return what the layer remembers before the first token.
 
         Args:
@@ -213,8 +224,8 @@ class Mixer(nnx.Module):
           dtype: of activations.
 
         Returns:
-          A cache, whose convolution part is what `project` keeps; None for a layer that
-          reads all tokens at once.
+          A cache of `cache_kind`: what `project` keeps, and a state; None for a layer
+          that reads all tokens at once.
         """
         raise NotImplementedError
 

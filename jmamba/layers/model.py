@@ -7,7 +7,8 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.places import PASS_BY, Place, Watch
-from jmamba.layers.stack import Passed, Remat, Run, run_layers
+from jmamba.layers.runs import Run
+from jmamba.layers.stack import Passed, Remat, run_layers
 
 OUTSIDE = (
     Place(
@@ -135,6 +136,24 @@ class LayeredModel(nnx.Module):
         index = index % count
         run = next(run for run in self.runs() if index < run.layers.stop)
         return run.block(index)
+
+    def check_recurrent(self, what: str) -> None:
+        """Raise unless all layers are recurrences, and no softmax attention.
+
+        Args:
+          what: is of recurrences alone.
+
+        Raises:
+          ValueError: some are not.
+        """
+        wrong = [run.layers for run in self.runs() if not run.is_recurrent]
+        if wrong:
+            layers = [i for part in wrong for i in range(part.start, part.stop)]
+            raise ValueError(
+                f"{what} is of recurrent layers, but layers {layers} of this "
+                f"{type(self).__name__} hold softmax attention, whose memory grows "
+                "with the text. Give a model without them."
+            )
 
     def run_layers(self, x: Float[Array, "b l m"], **options: Any) -> Passed:
         """Run the blocks, reading and editing what passes.

@@ -213,6 +213,19 @@ class Selection(nnx.Module):
         recurrence = self.parametrise(u, z, lengths=lengths, frozen=frozen, at=at)
         return Projection(recurrence, last, (self.conv1d.factors(x),))
 
+    def normalise(
+        self,
+        dt: Float[Array, "b l r"],
+        B: Float[Array, "b l n"],
+        C: Float[Array, "b l n"],
+    ) -> tuple[Float[Array, "b l r"], Float[Array, "b l n"], Float[Array, "b l n"]]:
+        """Return dt, B and C, in Falcon-Mamba over their RMS."""
+        eps = self.sizes.mixer_rms_eps
+        if eps is None:
+            return dt, B, C
+        dt, B, C = (rms_norm(v, eps).astype(v.dtype) for v in (dt, B, C))
+        return dt, B, C
+
     def parametrise(
         self,
         u: Float[Array, "b l d"],
@@ -236,10 +249,7 @@ class Selection(nnx.Module):
         else:
             projected = jnp.matmul(u, self.W_x().astype(u.dtype))
         dt, B, C = jnp.split(projected, [r, r + n], axis=-1)
-        if sizes.mixer_rms_eps is not None:
-            dt, B, C = (
-                rms_norm(v, sizes.mixer_rms_eps).astype(u.dtype) for v in (dt, B, C)
-            )
+        dt, B, C = self.normalise(dt, B, C)
         dt_bias = self.dt_bias[...][None, None]
         raw_delta = self.dt_proj(at("dt", dt)).astype(dt_bias.dtype) + dt_bias
         delta = jax.nn.softplus(at("raw_delta", raw_delta))

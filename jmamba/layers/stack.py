@@ -9,11 +9,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float
 
 from jmamba.layers.places import Keeping
+from jmamba.layers.runs import Run, cut_by_runs, join_layers
 from jmamba.ops.rematerialisation import scans_like_products
 
 PLACES = (
@@ -54,69 +53,6 @@ no matrix is made: edit(recurrence, own) returns what is added to y.
 """
 
 
-def stack_layers(
-    make_block: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs
-) -> Any:
-    """Return a module whose parameters have a leading axis of `count` layers."""
-    make = nnx.vmap(make_block, in_axes=(0,), out_axes=0)
-    return nnx.split_rngs(splits=count)(make)(rngs)
-
-
-def take_layers(blocks: Any, part: slice | int) -> Any:
-    """Return some of the stacked blocks as a stack, or one of them by its number."""
-    graphdef, state = nnx.split(blocks)
-    return nnx.merge(graphdef, jax.tree.map(lambda x: x[part], state))
-
-
-class Merge(NamedTuple):
-    """Makes a block of its parameters; equal ones compile once."""
-
-    graphdef: nnx.GraphDef
-
-    def __call__(self, state: Any) -> Any:
-        """Return the block."""
-        return nnx.merge(self.graphdef, state)
-
-
-class Run(NamedTuple):
-    """Consecutive layers of one kind.
-
-    Attributes:
-      layers: which of a model's they are.
-      parameters: of all of them, stacked along a leading axis.
-      open: makes a block of the parameters of one layer.
-    """
-
-    layers: slice
-    parameters: Any
-    open: Callable[[Any], Any]
-
-    @classmethod
-    def of(cls, blocks: nnx.Module, layers: slice) -> "Run":
-        """Return stacked blocks as a run."""
-        graphdef, state = nnx.split(blocks)
-        return cls(layers, state, Merge(graphdef))
-
-    def block(self, index: int) -> Any:
-        """Return one block, by its number in the model."""
-        place = index - self.layers.start
-        return self.open(jax.tree.map(lambda x: x[place], self.parameters))
-
-
-def cut_runs(runs: Sequence[Run], start: int, stop: int) -> list[Run]:
-    """Return layers start to stop - 1 as runs."""
-    kept = []
-    for layers, parameters, open_block in runs:
-        first, last = max(start, layers.start), min(stop, layers.stop)
-        if first >= last:
-            continue
-        if (first, last) != (layers.start, layers.stop):
-            part = slice(first - layers.start, last - layers.start)
-            parameters = jax.tree.map(lambda x, part=part: x[part], parameters)
-        kept.append(Run(slice(first, last), parameters, open_block))
-    return kept
-
-
 def walk(
     runs: Sequence[Run],
     step: Callable[[Any, Any, Any], tuple[Any, Any]],
@@ -132,14 +68,16 @@ def walk(
       runs: the layers, as a model's `runs()`.
       step: called as step(block, carry, own) -> (carry, found) at every layer.
       carry: what is handed from layer to layer.
-      own: a pytree with a leading axis of layers, of which each gets its own part.
+      own: a pytree with a leading axis of layers, of which each gets its own part; it
+        may hold what a walk found.
       reverse: whether to go from the last layer to the first.
       remat: whether the backward pass computes each step again; or a policy that says
         which values it keeps instead, to which a recurrence counts as a product:
         `jax.checkpoint_policies.dots_saveable` keeps both.
 
     Returns:
-      The last carry, and what was found, with a leading axis of layers.
+      The last carry, and what was found, with a leading axis of layers; where kinds of
+      layers find other trees or shapes, a `ByRun` of them.
 
     Examples:
       >>> run = Run(slice(0, 3), jnp.array([2.0, 3.0, 5.0]), open=lambda weight: weight)
@@ -147,11 +85,9 @@ def walk(
       >>> float(total), found.tolist()
       (30.0, [1.0, 2.0, 6.0])
     """
-    whole, found = len(runs) == 1, []
-    first = runs[0].layers.start
-    for layers, parameters, open_block in reversed(runs) if reverse else runs:
-        part = slice(layers.start - first, layers.stop - first)
-        mine = own if whole else jax.tree.map(lambda x, part=part: x[part], own)
+    owns, found = cut_by_runs(own, [run.layers for run in runs]), []
+    pairs = list(zip(runs, owns, strict=True))
+    for (_, parameters, open_block), mine in reversed(pairs) if reverse else pairs:
 
         def body(carry, layer, open_block=open_block):
             parameters, own = layer
@@ -165,13 +101,6 @@ def walk(
     return carry, join_layers(found[::-1] if reverse else found)
 
 
-def join_layers(parts: Sequence[Any]) -> Any:
-    """Return what consecutive layers made, stacked along the leading axis."""
-    if len(parts) == 1:
-        return parts[0]
-    return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
-
-
 class Passed(NamedTuple):
     """What came of a walk through the blocks of a model.
 
@@ -179,7 +108,7 @@ class Passed(NamedTuple):
       x: the residual stream after the last block.
       cache: what each block remembers of the tokens.
       carry: of `visit`.
-      found: what `read` returned, with a leading axis of layers.
+      found: what `read` returned, with a leading axis of layers, or a `ByRun`.
     """
 
     x: Float[Array, "b l m"]
@@ -213,9 +142,10 @@ def run_layers(
         carry, for what is not kept of every layer.
       only: layers, in ascending order, whose readings are kept; None for all. Memory
         grows with these.
-      edit: some of `PLACES`, and of the places of the blocks -> edit(value, own) ->
-        value of the same shape. An edit of "y", or inside of the recurrence, takes the
-        gate out of the fused recurrence; the others leave it there.
+      edit: some of `PLACES`, and of the places of some block -> edit(value, own) ->
+        value of the same shape; blocks without the place pass it by. An edit of "y", or
+        inside of the recurrence, takes the gate out of the fused recurrence; the others
+        leave it there.
       edits: what an edit is given as its own, a pytree with a leading axis of layers.
       show: places whose values are in `out.seen` of the output that is read, as they
         are after their edits.
@@ -241,59 +171,87 @@ def run_layers(
     """
     check_places(runs, {*edit, *show})
     see, carry = visit or (lambda carry, x, out: carry, None)
-    look = read or (lambda block, x, out: None)
-    whole = slice(runs[0].layers.start, runs[-1].layers.stop)
-    keeping = None if only is None else Keeping(only, whole)
+    owns = cut_by_runs((cache, edits), [run.layers for run in runs])
+    caches, readings = [], []
+    for run, own in zip(runs, owns, strict=True):
+        chosen = None if only is None else [i for i in only if i in run]
+        looked = read if chosen != [] else None
+        look = _Look(looked, edit, tuple(show), options)
+        (x, carry), (made, found) = _pass_run(
+            run, look, see, (x, carry), own, chosen, remat
+        )
+        caches.append(made)
+        if chosen != []:
+            readings.append(found)
+    return Passed(x, join_layers(caches), carry, join_layers(readings))
 
-    def pass_block(block, x, own):
+
+class _Look(NamedTuple):
+    """What is asked of every block of a run; see `run_layers`."""
+
+    read: Callable[[Any, Any, Any], Any] | None
+    edit: Edits
+    show: Sequence[str]
+    options: Mapping[str, Any]
+
+    def __call__(self, block: Any, x: Any, own: Any) -> tuple[Any, Any]:
+        """Return what a block puts out, and what is read of it."""
         cache, mine = own
-        asked: dict[str, Any] = {"show": show} if show else {}
-        if edit:
-            own_edits = {name: _with_own(change, mine) for name, change in edit.items()}
-            asked["edit"] = own_edits
-        out = block(x, cache=cache, **options, **asked)
-        return out, look(block, x, out)
+        names, asked = {*PLACES, *_names(block)}, {}
+        if shown := names.intersection(self.show):
+            asked["show"] = shown
+        if edits := {k: v for k, v in self.edit.items() if k in names}:
+            asked["edit"] = {k: _with_own(v, mine) for k, v in edits.items()}
+        out = block(x, cache=cache, **self.options, **asked)
+        return out, None if self.read is None else self.read(block, x, out)
+
+
+def _pass_run(run: Run, look: _Look, see: Callable, carry, own, chosen, remat):
+    """Run the blocks of one run; return the carry, their caches, and what is read."""
+    x, seen = carry
+    kept = keeping = None
+    if chosen:
+        keeping = Keeping(chosen, run.layers)
+        parameters, mine = jax.tree.map(lambda x: x[0], (run.parameters, own))
+        kept = keeping.empty(
+            jax.eval_shape(
+                lambda given, x, own: look(run.open(given), x, own)[1],
+                *(parameters, x, mine),
+            )
+        )
 
     def step(block, carry, own):
         x, seen, kept = carry
-        out, found = pass_block(block, x, own)
+        out, found = look(block, x, own)
         if keeping is not None:
             kept, found = keeping.put(kept, found), None
         return (out.x, see(seen, x, out), kept), (out.cache, found)
 
-    kept = None
+    (x, seen, kept), found = walk([run], step, (x, seen, kept), own, remat=remat)
     if keeping is not None:
-        parameters, own = jax.tree.map(
-            lambda x: x[0], (runs[0].parameters, (cache, edits))
-        )
-        kept = keeping.empty(
-            jax.eval_shape(
-                lambda *given: pass_block(runs[0].open(given[0]), *given[1:])[1],
-                *(parameters, x, own),
-            )
-        )
-    (x, carry, kept), (cache, found) = walk(
-        runs, step, (x, carry, kept), (cache, edits), remat=remat
-    )
-    return Passed(x, cache, carry, found if keeping is None else keeping.take(kept))
+        found = found[0], keeping.take(kept)
+    return (x, seen), found
 
 
 def check_places(runs: Sequence[Run], names: Collection[str]) -> None:
-    """Raise unless all names are places of all blocks.
+    """Raise unless all names are places of some block.
 
     Raises:
       ValueError: one is not.
     """
     if set(names) <= set(PLACES):
         return
-    for run in runs:
-        own = [place.name for place in run.open(run.parameters).places]
-        unknown = sorted(set(names) - {*PLACES, *own})
-        if unknown:
-            raise ValueError(
-                f"There is no place {', '.join(map(repr, unknown))} to edit or read; "
-                f"give some of {', '.join(dict.fromkeys((*own, *PLACES)))}."
-            )
+    own = [name for run in runs for name in _names(run.open(run.parameters))]
+    unknown = sorted(set(names) - {*PLACES, *own})
+    if unknown:
+        raise ValueError(
+            f"There is no place {', '.join(map(repr, unknown))} to edit or read; "
+            f"give some of {', '.join(dict.fromkeys((*own, *PLACES)))}."
+        )
+
+
+def _names(block: Any) -> list[str]:
+    return [place.name for place in getattr(block, "places", ())]
 
 
 def _with_own(change: Callable[..., Any], own: Any) -> Callable[..., Any]:

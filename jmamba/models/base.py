@@ -42,7 +42,8 @@ class StackedModel(LayeredModel):
         Reads all layouts of the class's architecture, in safetensors or PyTorch files,
         sharded or not, and what `save_pretrained` and `save_orbax` wrote: of a
         `MambaLM` the original state-spaces layout and transformers' (-hf,
-        Falcon-Mamba); of a `Mamba2LM` the same two; of a `Vim` the training checkpoints
+        Falcon-Mamba); of a `Mamba2LM` the same two; of hybrids transformers', of a
+        `Mamba2AttnLM` the original one; of a `Vim` the training checkpoints
         of its authors (.pth, needs torch) and plain state dicts with the same names.
         Where the names of tensors have a prefix (`module.`, `model.`, ...), or are
         those of a model without its head, a line of the log says so.
@@ -96,8 +97,8 @@ class StackedModel(LayeredModel):
     ) -> None:
         """Write config.json, model.safetensors, and SHA256SUMS of all files.
 
-        Transformers loads the folder of a `MambaLM` or `Mamba2LM`; a `Vim`, which it
-        does not know, has its authors' names.
+        Transformers loads the folder of a `MambaLM`, a `Mamba2LM` or a hybrid that it
+        knows; that of a `Vim` or a `Mamba2AttnLM` has its authors' names.
 
         Args:
           directory: the folder to make.

@@ -8,8 +8,16 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
+from jmamba.layers.room import add_room, change_room
 from jmamba.models.texts import Texts
-from jmamba.types import LayerCache, exportable
+from jmamba.types import (
+    AttentionCache,
+    ByRun,
+    LayerCache,
+    ParallelCache,
+    SeenTokens,
+    exportable,
+)
 
 
 @exportable
@@ -26,7 +34,7 @@ class GenerationCache(NamedTuple):
       lengths: their number.
     """
 
-    layers: LayerCache
+    layers: Any
     logits: Float[Array, "b v"]
     running: Bool[Array, "b"]
     seen: Bool[Array, "b v"]
@@ -35,15 +43,57 @@ class GenerationCache(NamedTuple):
     lengths: Int[Array, "b"]
 
 
-_LETTERS: Any = ("sbd_", "sbdn")
-CACHE_AXES = LayerCache(*_LETTERS)
-_LETTERS = (CACHE_AXES, "bv", "b", "bv", "", "bt", "b")
-GENERATION_AXES = GenerationCache(*_LETTERS)
-"""Letters of the caches, for `keep_places`."""
+_LETTERS = {
+    "conv_state": "sbd_",
+    "ssm_state": "sbdn",
+    "length": "sb",
+    "first": "sb",
+    "keys": "sb___",
+    "values": "sb___",
+}
+"""Field of a layer's cache -> letters of its axes."""
 
 
-def open_cache(model: Any, cache: Any, texts: Texts) -> LayerCache | None:
+def cache_letters(model: Any) -> Any:
+    """Return the letters of what a model's layers remember, for `keep_places`."""
+    like = jax.eval_shape(lambda: model.empty_cache(1))
+    return jax.tree.map_with_path(lambda keys, x: _LETTERS[keys[-1].name], like)
+
+
+def generation_letters(model: Any) -> GenerationCache:
+    """Return the letters of what a generation needs to go on, for `keep_places`."""
+    letters: Any = (cache_letters(model), "bv", "b", "bv", "", "bt", "b")
+    return GenerationCache(*letters)
+
+
+ROOM = 64
+"""Places for tokens that are made together, so that few programs are compiled."""
+
+
+def fit_room(layers: Any, count: int) -> Any:
+    """Return a cache with places for so many more tokens, and few others.
+
+    Inside of a transformation, where nobody knows how many are taken, with `count` more
+    than there are.
+
+    Args:
+      layers: what the layers remember.
+      count: tokens that come next.
+    """
+    nodes = jax.tree.leaves(layers, is_leaf=lambda x: isinstance(x, SeenTokens))
+    lengths = [node.length for node in nodes if isinstance(node, SeenTokens)]
+    if not lengths:
+        return layers
+    if any(isinstance(x, Tracer) for x in lengths):
+        return add_room(layers, count)
+    needed = max(int(np.max(x)) for x in lengths) + count
+    return change_room(layers, lambda room: -(-needed // ROOM) * ROOM)
+
+
+def open_cache(model: Any, cache: Any, texts: Texts) -> Any:
     """Return what the layers remember, or raise unless it fits a model and its texts.
+
+    It has room for the texts where layers remember every token.
 
     Args:
       model: a language model.
@@ -60,10 +110,11 @@ def open_cache(model: Any, cache: Any, texts: Texts) -> LayerCache | None:
     cache = getattr(cache, "cache", cache)
     if isinstance(cache, GenerationCache):
         _check_not_again(cache, texts)
-    return check_cache(model, getattr(cache, "layers", cache), texts.shape[0])
+    layers = check_cache(model, getattr(cache, "layers", cache), texts.shape[0])
+    return fit_room(layers, texts.shape[1])
 
 
-def check_cache(model: Any, layers: Any, batch: int) -> LayerCache:
+def check_cache(model: Any, layers: Any, batch: int) -> Any:
     """Return a cache, or raise unless it is of a model and has a number of rows.
 
     Raises:
@@ -72,6 +123,12 @@ def check_cache(model: Any, layers: Any, batch: int) -> LayerCache:
     """
     needed = _needed(model, batch)
     if jax.tree.structure(layers) != jax.tree.structure(needed):
+        if isinstance(layers, LayerCache | AttentionCache | ParallelCache | ByRun):
+            raise ValueError(
+                f"the cache is of another model: it is a {type(layers).__name__} of "
+                f"other layers than the {model.config.num_layers} of this one. Give a "
+                "cache that this model returned."
+            )
         raise TypeError(
             f"cache is a {type(layers).__name__}, but must be what an earlier call "
             "returned: out = model(tokens), then model(more, cache=out.cache)."
@@ -83,7 +140,7 @@ def check_cache(model: Any, layers: Any, batch: int) -> LayerCache:
             f"the cache holds {rows.pop()} rows, but tokens have {batch}. Give one row "
             "of tokens for each row of the cache."
         )
-    if any(jnp.shape(x) != like.shape for x, like in pairs):
+    if not all(_is_like(jnp.shape(x), like.shape) for x, like in pairs):
         found = ", ".join(str(jnp.shape(x)) for x, _ in pairs)
         wanted = ", ".join(str(like.shape) for _, like in pairs)
         raise ValueError(
@@ -94,10 +151,17 @@ def check_cache(model: Any, layers: Any, batch: int) -> LayerCache:
     return jax.tree.map(jnp.asarray, layers)
 
 
-_NEEDED: dict[tuple, LayerCache] = {}
+def _is_like(shape: tuple[int, ...], needed: tuple[int, ...]) -> bool:
+    """Say whether a shape is the needed one, 0 standing for any number of tokens."""
+    return len(shape) == len(needed) and all(
+        n in (0, m) for m, n in zip(shape, needed, strict=True)
+    )
 
 
-def _needed(model: Any, batch: int) -> LayerCache:
+_NEEDED: dict[tuple, Any] = {}
+
+
+def _needed(model: Any, batch: int) -> Any:
     """Return shapes and dtypes of a model's cache, worked out once: steps are short."""
     key = type(model), model.config, jnp.dtype(model.dtype), batch
     if key not in _NEEDED:

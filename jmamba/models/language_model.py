@@ -17,15 +17,16 @@ from jmamba.layers.letters import shared_letters
 from jmamba.layers.mixer import Mixer
 from jmamba.layers.norm import Precision, RMSNorm
 from jmamba.layers.places import PASS_BY, Watch
+from jmamba.layers.runs import stack_layers
 from jmamba.layers.selection import torch_uniform
-from jmamba.layers.stack import Remat, stack_layers
+from jmamba.layers.stack import Remat
 from jmamba.layers.tabulation import tabulated
 from jmamba.models.base import Loaded, StackedModel
-from jmamba.models.cache import CACHE_AXES, GenerationCache, open_cache
+from jmamba.models.cache import GenerationCache, cache_letters, open_cache
 from jmamba.models.texts import TEXT_AXES, Texts, as_tokens, compact, read_texts
 from jmamba.ops.sharding import hold, keep_places
 from jmamba.requests import take_token
-from jmamba.types import ArrayLike, LayerCache, Tokens, exportable
+from jmamba.types import ArrayLike, Tokens, exportable
 from jmamba_kernels import accumulation_dtype
 from jmamba_kernels.versions import matmul_into
 
@@ -35,7 +36,7 @@ class LMOutput(NamedTuple):
     """Next-token logits in float32 and what the model remembers of the tokens."""
 
     logits: Float[Array, "b l v"]
-    cache: LayerCache
+    cache: Any
 
 
 class LanguageModel(StackedModel):
@@ -73,18 +74,11 @@ class LanguageModel(StackedModel):
     ):
         precision = Precision(jnp.dtype(param_dtype), jnp.dtype(dtype))
         self.config, self.remat, self.dtype = config, remat, precision.compute
-        norm = partial(
-            RMSNorm, config.d_model, eps=config.norm_eps, precision=precision
-        )
-
-        def block(rngs):
-            return Block(norm(), self.make_mixer(config, precision, rngs))
-
         table_shape = (config.vocab_size, config.d_model)
         table = jax.random.normal(rngs.params(), table_shape, precision.param)
         self.embedding = nnx.Param(table * jnp.asarray(0.02, table.dtype))
-        self.layers = stack_layers(block, config.num_layers, rngs)
-        self.norm_f = norm()
+        self.layers = self.make_layers(config, precision, rngs)
+        self.norm_f = RMSNorm(config.d_model, eps=config.norm_eps, precision=precision)
         head_shape = (config.d_model, config.vocab_size)
         self.lm_head = nnx.data(
             None
@@ -138,6 +132,24 @@ class LanguageModel(StackedModel):
         return model
 
     @classmethod
+    def make_layers(cls, config: Any, precision: Precision, rngs: nnx.Rngs) -> Any:
+        """Return the stacked blocks.
+
+        Args:
+          config: of the model.
+          precision: its dtypes.
+          rngs: source of the initial weights.
+        """
+        norm = partial(
+            RMSNorm, config.d_model, eps=config.norm_eps, precision=precision
+        )
+
+        def block(rngs):
+            return Block(norm(), cls.make_mixer(config, precision, rngs))
+
+        return stack_layers(block, config.num_layers, rngs)
+
+    @classmethod
     def make_mixer(cls, config: Any, precision: Precision, rngs: nnx.Rngs) -> Mixer:
         """Return the mixer of one block.
 
@@ -156,7 +168,7 @@ class LanguageModel(StackedModel):
         inputs_embeds: Float[Array, "b l m"] | ArrayLike | None = None,
         attention_mask: Int[Array, "b l"] | ArrayLike | None = None,
         segment_ids: Int[Array, "b l"] | ArrayLike | None = None,
-        cache: LayerCache | GenerationCache | Any = None,
+        cache: GenerationCache | Any = None,
     ) -> LMOutput:
         """Return next-token logits for every position.
 
@@ -226,7 +238,12 @@ class LanguageModel(StackedModel):
         head = self.embedding[...].T if self.lm_head is None else self.lm_head[...]
         head = hold(head, "mv")
         dtype = accumulation_dtype(x.dtype)
-        return at("logits", matmul_into(x, head.astype(x.dtype), dtype))
+        logits = matmul_into(x, head.astype(x.dtype), dtype)
+        return at("logits", self.scale_logits(logits))
+
+    def scale_logits(self, logits: Float[Array, "*b v"]) -> Float[Array, "*b v"]:
+        """Return logits as the model puts them out, of what its last map does."""
+        return logits
 
     def read(
         self,
@@ -258,7 +275,7 @@ class LanguageModel(StackedModel):
         """Return the last token, off which the next one is read."""
         return length - 1
 
-    def empty_cache(self, batch: int) -> LayerCache:
+    def empty_cache(self, batch: int) -> Any:
         """Return the cache of a model that has seen no token."""
         one = self.layers.mixer.empty_cache(batch, self.dtype)
         count = self.config.num_layers
@@ -267,12 +284,14 @@ class LanguageModel(StackedModel):
 
 @partial(jax.jit, static_argnames="graphdef")
 def _forward(graphdef, state, texts: Texts, cache):
-    cache_axes = "" if cache is None else CACHE_AXES
-    out_axes: Any = LMOutput("blv", CACHE_AXES)  # pyright: ignore[reportArgumentType]
+    model = nnx.merge(graphdef, state)
+    letters = cache_letters(model)
+    cache_axes = "" if cache is None else letters
+    out_axes: Any = LMOutput("blv", letters)  # pyright: ignore[reportArgumentType]
     return keep_places(
         partial(_run, graphdef),
         (texts, cache, state),
-        (TEXT_AXES, cache_axes, shared_letters(nnx.merge(graphdef, state))),
+        (TEXT_AXES, cache_axes, shared_letters(model)),
         out_axes,
     )
 

@@ -24,6 +24,13 @@ AROUND_KEYS = {
 }
 """Tensor that all of these mixers have -> its parameter, and how it changes."""
 
+HEADS_KEYS = {
+    **AROUND_KEYS,
+    "dt_bias": ("dt_bias", SAME),
+    "norm.weight": ("norm.scale", SAME),
+}
+"""The same of all tensors of a Mamba-2 mixer."""
+
 MIXER_KEYS = {
     **AROUND_KEYS,
     "x_proj.weight": ("x_proj.kernel", TRANSPOSE),

@@ -95,4 +95,4 @@ def slots_of(
         row._replace(aliases=(*row.aliases, *seconds.get(row.path, ())))
         for row in architecture.table(layout, parameters)
     ]
-    return slots(table, shapes_of(parameters), keys)
+    return slots(table, shapes_of(parameters), keys, getattr(config, "run_starts", {}))

@@ -11,8 +11,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jmamba.attention.matrices.reduction import reduced_attention
 from jmamba.layers.letters import path_of, shared_letters
+from jmamba.layers.room import add_room
 from jmamba.layers.stack import Remat
-from jmamba.models.cache import CACHE_AXES
+from jmamba.models.cache import cache_letters
 from jmamba.models.language_model import LMOutput
 from jmamba.models.sharding import Sharding
 from jmamba.models.skeleton import Skeleton, make_skeleton
@@ -21,7 +22,6 @@ from jmamba.training.batches import TextBatch, text_loss
 from jmamba.training.classification import Labelled, classification_loss
 from jmamba.training.loop import TrainState, train_step
 from jmamba.training.optimizer import make_optimizer, make_schedule
-from jmamba.types import LayerCache
 
 
 class Workload(NamedTuple):
@@ -133,15 +133,19 @@ def _prefill(graphdef, state, tokens):
         passed = model.run_layers(model.embed(tokens))
         return LMOutput(model.read(passed.x), passed.cache)
 
-    letters = shared_letters(nnx.merge(graphdef, state))
-    out_axes: Any = LMOutput("bv", CACHE_AXES)  # pyright: ignore[reportArgumentType]
+    model = nnx.merge(graphdef, state)
+    letters = shared_letters(model)
+    out_axes: Any = LMOutput("bv", cache_letters(model))  # pyright: ignore[reportArgumentType]
     return keep_places(run, (tokens, state), ("bl", letters), out_axes)
 
 
 def _stepping(task: Workload, skeleton: Skeleton) -> Call:
-    empty = jax.eval_shape(lambda: skeleton.model.empty_cache(task.batch))
+    model = skeleton.model
+    empty = jax.eval_shape(lambda: add_room(model.empty_cache(task.batch), task.length))
     cache = jax.tree.map(
-        lambda letters, x: _array(task, letters, x.shape, x.dtype), CACHE_AXES, empty
+        lambda letters, x: _array(task, letters, x.shape, x.dtype),
+        cache_letters(model),
+        empty,
     )
     arguments = {
         "parameters": _parameters(task, skeleton),
@@ -152,7 +156,7 @@ def _stepping(task: Workload, skeleton: Skeleton) -> Call:
     return Call(run, arguments)
 
 
-def _decode(graphdef, state, cache: LayerCache, tokens):
+def _decode(graphdef, state, cache, tokens):
     return nnx.merge(graphdef, state)(tokens, cache=cache)
 
 

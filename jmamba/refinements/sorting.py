@@ -11,8 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jmamba.layers.norm import Precision
+from jmamba.layers.runs import Run, take_layers
 from jmamba.layers.selection import Selection
-from jmamba.layers.stack import Run, take_layers
 from jmamba.refinements.permutations import (
     keep_place,
     normalise_scores,

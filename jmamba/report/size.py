@@ -1,5 +1,6 @@
 """How large a model's layers are, whatever they are: what estimates of cost need."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.recurrence import directions_of
+from jmamba.types import SideBySide, SoftmaxAttention
 
 
 class Size(NamedTuple):
@@ -17,7 +19,8 @@ class Size(NamedTuple):
       layers: how many there are.
       parameters: numbers in them.
       channels: of the recurrences of the widest layer, all directions together.
-      states: numbers that the recurrences of all layers hold.
+      states: numbers that the recurrences of all layers hold; softmax attention, which
+        holds every token, is not counted.
     """
 
     layers: int
@@ -48,11 +51,22 @@ def size_of(model: LayeredModel) -> Size:
         def project(parameters, run=run):
             block = run.open(jax.tree.map(lambda x: x[0], parameters))
             x = jnp.zeros((1, 1, model.config.d_model), block.norm.compute)
-            return directions_of(block.project(x).recurrence)
+            return block.project(x).recurrence
 
-        sides = jax.eval_shape(project, run.parameters)
+        made = jax.eval_shape(project, run.parameters)
         count = run.layers.stop - run.layers.start
         parameters += sum(np.size(x) for x in jax.tree.leaves(run.parameters))
-        channels = max(channels, sum(side.u.shape[-1] for side in sides))
+        softmax = 0
+        if isinstance(made, SideBySide):
+            made, softmax = made.recurrent, _channels(made.attention)
+        if isinstance(made, SoftmaxAttention):
+            channels = max(channels, _channels(made))
+            continue
+        sides = directions_of(made)
+        channels = max(channels, softmax + sum(side.u.shape[-1] for side in sides))
         states += count * sum(side.u.shape[-1] * side.B.shape[-1] for side in sides)
     return Size(model.config.num_layers, parameters, channels, states)
+
+
+def _channels(attention: SoftmaxAttention) -> int:
+    return math.prod(attention.queries.shape[-2:])

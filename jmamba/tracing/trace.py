@@ -14,7 +14,14 @@ from jmamba.layers.model import LayeredModel
 from jmamba.layers.recurrence import states_after
 from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import choose_layers, choose_positions
-from jmamba.types import ArrayLike, BidirectionalRecurrence, Images, Tokens, exportable
+from jmamba.types import (
+    ArrayLike,
+    BidirectionalRecurrence,
+    ByRun,
+    Images,
+    Tokens,
+    exportable,
+)
 
 
 @exportable
@@ -25,7 +32,8 @@ class Trace(NamedTuple):
       layers: which layers these are, in ascending order.
       recurrence: what each projected its input to, a `Recurrence`, or of layers that
         read in both directions a `BidirectionalRecurrence`; of a model that sorts
-        tokens with the orders of all its layers.
+        tokens with the orders of all its layers; of softmax attention, and a `ByRun`
+        where kinds of layers differ.
       residual_in: the residual stream entering each layer; of images with the class
         token.
       residual_out: the residual stream leaving each layer.
@@ -66,7 +74,10 @@ class Trace(NamedTuple):
                 f"Layer {index} is not in this trace, which holds {layers}; trace with "
                 f"layers=[..., {index}]."
             )
-        return jax.tree.map(lambda x: x[layers.index(index)], self.recurrence)
+        place = layers.index(index)
+        if isinstance(self.recurrence, ByRun):
+            return self.recurrence.layer(place)
+        return jax.tree.map(lambda x: x[place], self.recurrence)
 
 
 @on_any_mesh
@@ -92,7 +103,7 @@ def trace(
 
     Raises:
       ValueError: inputs do not fit the model, a layer or a token does not exist, or
-        states are asked for of a layer that sorts its tokens.
+        states are asked for of a layer that sorts its tokens, or has none.
 
     Examples:
       >>> from jmamba import MambaConfig, MambaLM
@@ -104,6 +115,8 @@ def trace(
     """
     checked = model.check_inputs(inputs)
     chosen = choose_layers(layers, model.config.num_layers)
+    if states is not None:
+        _check_states(model, chosen)
     graphdef, state = nnx.split(model)
     tokens = None
     if states is not None:
@@ -126,6 +139,18 @@ def _trace(graphdef, state, inputs, tokens, layers):
     return Trace(
         jnp.asarray(layers), recurrence, residual_in, residual_out, logits, states
     )
+
+
+def _check_states(model: LayeredModel, layers: Sequence[int]) -> None:
+    """Raise if a layer has no state to keep."""
+    runs = [run for run in model.runs() if not run.is_recurrent]
+    wrong = [i for i in layers if any(i in run for run in runs)]
+    if wrong:
+        right = [i for i in layers if i not in wrong]
+        raise ValueError(
+            f"Layers {wrong} hold softmax attention, which has no state of one size; "
+            f"give layers={right}, which are recurrent, or leave states= out."
+        )
 
 
 def _states(recurrence: Any, tokens: Int[Array, "q"]) -> Any:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from jmamba import LanguageModel, MambaConfig, MambaLM, Vim, VimConfig
 from jmamba.checkpoints import CheckpointError, convert, load_orbax, save_orbax
-from jmamba.layers.stack import stack_layers
+from jmamba.layers.runs import stack_layers
 from jmamba.models import Architecture, architecture_of, find_architecture, register
 from jmamba.models.base import StackedModel
 from jmamba.models.skeleton import make_skeleton, parameters_of

@@ -182,7 +182,7 @@ def test_mistakes_of_a_config_are_said(changes, message, tmp_path):
 
 
 ORIGINAL_MISTAKES = [
-    ({"attn_layer_idx": [9, 18]}, r"attn_layer_idx = \[9, 18\], needs \[\]"),
+    ({"attn_layer_idx": [9, 18]}, r"attn_layer_idx must be .* from 0 to 1, but is"),
     ({"ssm": {"d_ssm": 8}}, "d_ssm = 8: layers of which a part"),
     ({"ssm": {"rotary": 1}}, "ssm_cfg holds keys that jmamba does not know: rotary"),
 ]

@@ -19,7 +19,7 @@ from jmamba.dynamics import (
     token_jacobian,
 )
 from jmamba.dynamics.trained.layer_jacobian import READERS_AT_ONCE, squared_layer_norms
-from jmamba.layers.stack import cut_runs
+from jmamba.layers.runs import cut_runs
 from jmamba_kernels.versions import enable_x64
 
 FALCON = {"mixer_rms_eps": 1e-6}

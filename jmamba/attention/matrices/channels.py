@@ -18,7 +18,7 @@ from jmamba.attention.matrices.factors import (
 )
 from jmamba.attention.matrices.halving import whole_attention
 from jmamba.ops.meshes import on_any_mesh
-from jmamba.types import GatedRecurrence, Recurrence
+from jmamba.types import OfHeads, Recurrence, SideBySide
 
 
 @on_any_mesh
@@ -123,11 +123,14 @@ def count_matrices(recurrence: Recurrence, fold: Collection[str]) -> int:
 
 
 def measure_inputs(
-    inputs: AnyInputs | GatedRecurrence, fold: Collection[str]
+    inputs: AnyInputs | OfHeads | SideBySide, fold: Collection[str]
 ) -> tuple[int, int, int, jnp.dtype]:
     """Return numbers of texts, tokens and matrices, and the dtype of these."""
-    if isinstance(inputs, GatedRecurrence):
-        batch, length, heads = inputs.values.shape[:3]
+    if isinstance(inputs, SideBySide):
+        batch, length, own, dtype = measure_inputs(inputs.recurrent, fold)
+        return batch, length, own + inputs.attention.queries.shape[2], dtype
+    if isinstance(inputs, OfHeads):
+        batch, length, heads = inputs.queries.shape[:3]
         return batch, length, heads, inputs.values.dtype
     one = first_recurrence(inputs)
     batch, length = one.u.shape[:2]

@@ -1,5 +1,7 @@
 """Taking a block's mixer apart into factors."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -15,12 +17,15 @@ from jmamba.layers.mixer import Convolution, Mixer
 from jmamba.layers.recurrence import directions_of, run_recurrence
 from jmamba.ops import causal_conv1d
 from jmamba.ops.meshes import on_any_mesh
-from jmamba.types import BidirectionalRecurrence, Recurrence
+from jmamba.types import BidirectionalRecurrence, Recurrence, SideBySide
 
 
 @on_any_mesh
-def factorise(block: Block, x: Float[Array, "b l m"]) -> Factors | BidirectionalFactors:
-    """Return the factors of a block's mixer.
+def factorise(block: Block, x: Float[Array, "b l m"]) -> Any:
+    """Return the `Factors` of a block, or the `BidirectionalFactors` of two directions.
+
+    Of a recurrence and attention side by side, they are a `SideBySide` of the factors
+    of the one and the other as it is.
 
     Args:
       block: `model.layer(i)`.
@@ -40,6 +45,12 @@ def factorise(block: Block, x: Float[Array, "b l m"]) -> Factors | Bidirectional
       ((1, 5, 32), (32, 4))
     """
     recurrence, _, convolutions = block.project(x)
+    if isinstance(recurrence, SideBySide):
+        mixer: Any = block.mixer
+        own = _factorise_direction(
+            mixer.recurrent, recurrence.recurrent, *convolutions or (None,)
+        )
+        return SideBySide(own, recurrence.attention)
     directions = directions_of(recurrence)
     orders = getattr(recurrence, "orders", None)
     if orders is not None and not convolutions:

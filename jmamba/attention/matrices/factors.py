@@ -9,8 +9,10 @@ from jmamba.requests import check_sizes
 from jmamba.types import (
     AnyRecurrence,
     BidirectionalRecurrence,
-    GatedRecurrence,
+    OfHeads,
     Recurrence,
+    SideBySide,
+    SoftmaxAttention,
 )
 
 FOLDS = ("D", "silu", "conv", "gate")
@@ -125,7 +127,7 @@ def recurrence_in(inputs: Recurrence | Factors) -> Recurrence:
     return inputs.recurrence if isinstance(inputs, Factors) else inputs
 
 
-def check_fold(inputs: AnyInputs | GatedRecurrence, fold: Collection[str]) -> None:
+def check_fold(inputs: AnyInputs | OfHeads | SideBySide, fold: Collection[str]) -> None:
     """Raise unless the parts can be folded into the attention of these inputs.
 
     Raises:
@@ -137,12 +139,14 @@ def check_fold(inputs: AnyInputs | GatedRecurrence, fold: Collection[str]) -> No
             f"fold={fold!r}: give some of {', '.join(FOLDS)}, as in "
             'fold=("conv", "silu"), or () for the recurrence alone.'
         )
-    if isinstance(inputs, GatedRecurrence):
+    if isinstance(inputs, SideBySide):
+        return check_fold(inputs.recurrent, fold)
+    if isinstance(inputs, OfHeads):
         if fold:
-            raise ValueError(
-                f"fold={tuple(fold)}: what is around a recurrence made of parameters "
-                "is not known; give fold=()."
-            )
+            around = "what is around a recurrence made of parameters is not known"
+            if isinstance(inputs, SoftmaxAttention):
+                around = "softmax attention has nothing around it that could be part"
+            raise ValueError(f"fold={tuple(fold)}: {around}; give fold=().")
         return
     has_factors = all(isinstance(one, Factors) for one in split_directions(inputs))
     if not has_factors and needs_factors(fold):

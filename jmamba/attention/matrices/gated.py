@@ -14,8 +14,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jmamba.attention.matrices.softmax import attend_softmax
 from jmamba.recurrences.maxima import divisor, running_maxima
-from jmamba.types import GatedRecurrence
+from jmamba.types import GatedRecurrence, OfHeads, SoftmaxAttention
+
+
+def attend_heads(
+    recurrence: OfHeads,
+    rows: Int[Array, "q"],
+    reduce: Callable[[Array], Array] | None = None,
+) -> Array:
+    """Return rows of all heads' matrices (b h q l), or what `reduce` makes of them.
+
+    Args:
+      recurrence: of a layer.
+      rows: query positions.
+      reduce: takes a column of every head, (b, h, q), and may reduce heads, which keeps
+        matrices of all heads from being made; None for the rows themselves.
+    """
+    if isinstance(recurrence, SoftmaxAttention):
+        return attend_softmax(recurrence, rows, reduce)
+    return attend_gated(recurrence, rows, reduce or (lambda column: column))
 
 
 def attend_gated(

@@ -2,9 +2,11 @@
 
 from collections.abc import Collection, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jmamba.attention.matrices.channels import (
@@ -14,15 +16,15 @@ from jmamba.attention.matrices.channels import (
     open_directions,
 )
 from jmamba.attention.matrices.factors import AnyInputs, check_fold, first_recurrence
-from jmamba.attention.matrices.gated import attend_gated
+from jmamba.attention.matrices.gated import attend_heads
 from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import RESULT_BYTES, check_finite, check_memory, choose_positions
-from jmamba.types import OF_HEADS, GatedRecurrence, Recurrence
+from jmamba.types import OF_HEADS, OfHeads, Recurrence, SideBySide, SoftmaxAttention
 
 
 @on_any_mesh
 def hidden_attention(
-    recurrence: AnyInputs | GatedRecurrence,
+    recurrence: AnyInputs | OfHeads | SideBySide,
     *,
     fold: Collection[str] = (),
     channels: Sequence[int] | None = None,
@@ -31,7 +33,8 @@ def hidden_attention(
 ) -> Float[Array, "b c q l"]:
     """Return exact attention matrices of one layer, one per head or channel.
 
-    See `channel_attention` for the formula. A single row costs O(l d n). A layer has a
+    See `channel_attention` for the formula; of a layer of softmax attention they are
+    its weights. A single row costs O(l d n). A layer has a
     matrix for each head of its recurrence, which in Mamba-1 are its channels. The
     matrices of both directions of Vision Mamba add up to full ones; that the mixer
     halves their sum is left out, as in the paper.
@@ -79,25 +82,48 @@ def hidden_attention(
     check_fold(recurrence, fold)
     check_finite(recurrence._asdict(), "attention")
     batch, length, matrices, dtype = measure_inputs(recurrence, fold)
+    if isinstance(recurrence, SideBySide):
+        return _side_by_side(recurrence, matrices, fold, channels, rows, memory_limit)
     queries = choose_positions(rows, length, "rows")
     chosen = choose_positions(channels, matrices, "channels")
     sizes = {"texts": batch, "channels": len(chosen)}
     sizes |= {"rows": len(queries), "tokens": length}
     check_memory("hidden_attention", sizes, dtype.itemsize, memory_limit)
-    if isinstance(recurrence, GatedRecurrence):
-        return _gated_attention(recurrence, chosen, queries)
+    if isinstance(recurrence, OfHeads):
+        return _attention_of_heads(recurrence, chosen, queries)
     queries = None if rows is None else queries
     return _hidden_attention(recurrence, chosen, queries, tuple(fold))
 
 
+def _side_by_side(recurrence, matrices, fold, channels, rows, memory_limit):
+    """Return the matrices of the recurrence, and those of the attention behind them."""
+    attention = recurrence.attention
+    first = matrices - attention.queries.shape[2]
+    chosen = choose_positions(channels, matrices, "channels").tolist()
+    limit: dict[str, Any] = {"rows": rows, "memory_limit": memory_limit}
+    parts = [
+        (recurrence.recurrent, fold, [i for i in chosen if i < first]),
+        (attention, (), [i - first for i in chosen if i >= first]),
+    ]
+    made = [
+        hidden_attention(one, fold=folded, channels=own, **limit)
+        for one, folded, own in parts
+        if own
+    ]
+    order = sorted(range(len(chosen)), key=lambda i: (chosen[i] >= first, i))
+    return jnp.concatenate(made, axis=1)[:, np.argsort(order)]
+
+
 @jax.jit
-def _gated_attention(recurrence, heads, rows):
+def _attention_of_heads(recurrence, heads, rows):
+    if isinstance(recurrence, SoftmaxAttention):  # heads share keys
+        return attend_heads(recurrence, rows)[:, heads]
     chosen = {
         name: x[heads] if name in OF_HEADS else x[:, :, heads]
         for name, x in recurrence._asdict().items()
         if x is not None
     }
-    return attend_gated(recurrence._replace(**chosen), rows)
+    return attend_heads(recurrence._replace(**chosen), rows)
 
 
 @partial(jax.jit, static_argnames="fold")

@@ -17,10 +17,10 @@ from jmamba.attention.matrices.channels import (
     with_channels,
 )
 from jmamba.attention.matrices.factors import AnyInputs, check_fold
-from jmamba.attention.matrices.gated import attend_gated
+from jmamba.attention.matrices.gated import attend_heads
 from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import RESULT_BYTES, check_finite, check_memory, choose_positions
-from jmamba.types import GatedRecurrence
+from jmamba.types import OfHeads, SideBySide
 
 
 class Reduction(NamedTuple):
@@ -54,7 +54,7 @@ small models and for `top` channels.
 
 @on_any_mesh
 def reduced_attention(
-    recurrence: AnyInputs | GatedRecurrence,
+    recurrence: AnyInputs | OfHeads | SideBySide,
     reduction: str = "mean_abs",
     *,
     fold: Collection[str] = (),
@@ -126,6 +126,9 @@ def reduced_attention(
     usual = 96 if reduction == "mean" and queries is None else 8
     at_once = max(1, min(channels_at_once or usual, channels))
     options = {"fold": tuple(fold), "at_once": at_once}
+    if isinstance(recurrence, SideBySide):
+        _check_whole(top)
+        return _reduced_side_by_side(recurrence, queries, reduction, **options)
     if top is None:
         return _reduced_attention(recurrence, queries, None, reduction, **options)
     best = _top_channels(recurrence, queries, top, **options)
@@ -136,7 +139,7 @@ def reduced_attention(
 
 @on_any_mesh
 def top_channels(
-    recurrence: AnyInputs | GatedRecurrence,
+    recurrence: AnyInputs | OfHeads | SideBySide,
     count: int,
     *,
     fold: Collection[str] = (),
@@ -170,6 +173,8 @@ def top_channels(
     check_fold(recurrence, fold)
     check_finite(recurrence._asdict(), "attention")
     batch, length, channels, _ = measure_inputs(recurrence, fold)
+    if isinstance(recurrence, SideBySide):
+        _check_whole(count)
     if not 1 <= count <= channels:
         raise ValueError(
             f"count={count}: give 1 to {channels}, the number of channels."
@@ -181,8 +186,8 @@ def top_channels(
 
 @partial(jax.jit, static_argnames=("count", "fold", "at_once"))
 def _top_channels(recurrence, rows, count, fold, at_once):
-    if isinstance(recurrence, GatedRecurrence):
-        weights = attend_gated(
+    if isinstance(recurrence, OfHeads):
+        weights = attend_heads(
             recurrence, _rows_of(recurrence, rows), lambda a: jnp.sum(jnp.abs(a), -1)
         )
         return jax.lax.top_k(jnp.sum(weights, axis=-1), count)[1]
@@ -198,8 +203,8 @@ def _top_channels(recurrence, rows, count, fold, at_once):
 @partial(jax.jit, static_argnames=("reduction", "fold", "at_once"))
 def _reduced_attention(recurrence, rows, mask, reduction, fold, at_once):
     each, combine, across, start, mean = REDUCTIONS[reduction]
-    if isinstance(recurrence, GatedRecurrence):
-        return _reduced_gated(recurrence, rows, mask, REDUCTIONS[reduction])
+    if isinstance(recurrence, OfHeads):
+        return _reduced_heads(recurrence, rows, mask, REDUCTIONS[reduction])
     directions = open_directions(recurrence, fold)
     delta = directions[0].channels.delta
     channels, batch, length = delta.shape
@@ -225,9 +230,33 @@ def _reduced_attention(recurrence, rows, mask, reduction, fold, at_once):
     return total / number if mean else total
 
 
-def _reduced_gated(recurrence, rows, mask, reduction):
+def _check_whole(top: int | None) -> None:
+    """Raise if channels of a layer of two mixers are to be picked."""
+    if top is not None:
+        raise ValueError(
+            f"top={top}: this layer is a recurrence and attention side by side; give "
+            "one of them, recurrence.recurrent or recurrence.attention."
+        )
+
+
+def _reduced_side_by_side(recurrence: SideBySide, rows, reduction, fold, at_once):
+    """Reduce the matrices of the recurrence and those of the attention together."""
+    _, combine, _, _, mean = REDUCTIONS[reduction]
+    parts = (recurrence.recurrent, fold), (recurrence.attention, ())
+    made = [
+        _reduced_attention(one, rows, None, reduction, fold=own, at_once=at_once)
+        for one, own in parts
+    ]
+    if not mean:
+        return combine(*made)
+    counts = [measure_inputs(one, own)[2] for one, own in parts]
+    shares = [jnp.asarray(n / sum(counts), made[0].dtype) for n in counts]
+    return combine(*(share * x for share, x in zip(shares, made, strict=True)))
+
+
+def _reduced_heads(recurrence, rows, mask, reduction):
     """Reduce the heads of every column of the matrices before there are matrices."""
-    heads = recurrence.values.shape[2]
+    heads = recurrence.queries.shape[2]
     number = jnp.asarray(heads) if mask is None else jnp.sum(mask[:, 0])
 
     def reduce(column):
@@ -236,11 +265,11 @@ def _reduced_gated(recurrence, rows, mask, reduction):
             column = jnp.where(mask.T[:, :, None], column, reduction.start)
         return reduction.across(column, axis=1)
 
-    total = attend_gated(recurrence, _rows_of(recurrence, rows), reduce)
+    total = attend_heads(recurrence, _rows_of(recurrence, rows), reduce)
     return total / number.astype(total.dtype) if reduction.mean else total
 
 
-def _rows_of(recurrence: GatedRecurrence, rows) -> Int[Array, "q"]:
+def _rows_of(recurrence: OfHeads, rows) -> Int[Array, "q"]:
     return jnp.arange(recurrence.values.shape[1]) if rows is None else rows[0]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -12,13 +13,15 @@ from jmamba.attention.matrices.channels import (
     open_directions,
 )
 from jmamba.attention.matrices.factors import AnyInputs
+from jmamba.attention.matrices.gated import attend_heads
+from jmamba.types import SideBySide, SoftmaxAttention
 
 CHANNELS_AT_ONCE = 8
 """Channels whose whole matrices are in memory together."""
 
 
 def query_rows(
-    recurrence: AnyInputs,
+    recurrence: AnyInputs | SoftmaxAttention | SideBySide,
     query: Int[Array, "b"] | None,
     *,
     fold: Collection[str] = (),
@@ -29,9 +32,16 @@ def query_rows(
     Args:
       recurrence: of a layer, or its `factorise`.
       query: a token of each sample, counted from 0.
-      fold: what else is part of the matrices.
-      exact: whether the row is the definition's, or that of `released_row`.
+      fold: what else is part of the matrices; of softmax attention nothing is.
+      exact: whether the row is the definition's, or that of `released_row`; that of
+        softmax attention is always the definition's.
     """
+    if isinstance(recurrence, SideBySide):
+        own = query_rows(recurrence.recurrent, query, fold=fold, exact=exact)
+        other = _softmax_rows(recurrence.attention, query)
+        return jnp.concatenate([own, other.astype(own.dtype)], axis=1)
+    if isinstance(recurrence, SoftmaxAttention):
+        return _softmax_rows(recurrence, query)
     directions = open_directions(recurrence, fold)
     if query is None:
         mean = map_channels(
@@ -43,6 +53,18 @@ def query_rows(
     if exact:
         return jnp.swapaxes(attend(directions, query[:, None])[:, :, 0], 0, 1)
     return jnp.swapaxes(released_row(directions, query), 0, 1)
+
+
+def _softmax_rows(attention: SoftmaxAttention, query):
+    if query is None:
+        every = jnp.arange(attention.queries.shape[1])
+        return jnp.mean(attend_heads(attention, every), axis=2)
+
+    def one(attention, query):
+        alone = jax.tree.map(lambda x: x[None], attention)
+        return attend_heads(alone, query[None])[0, :, 0]
+
+    return jax.vmap(one)(attention, query)
 
 
 def released_row(

@@ -12,9 +12,11 @@ from jaxtyping import Array, Float, Float64, Int
 
 from jmamba.attention.matrices.channels import attend, map_channels, open_directions
 from jmamba.attention.matrices.reduction import REDUCTIONS
+from jmamba.attention.matrices.rows import query_rows
 from jmamba.attention.question import Inputs, PerSample, ask
 from jmamba.layers.model import LayeredModel
 from jmamba.ops.meshes import on_any_mesh
+from jmamba.types import SideBySide, SoftmaxAttention
 from jmamba_kernels import accumulation_dtype
 
 CHANNELS_AT_ONCE = 64
@@ -25,12 +27,13 @@ class LayerMeasures(NamedTuple):
     """What every layer does with every sample.
 
     Attributes:
-      distance: mean distance of what each channel reads, in tokens.
+      distance: mean distance of what each channel reads, in tokens; a `ByRun` where
+        kinds of layers have other numbers of channels or heads.
       similarity: mean cosine of the tokens that leave the layer.
       row: the query's attention, reduced over channels.
     """
 
-    distance: Float[Array, "s b d"]
+    distance: Any
     similarity: Float[Array, "s b"]
     row: Float[Array, "s b l"]
 
@@ -39,14 +42,15 @@ class LayerAverages(NamedTuple):
     """The same, averaged over the samples of a data set.
 
     Attributes:
-      distance: mean distance of what each channel reads, in tokens.
+      distance: mean distance of what each channel reads, in tokens; a `ByRun` where
+        kinds of layers have other numbers of channels or heads.
       similarity: mean cosine of the tokens that leave the layer.
       row: the query's attention, reduced over channels: of class tokens the map of
         their position bias.
       samples: how many there were.
     """
 
-    distance: Float64[np.ndarray, "s d"]
+    distance: Any
     similarity: Float64[np.ndarray, "s"]
     row: Float64[np.ndarray, "s l"]
     samples: int
@@ -180,16 +184,27 @@ def _measure_layers(graphdef, state, inputs, query, reduction):
     model = nnx.merge(graphdef, state)
 
     def measure(block, x, out):
-        rows = map_channels(
-            open_directions(out.recurrence, ()),
-            lambda one: attend(one, query[:, None])[0, :, 0],
-            CHANNELS_AT_ONCE,
-        )  # d b l
+        rows = _query_rows(out.recurrence, query)  # d b l
         each, _, across, _, mean = REDUCTIONS[reduction]
         row = across(each(rows), axis=0) / (rows.shape[0] if mean else 1)
-        return LayerMeasures(mean_distance(rows, query).T, mean_cosine(out.x), row)
+        return mean_distance(rows, query).T, mean_cosine(out.x), row
 
-    return model.run_layers(model.embed(inputs), read=measure).found
+    return LayerMeasures(*model.run_layers(model.embed(inputs), read=measure).found)
+
+
+def _query_rows(recurrence, query):
+    """Return the query's row of every channel, a few at a time, or head."""
+    if isinstance(recurrence, SoftmaxAttention | SideBySide):
+        return jnp.swapaxes(query_rows(recurrence, query), 0, 1)
+    return map_channels(
+        open_directions(recurrence, ()),
+        lambda one: attend(one, query[:, None])[0, :, 0],
+        CHANNELS_AT_ONCE,
+    )
+
+
+def _sum_samples(x: Any) -> np.ndarray:  # s b ... -> s ...
+    return np.asarray(x, np.float64).sum(axis=1)
 
 
 @on_any_mesh
@@ -228,24 +243,20 @@ def average_layers(
     References:
       Ali, Zimerman & Wolf, arXiv 2403.01590, section 4, for the maps of class tokens.
     """
-    totals: tuple[np.ndarray, ...] | None = None
+    totals: Any = None
     count = 0
     for batch in batches:
         measures = measure_layers(model, batch, query=query, reduction=reduction)
-        sums = tuple(np.asarray(x, np.float64).sum(axis=1) for x in measures)
+        sums = jax.tree.map(_sum_samples, tuple(measures))
         if totals is not None and totals[2].shape != sums[2].shape:
             raise ValueError(
                 f"A batch has {sums[2].shape[1]} tokens and those before it "
                 f"{totals[2].shape[1]}; average samples of one size."
             )
-        totals = (
-            sums
-            if totals is None
-            else tuple(total + x for total, x in zip(totals, sums, strict=True))
-        )
+        totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
         count += measures.row.shape[1]
         report(count)
     if totals is None:
         raise ValueError("There are no batches; give at least one.")
-    distance, similarity, row = (total / count for total in totals)
+    distance, similarity, row = jax.tree.map(lambda total: total / count, totals)
     return LayerAverages(distance, similarity, row, count)

@@ -1,5 +1,7 @@
 """The attention of one layer as one map: a matrix, or the query's row."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -10,6 +12,7 @@ from jmamba.attention.matrices.reduction import reduced_attention
 from jmamba.attention.matrices.rows import query_rows
 from jmamba.attention.relevance.scaling import discard_lowest, min_max
 from jmamba.attention.relevance.settings import AttentionSettings
+from jmamba.types import SideBySide, SoftmaxAttention
 
 LayerMap = Float[Array, "b l l"] | Float[Array, "b l"]
 
@@ -34,6 +37,10 @@ def measure_layer(
 ) -> LayerMap:
     """Return a layer's attention, reduced over channels as the settings say.
 
+    That of a layer with a softmax is reduced over its heads, with nothing folded in; of
+    a recurrence and attention side by side over the channels or heads of both.
+    Feed-forward layers, which move nothing between tokens, have none.
+
     Args:
       block: the layer.
       x: the residual stream entering it.
@@ -44,8 +51,10 @@ def measure_layer(
       positive: whether attention is cut off below 0 before it is reduced.
       scale: whether `channel_norm` is heeded.
     """
-    recurrence: AnyInputs = out.recurrence
-    if needs_factors(settings.fold):
+    recurrence: AnyInputs | SoftmaxAttention | SideBySide = out.recurrence
+    if isinstance(recurrence, SoftmaxAttention):  # there is nothing to fold in
+        settings = dataclasses.replace(settings, fold=())
+    elif needs_factors(settings.fold):
         recurrence = factorise(block, x)
     if row:
         found = query_rows(recurrence, query, fold=settings.fold, exact=settings.exact)
@@ -57,7 +66,9 @@ def measure_layer(
     if not settings.discard:
         return found
     seen = jnp.ones(found.shape, bool)
-    if len(split_directions(recurrence)) == 1:  # a text's queries see nothing ahead
+    is_softmax = isinstance(recurrence, SoftmaxAttention | SideBySide)
+    if is_softmax or len(split_directions(recurrence)) == 1:
+        # a text's queries see nothing ahead
         keys = jnp.arange(found.shape[-1])
         last = keys[None, :, None]
         if row:
@@ -68,7 +79,9 @@ def measure_layer(
 
 
 def _reduce_matrices(
-    recurrence: AnyInputs, settings: AttentionSettings, positive: bool
+    recurrence: AnyInputs | SoftmaxAttention | SideBySide,
+    settings: AttentionSettings,
+    positive: bool,
 ):
     reduction = settings.channels
     if positive and reduction == "mean":

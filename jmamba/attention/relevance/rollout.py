@@ -35,6 +35,10 @@ def raw_attention(
 ) -> Float[Array, "b l"]:
     """Return the query's attention, the mean over channels and layers.
 
+    Where layers are of several kinds, all count alike: a layer of softmax attention by
+    the mean over its heads, and feed-forward layers, which move nothing between tokens,
+    not at all. So it is in all explanations by attention.
+
     Args:
       model: a `MambaLM` or a `Vim`.
       inputs: token ids (b, l) or images (b, height, width, colours).

@@ -8,7 +8,6 @@ from jmamba.attention.question import pick
 from jmamba.attention.relevance.scaling import min_max
 from jmamba.attention.relevance.settings import AttentionSettings
 from jmamba.layers.model import LayeredModel
-from jmamba.layers.recurrence import directions_of
 from jmamba.layers.stack import walk
 
 
@@ -52,26 +51,43 @@ def token_weights(
       model: the model.
       gradients: what `block_gradients` returned.
       settings: the choices.
+
+    Raises:
+      ValueError: gradients are asked for in front of output projections that
+        feed-forward layers follow.
     """
     here = gradients[:-1] if settings.gradient_at == "block_in" else gradients[1:]
+
+    def reduce(gradient):
+        if settings.gradient_reduce == "mean":
+            return jnp.mean(gradient, axis=-1)
+        return jnp.max(jnp.maximum(gradient, 0), axis=-1)
+
     if settings.gradient_at == "gated_y":
-        here = _before_projection(model, here)
-    if settings.gradient_reduce == "mean":
-        return jnp.mean(here, axis=-1)
-    positive = jnp.max(jnp.maximum(here, 0), axis=-1)
-    return jax.vmap(min_max)(positive)
+        here = _before_projection(model, here, reduce)
+    else:
+        here = reduce(here)
+    return here if settings.gradient_reduce == "mean" else jax.vmap(min_max)(here)
 
 
-def _before_projection(model: LayeredModel, behind: Float[Array, "s b l m"]):
-    """Return the gradient at each direction's part of what the projection reads."""
+def _before_projection(model: LayeredModel, behind: Float[Array, "s b l m"], reduce):
+    """Reduce the gradient at each direction's part of what the projection reads."""
 
     def step(block, _, behind):
-        made = jax.eval_shape(block.project, behind).recurrence
-        width = directions_of(made)[0].u.shape[-1]
-        y = jnp.zeros((*behind.shape[:-1], width), behind.dtype)
+        if not block.is_bare:
+            raise ValueError(
+                'gradient_at="gated_y" needs blocks that add what their mixer puts '
+                "out and nothing else, but behind these are feed-forward layers, or "
+                'outputs are scaled: give gradient_at="block_out".'
+            )
+        y = jax.eval_shape(
+            lambda x: block.mixer.run(block.project(x).recurrence)[0], behind
+        )
+        y = jnp.zeros(y.shape, behind.dtype)
         out, pull = jax.vjp(block.mixer.project_out, y)
         scale = jnp.asarray(block.mixer.scale, behind.dtype)
-        return None, scale * pull(behind.astype(out.dtype))[0].astype(behind.dtype)
+        made = scale * pull(behind.astype(out.dtype))[0].astype(behind.dtype)
+        return None, reduce(made)
 
     return walk(model.runs(), step, None, behind)[1]
 

@@ -57,8 +57,8 @@ def contraction_map(
       memory_limit: bytes that tokens in flight may take, roughly.
 
     Raises:
-      ValueError: there is not one entry per layer, something is not finite, or steps
-        is not between 1 and m.
+      ValueError: a layer is no recurrence, there is not one entry per layer, something
+        is not finite, or steps is not between 1 and m.
 
     Examples:
       >>> import jmamba
@@ -72,6 +72,7 @@ def contraction_map(
       Söderlind, "The logarithmic norm", BIT 2006.
       Lanczos, "An iteration method for the solution of the eigenvalue problem", 1950.
     """
+    model.check_recurrent("contraction_map")
     layers, _, width = residual_in.shape
     count = model.config.num_layers
     if layers != count:

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from jmamba.dynamics.trained.jacobian import check_map
 from jmamba.layers.model import LayeredModel
-from jmamba.layers.stack import Run, cut_runs, walk
+from jmamba.layers.runs import Run, cut_runs
+from jmamba.layers.stack import walk
 from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import WORKING_BYTES, as_key, check_finite
 from jmamba.types import KeyLike, Recurrence

@@ -12,11 +12,12 @@ from jaxtyping import Array, Float
 
 from jmamba.dynamics.trained.layer_jacobian import (
     READERS_AT_ONCE,
-    is_causal,
+    has_structure,
     squared_layer_norms,
 )
 from jmamba.layers.model import LayeredModel
-from jmamba.layers.stack import Run, cut_runs, run_layers
+from jmamba.layers.runs import Run, cut_runs
+from jmamba.layers.stack import run_layers
 from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import WORKING_BYTES, as_key, check_finite, choose_positions
 from jmamba.types import KeyLike
@@ -222,7 +223,7 @@ def _is_layer(f) -> bool:
     """Return whether f is a span of one layer that reads its tokens in order."""
     if not (isinstance(f, Partial) and isinstance(f.func, _Span)):
         return False
-    return f.func.counts == (1,) and is_causal(f.func.runs(f.args[0])[0])
+    return f.func.counts == (1,) and has_structure(f.func.runs(f.args[0])[0])
 
 
 def _squared_layer_norms(f, x, memory_limit):

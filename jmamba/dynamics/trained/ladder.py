@@ -84,7 +84,7 @@ def partial_block(model: MambaLM, index: int, parts: Collection[str] = ()) -> Pa
         raise ValueError(
             f"Unknown parts {', '.join(wrong)}; give some of {', '.join(OMITTED)}."
         )
-    if model.config.is_falcon:
+    if getattr(model.config, "is_falcon", False):
         raise ValueError(
             "partial_block needs gates that are linear in u, but this model divides "
             "them by a norm (Falcon-Mamba). Use a Mamba-1 model."

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from jmamba.layers.block import Block
 from jmamba.layers.recurrence import by_channel
-from jmamba.layers.stack import Run
+from jmamba.layers.runs import Run
 from jmamba.types import Recurrence
 
 READERS_AT_ONCE = 16
@@ -38,10 +38,11 @@ class Primal(NamedTuple):
     y: Float[Array, "p d"]
 
 
-def is_causal(run: Run) -> bool:
-    """Return whether the layers of a run read tokens in their order."""
-    mixer = run.block(run.layers.start).mixer
-    return mixer.empty_cache(1, jnp.float32) is not None
+def has_structure(run: Run) -> bool:
+    """Return whether layers of a run are recurrences in the order of the text alone."""
+    block = run.block(run.layers.start)
+    is_causal = block.mixer.empty_cache(1, jnp.float32) is not None
+    return run.is_recurrent and is_causal and block.is_bare
 
 
 @partial(jax.jit, static_argnames=("open_block", "at_once"))

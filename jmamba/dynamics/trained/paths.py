@@ -110,7 +110,11 @@ def run_paths(
         x = sources[path]
         if id(x) not in made:
             recurrence = block.project(x, over=sources["norm"]).recurrence
-            assert isinstance(recurrence, Recurrence), "a block of one direction"
+            if not isinstance(recurrence, Recurrence):
+                raise ValueError(
+                    "Paths are those of a recurrence of one direction, but this block "
+                    f"projects to {type(recurrence).__name__}; give another layer."
+                )
             made[id(x)] = recurrence
         return made[id(x)]
 
@@ -121,5 +125,4 @@ def run_paths(
         z=recurrence_of("gate").z,
     )
     out, _ = block.mixer.mix(recurrence)
-    x = sources["identity"]
-    return x + out.astype(x.dtype)
+    return block.add(sources["identity"], out)

@@ -76,7 +76,7 @@ def report_regimes(model: LayeredModel, tokens: Tokens | ArrayLike) -> RegimeRep
       tokens: token ids; numbers are means over the texts.
 
     Raises:
-      ValueError: tokens do not fit the model.
+      ValueError: tokens do not fit the model, or a layer is no recurrence.
 
     Examples:
       >>> import jmamba
@@ -91,6 +91,7 @@ def report_regimes(model: LayeredModel, tokens: Tokens | ArrayLike) -> RegimeRep
       Vo et al., arXiv 2410.03292, sections 4 and 5, on data where counts of signs in
       the weights say nothing.
     """
+    model.check_recurrent("report_regimes")
     inside = trace(model, tokens)
     signs = jax.lax.map(measure_signs, inside.recurrence)
     horizons = jax.lax.map(

@@ -73,7 +73,7 @@ def state_map(model: LanguageModel, tokens: Int[Array, "l"] | ArrayLike) -> Part
       tokens: ids of the tokens to read.
 
     Raises:
-      ValueError: tokens do not fit the model.
+      ValueError: tokens do not fit the model, or a layer is no recurrence.
 
     Examples:
       >>> import jmamba
@@ -87,6 +87,7 @@ def state_map(model: LanguageModel, tokens: Int[Array, "l"] | ArrayLike) -> Part
       Halloran, Gulati & Roysdon, "Mamba state-space models are Lyapunov-stable
       learners", arXiv 2406.00209, for one layer with fixed inputs; here for all.
     """
+    model.check_recurrent("state_map")
     tokens = model.check_inputs(as_array(tokens, "tokens")[None])
     graphdef, parameters = nnx.split(model)
     return Partial(_StateMap(graphdef), parameters, tokens[0])

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmamba.files.keys import SAME
 from jmamba.models.mixer_keys import (
-    AROUND_KEYS,
+    HEADS_KEYS,
     HF_KEY,
     ORIGINAL_KEY,
     describe_sizes,
@@ -14,15 +13,9 @@ from jmamba.models.mixer_keys import (
     language_table,
 )
 
-_KEYS = {
-    **AROUND_KEYS,
-    "dt_bias": ("dt_bias", SAME),
-    "norm.weight": ("norm.scale", SAME),
-}
-
 MAMBA2_TABLES = {
-    "original": language_table(_KEYS, ORIGINAL_KEY),
-    "hf": language_table(_KEYS, HF_KEY, ORIGINAL_KEY),
+    "original": language_table(HEADS_KEYS, ORIGINAL_KEY),
+    "hf": language_table(HEADS_KEYS, HF_KEY, ORIGINAL_KEY),
 }
 """Layout -> table."""
 

@@ -56,7 +56,8 @@ def owns_mamba2(raw: Mapping[str, Any]) -> bool:
     """
     if raw.get("model_type") is not None:
         return raw["model_type"] == "mamba2"
-    return "d_model" in raw and layer_kind(raw) == "Mamba2"
+    has_attention = bool(raw.get("attn_layer_idx"))
+    return "d_model" in raw and layer_kind(raw) == "Mamba2" and not has_attention
 
 
 def read_mamba2(raw: Mapping[str, Any]) -> tuple[Mamba2Config, str]:
@@ -67,7 +68,7 @@ def read_mamba2(raw: Mapping[str, Any]) -> tuple[Mamba2Config, str]:
         is not known to leave the maths alone.
     """
     if raw.get("model_type") is None:
-        return _from_original(raw), "original"
+        return Mamba2Config(**read_original(raw)), "original"
     return _from_hf(raw), "hf"
 
 
@@ -108,7 +109,12 @@ def _from_hf(raw: Mapping) -> Mamba2Config:
     )
 
 
-def _from_original(raw: Mapping) -> Mamba2Config:
+def read_original(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a configuration that an original config.json says.
+
+    Raises:
+      CheckpointError: a size is missing, or something is unknown or not computed.
+    """
     check_entries(raw, _ORIGINAL | set(IDS))
     ssm = read_ssm(raw)
     check_entries(ssm, _ORIGINAL_SSM, "ssm_cfg")
@@ -123,7 +129,7 @@ def _from_original(raw: Mapping) -> Mamba2Config:
             "recurrence are not computed by jmamba."
         )
     released = rows in _NEOX_VOCAB  # their tokenizer ends texts by 0
-    return Mamba2Config(
+    return dict(
         vocab_size=padded,
         unpadded_vocab_size=tokens_used(Mamba2Config, raw, padded, _NEOX_VOCAB, rows),
         d_model=d_model,

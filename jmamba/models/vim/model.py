@@ -18,7 +18,8 @@ from jmamba.layers.letters import shared_letters
 from jmamba.layers.model import OUTSIDE
 from jmamba.layers.norm import Precision, RMSNorm
 from jmamba.layers.places import PASS_BY, Watch
-from jmamba.layers.stack import Remat, Run, stack_layers
+from jmamba.layers.runs import Run, stack_layers
+from jmamba.layers.stack import Remat
 from jmamba.layers.tabulation import tabulated
 from jmamba.models.base import StackedModel
 from jmamba.models.vim.config import IMAGENET_MEAN, IMAGENET_STD, VimConfig

@@ -121,8 +121,8 @@ def measure_dynamics(
       progress: told how far each of `STAGES` is.
 
     Raises:
-      ValueError: the text is empty or has tokens the model does not know, or there are
-        not so many exponents.
+      ValueError: the text is empty or has tokens the model does not know, a layer is no
+        recurrence, or there are not so many exponents.
 
     Examples:
       >>> import jmamba
@@ -138,6 +138,7 @@ def measure_dynamics(
       Vo et al., "Demystifying the Token Dynamics of Deep Selective State Space
       Models", arXiv 2410.03292, sections 4 and 5.
     """
+    model.check_recurrent("The report on dynamics")
     ids = encode(tokenizer, text)
     tokens = jnp.asarray(ids, jnp.int32)[None]
     timings: dict[str, float] = {}

@@ -1,0 +1,25 @@
+"""Names of a Bamba language model's tensors."""
+
+from jmamba.files.keys import SAME
+from jmamba.models.hybrid.keys import (
+    ATTENTION_KEYS,
+    SWIGLU,
+    hybrid_table,
+    linear_keys,
+    under,
+)
+from jmamba.models.mixer_keys import HEADS_KEYS
+
+BAMBA_TABLES = {
+    "hf": hybrid_table(
+        {
+            "input_layernorm.weight": ("norm.scale", SAME),
+            **under("mamba", HEADS_KEYS),
+            **under("self_attn", ATTENTION_KEYS),
+            "pre_ff_layernorm.weight": ("feed_forward.norm.scale", SAME),
+            **linear_keys("feed_forward", SWIGLU),
+        },
+        "model.final_layernorm",
+    )
+}
+"""Layout -> table."""

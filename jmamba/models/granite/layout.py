@@ -1,0 +1,125 @@
+"""Configurations of Granite 4 H checkpoints, read and written."""
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+from jmamba.files.errors import CheckpointError
+from jmamba.models.dialects import read_entry, read_size
+from jmamba.models.granite.config import GraniteConfig
+from jmamba.models.hybrid.layout import (
+    KINDS,
+    read_heads,
+    read_kv_heads,
+    read_shared,
+    read_theta,
+    why_not_theirs,
+    write_around,
+    write_heads,
+)
+
+_OWN = (
+    "layer_types layers_block_type num_local_experts shared_intermediate_size"
+    " position_embedding_type embedding_multiplier residual_multiplier logits_scaling"
+    " attention_multiplier"
+    # of experts, which there are none of
+    " intermediate_size num_experts_per_tok output_router_logits router_aux_loss_coef"
+).split()
+_IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+
+
+def read_granite(raw: Mapping[str, Any]) -> tuple[GraniteConfig, str]:
+    """Return the configuration and the layout of a config.json.
+
+    Raises:
+      CheckpointError: it is of a model with experts, or says something that is not
+        computed.
+    """
+    fields = read_shared(GraniteConfig, raw, _OWN, ids=_IDS, norm_eps=1e-6)
+    experts = raw.get("num_local_experts", 8)
+    if experts:
+        raise CheckpointError(
+            f"num_local_experts = {reprlib.repr(experts)}: layers of experts are not "
+            "computed by jmamba, only the dense models (granite-4.0-h-350m and -1b)."
+        )
+    rope = raw.get("position_embedding_type")
+    if rope not in (None, "nope", "rope"):
+        raise CheckpointError(
+            f"position_embedding_type must be 'rope' or null, but is "
+            f"{reprlib.repr(rope)}."
+        )
+    heads = fields["num_query_heads"]
+    numbers: dict[str, Any] = {
+        field: float(read_entry(GraniteConfig, raw, field, name, 1.0))
+        for field, name in _NUMBERS.items()
+    }
+    width = fields["d_model"] // heads
+    return GraniteConfig(
+        **fields,
+        **read_heads(GraniteConfig, raw),
+        **numbers,
+        num_kv_heads=read_kv_heads(GraniteConfig, raw, heads),
+        rope_width=width if rope == "rope" else 0,
+        rope_theta=read_theta(raw),
+        layer_kinds=_read_kinds(raw, fields["num_layers"]),
+        d_feed_forward=read_size(
+            GraniteConfig,
+            raw,
+            "d_feed_forward",
+            "shared_intermediate_size",
+            default=1024,
+        ),
+    ), "hf"
+
+
+_NUMBERS = {
+    "embedding_multiplier": "embedding_multiplier",
+    "residual_multiplier": "residual_multiplier",
+    "logits_divisor": "logits_scaling",
+    "attention_scale": "attention_multiplier",
+}
+"""Field -> entry of a number that something is scaled by."""
+
+
+def _read_kinds(raw: Mapping, count: int) -> tuple[str, ...]:
+    found = raw.get("layer_types") or raw.get("layers_block_type") or ["mamba"] * count
+    unknown = [kind for kind in found if kind not in KINDS]
+    if unknown or isinstance(found, str):
+        raise CheckpointError(
+            f"layer_types holds {reprlib.repr(unknown or found)}; jmamba knows "
+            f"{', '.join(map(repr, KINDS))}."
+        )
+    return tuple(KINDS[kind] for kind in found)
+
+
+def write_granite(config: GraniteConfig, *, dtype: str) -> dict[str, Any]:
+    """Return the `config.json` of a model.
+
+    Args:
+      config: the model.
+      dtype: dtype of the stored weights.
+    """
+    scale = config.attention_scale or config.query_width**-0.5
+    return {
+        **write_around(config, kind="GraniteMoeHybridForCausalLM", dtype=dtype),
+        **write_heads(config),
+        "model_type": "granitemoehybrid",
+        "layer_types": list(config.layer_kinds),
+        "num_local_experts": 0,
+        "num_experts_per_tok": 0,
+        "shared_intermediate_size": config.d_feed_forward,
+        "position_embedding_type": "rope" if config.rope_width else "nope",
+        **{name: getattr(config, field) for field, name in _NUMBERS.items()},
+        "attention_multiplier": scale,
+    }
+
+
+def why_no_granite(config: GraniteConfig | None) -> str | None:
+    """Return what a model is that transformers does not read; None if it does."""
+    if config is None:
+        return None
+    if not config.d_feed_forward or config.use_feed_forward_bias:
+        return "has other feed-forward layers"
+    if config.rope_width not in (0, config.query_width):
+        return "rotates a part of its heads"
+    return why_not_theirs(config)

@@ -1,0 +1,1 @@
+"""What language models of several kinds of layers have in common."""
