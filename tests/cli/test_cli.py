@@ -280,3 +280,14 @@ def test_main_runs_the_command_line(monkeypatch, capsys):
         main()
     assert ended.value.code == 0
     assert capsys.readouterr().out.strip() == "0.1.0"
+
+
+def test_shells_complete_commands_and_their_options():
+    def completed(words):
+        asked = {"_JMAMBA_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words)}
+        asked["COMP_CWORD"] = str(len(words) - 1)
+        found = CliRunner().invoke(app, [], env=asked, prog_name="jmamba")
+        return found.output.split()
+
+    assert completed(["jmamba", "ex"]) == ["explain"]
+    assert "--method" in completed(["jmamba", "explain", "--me"])
