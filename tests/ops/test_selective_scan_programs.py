@@ -1,5 +1,6 @@
 """What is compiled: how often, which maps, for which platform, with how much memory."""
 
+import math
 import re
 from functools import partial
 
@@ -209,3 +210,32 @@ def test_scan_of_sharded_operands_equals_whole(implementation, over):
     run = quick_jit(run, static_argnums=1)
     found, whole = run(placed, implementation), run(inputs, ON_ONE_DEVICE)
     assert_close(found, whole, tolerance("float32").gradient)
+
+
+def large_broadcasts_in_loops(text, size):
+    """Return computations other than the entry that write out a broadcast array."""
+    computation, made_in = "", {}
+    makers = set()
+    for line in text.splitlines():
+        if head := re.match(r"(ENTRY )?%(\S+) \(", line):
+            computation = "ENTRY" if head[1] else head[2]
+        elif made := re.search(r"= \w+\[([\d,]+)\]\S* broadcast\(", line):
+            if size <= math.prod(int(n) for n in made[1].split(",")):
+                makers.add(computation)
+        elif called := re.search(r" fusion\(.*calls=%([\w.\-]+)", line):
+            made_in[called[1]] = computation
+    return {made_in.get(name, name) for name in makers} - {"ENTRY"}
+
+
+@pytest.mark.parametrize("implementation", XLA)
+def test_cotangent_of_a_sum_is_written_out_once(implementation):
+    """In each chunk, a broadcast constant would make the time quadratic."""
+    inputs = make_inputs(length=1024, channels=64, states=4)
+
+    def total(parts):
+        return run_scan(inputs._replace(**parts), implementation).y.sum()
+
+    program = jax.jit(jax.grad(total)).lower(differentiable(inputs)).compile()
+    text, size = program.as_text() or "", inputs.u.size
+    assert re.search(r" while\(", text)
+    assert not large_broadcasts_in_loops(text, size)

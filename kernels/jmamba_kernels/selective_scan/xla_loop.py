@@ -21,6 +21,15 @@ from jmamba_kernels.selective_scan.recurrence import (
 )
 
 
+def _as_values(*operands):
+    """Return operands that XLA takes for values, whatever they were made of.
+
+    A broadcast constant, such as the cotangent of a sum, is moved into the loop over
+    chunks otherwise, and written out again in each: the time is quadratic then.
+    """
+    return lax.optimization_barrier(operands)
+
+
 def _at(x, t, axis=1):
     return lax.dynamic_index_in_dim(x, t, axis, keepdims=False)
 
@@ -56,6 +65,8 @@ def _read(C_t, h):
 
 def _scan(r: BareOperands, save_states: bool):
     """Run the recurrence; see `recurrence.RecurrenceMaps`."""
+    if save_states:
+        (r,) = _as_values(r)
     batch, length, _ = r.u.shape
     chunks = num_chunks(length)
 
@@ -160,6 +171,7 @@ def _cotangent(r: BareOperands, chunk_states, d_s, d_last_state):
         d_u[t] = delta[t] B[t] . g[t]       w[t] = A_bar[t] h[t-1] g[t]
         d_delta[t] = A . w[t] + u[t] B[t] . g[t]     d_A = sum_t delta[t] w[t]
     """
+    r, chunk_states, d_s, d_last_state = _as_values(r, chunk_states, d_s, d_last_state)
     directions, _, length, channels = d_s.shape
     groups = r.B.shape[-1]
 
