@@ -5,12 +5,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 from jmamba.layers.letters import Path, letters_of, path_of
 
@@ -32,6 +34,13 @@ RULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Letter -> axes of the mesh that split it. Of m and r only parameters are split: their
 parts are gathered layer by layer, for activations that stay where they are."""
+
+
+class _Rows(NamedTuple):
+    """Rows of an array that a process has: how many there are in all, and which."""
+
+    total: int
+    here: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,24 +206,72 @@ class Sharding:
         whole = NamedSharding(self.mesh, PartitionSpec())
 
         def put(keys, x):
-            return jax.device_put(x, places.get(path_of(keys), whole))
+            return _put(x, places.get(path_of(keys), whole))
 
         return nnx.merge(graphdef, jax.tree.map_with_path(put, state))
 
-    def place_batch(self, batch: Any) -> Any:
+    def rows_here(self, batch: int) -> Int[np.ndarray, "k"]:
+        """Return the numbers of the rows that devices of this process have.
+
+        Args:
+          batch: rows in all.
+
+        Raises:
+          ValueError: the mesh does not divide them.
+
+        Examples:
+          >>> Sharding(devices=jax.devices()[:1]).rows_here(3).tolist()
+          [0, 1, 2]
+        """
+        self.check_batch(batch, 0)
+        parts = self.place("b", (batch,)).addressable_devices_indices_map((batch,))
+        rows = np.arange(batch)
+        return np.unique(np.concatenate([rows[i] for i in parts.values() if i]))
+
+    def place_batch(self, batch: Any, *, rows: int | None = None) -> Any:
         """Return arrays (b, ...), or (b, l) of tokens, each device having its part.
 
         Args:
           batch: a pytree of arrays. Those of two axes are tokens, whose second axis
             `sequence` splits.
+          rows: of the whole batch, where `batch` has only those of `rows_here`.
 
         Raises:
           ValueError: the mesh does not divide rows or tokens.
         """
 
+        part = None if rows is None else _Rows(rows, self.rows_here(rows))
+
         def put(x):
+            count = x.shape[0] if rows is None else rows
             letters = "bl" if jnp.ndim(x) == 2 else "b" + "_" * (jnp.ndim(x) - 1)
-            self.check_batch(x.shape[0], x.shape[1] if letters == "bl" else 0)
-            return jax.device_put(x, self.place(letters, x.shape))
+            self.check_batch(count, x.shape[1] if letters == "bl" else 0)
+            place = self.place(letters, (count, *x.shape[1:]))
+            return _put(x, place, part)
 
         return jax.tree.map(put, batch)
+
+
+def _put(x: Any, place: NamedSharding, part: _Rows | None = None) -> jax.Array:
+    """Return an array where it is to lie, of which each process gives its own part.
+
+    Args:
+      x: the array, or rows of it.
+      place: where it is to lie.
+      part: which rows; None for all.
+    """
+    if place.is_fully_addressable:  # then all rows are here
+        return jax.device_put(x, place)
+    x = np.asarray(x)
+    if part is None:
+        part = _Rows(len(x), np.arange(len(x))) if x.ndim else _Rows(0, np.arange(0))
+    shape = (part.total, *x.shape[1:]) if x.ndim else ()
+
+    def read(index):
+        if not index:
+            return x
+        start, stop, _ = index[0].indices(part.total)
+        there = np.searchsorted(part.here, [start, stop]).tolist()
+        return x[(slice(*there), *index[1:])]
+
+    return jax.make_array_from_callback(shape, place, read)

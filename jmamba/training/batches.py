@@ -7,6 +7,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jmamba.ops.sharding import keep_places
+from jmamba.types import ArrayLike
 
 
 class TextBatch(NamedTuple):
@@ -18,9 +19,14 @@ class TextBatch(NamedTuple):
       segment_ids: of packed texts; None for one per row.
     """
 
-    tokens: Int[Array, "b l"]
-    targets: Int[Array, "b l"]
-    segment_ids: Int[Array, "b l"] | None = None
+    tokens: Int[ArrayLike, "b l"]
+    targets: Int[ArrayLike, "b l"]
+    segment_ids: Int[ArrayLike, "b l"] | None = None
+
+    @property
+    def weight(self) -> Int[Array, ""]:
+        """How many targets count, which weighs one part of a batch against others."""
+        return jnp.sum(jnp.asarray(self.targets) >= 0, dtype=jnp.int32)
 
 
 def text_loss(model: Any, batch: TextBatch) -> Float[Array, ""]:

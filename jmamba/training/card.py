@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from jmamba.files.exchange import write_file
 from jmamba.models.mamba.config import MambaConfig
-from jmamba.training.loop import TrainConfig
+from jmamba.training.config import TrainConfig
 
 
 class Result(NamedTuple):
@@ -49,7 +49,7 @@ A Mamba-1 language model whose tokens are the bytes of UTF-8 text.
 | layers, width | {config.num_layers} blocks, d_model {config.d_model}, d_inner {config.d_inner}, d_state {config.d_state}{gates} |
 | trained on | {trained:,} bytes drawn from the first {result.sizes[0]:,} bytes of {result.data} |
 | steps | {settings.steps:,} of {settings.batch} sequences of {settings.length} bytes{begun} |
-| optimizer | AdamW, cosine from {settings.learning_rate:g} after {settings.warmup} warmup steps, weight decay {settings.weight_decay:g} on projections |
+| optimizer | {settings.optimizer}, cosine from {settings.learning_rate:g} after {settings.warmup} warmup steps, weight decay {settings.weight_decay:g} on projections |
 
 ```
 {result.command}

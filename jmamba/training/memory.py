@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 from jmamba.models.mamba.config import MambaConfig
-from jmamba.training.loop import TrainConfig
+from jmamba.training.config import TrainConfig
 
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 

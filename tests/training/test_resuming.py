@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +12,18 @@ from typer.testing import CliRunner
 
 import jmamba
 from jmamba.cli import app
-from jmamba.commands import train as command
-from jmamba.training import loop
-from jmamba.training.loop import TrainConfig, new_model, train
-from jmamba.training.losses import LossLog, read_losses
+from jmamba.commands import train_run as command
+from jmamba.training.config import TrainConfig
+from jmamba.training.divergence import Divergence
+from jmamba.training.language import new_model, train
+from jmamba.training.metrics import METRICS, MetricsLog, read_metrics
 from jmamba.training.states import NOTES
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 CONFIG = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=1, d_state=4)
 TEXT = np.frombuffer(b"the cat sat on the mat. " * 200, np.uint8)
-SETTINGS = dict(steps=6, batch=2, length=16, warmup=2, save_every=2)
+SETTINGS: dict[str, Any] = dict(steps=6, batch=2, length=16, warmup=2, save_every=2)
 
 
 def run(directory: Path, text=TEXT, extend=False, report=None, **changes):
@@ -134,8 +136,10 @@ def test_no_state_is_named_where_none_was_saved(tmp_path):
     class States:
         saved = None
 
-    message = loop._broken_loss(1.0, 3, TrainConfig(9, 1, warmup=1), States)
-    assert "no state was saved" in message
+    watch = Divergence(0.1)
+    watch.check(3, {"loss": 1.0}, States)
+    with pytest.raises(FloatingPointError, match="gradient is inf.*no state was saved"):
+        watch.check(3, {"loss": 1.0, "gradient": float("inf")}, States)
 
 
 @pytest.mark.parametrize("changes", [
@@ -147,16 +151,18 @@ def test_numbers_that_make_no_run_are_refused(changes):
         TrainConfig(**(SETTINGS | changes))
 
 
-def test_torn_lines_of_losses_are_left_out(tmp_path, caplog):
-    file = tmp_path / "losses.csv"
-    file.write_text("1,5.0\nnonsense\n2,4.0\n3,3.")
+def test_torn_lines_of_metrics_are_left_out(tmp_path, caplog):
+    file = tmp_path / METRICS
+    rows = ['{"step": 1, "loss": 5.0}', "nonsense", '{"step": 2, "loss": 4.0}']
+    odd = ['{"step": 3}', '{"step": 4, "loss": NaN}', f'{{"step": {"9" * 400}']
+    file.write_text("\n".join([*rows, *odd, '{"step": 5, "lo']))
     with caplog.at_level(logging.WARNING, "jmamba"):
-        assert read_losses(file) == {1: 5.0, 2: 4.0}
-    assert "2, 4" in caplog.text
-    log = LossLog(file)
-    log.append(2, 4.5)
+        assert read_metrics(file) == {1: {"loss": 5.0}, 2: {"loss": 4.0}}
+    assert "2, 4, 5, 6, 7" in caplog.text
+    log = MetricsLog(file)
+    log.append(2, loss=4.5, utilisation=None)
     log.close()
-    assert file.read_text() == "1,5.000000\n2,4.500000\n"
+    assert file.read_text() == '{"step": 1, "loss": 5.0}\n{"step": 2, "loss": 4.5}\n'
 
 
 RUN = CliRunner()

@@ -1,0 +1,183 @@
+"""What `jmamba train` does: check, train, store, measure, and write the card."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from rich.console import Console
+from rich.progress import Progress
+
+from jmamba.checkpoints import convert
+from jmamba.commands.settings_files import options_text
+from jmamba.commands.signals import resumable
+from jmamba.commands.step_reports import (
+    EVENTS,
+    check_tensorboard,
+    reporting,
+    training_bars,
+)
+from jmamba.files.dtypes import check_dtype
+from jmamba.files.exchange import is_hidden, write_file
+from jmamba.files.folders import check_destination, new_folder
+from jmamba.layers.stack import Remat
+from jmamba.models.mamba.config import MambaConfig
+from jmamba.models.mamba.model import MambaLM
+from jmamba.models.sharding import Sharding
+from jmamba.planning.utilisation import find_peak
+from jmamba.training.bits_per_byte import bits_per_byte, bytes_per_stream
+from jmamba.training.card import Result, write_card
+from jmamba.training.config import TrainConfig
+from jmamba.training.data import ByteSplits, check_windows, read_bytes, split_bytes
+from jmamba.training.language import new_model, train
+from jmamba.training.memory import check_training_memory
+from jmamba.training.metrics import METRICS
+from jmamba.training.settings import read_run_settings
+
+STATE, EXACT, MODEL = "state", "model-float32", "model"
+"""Folders that are written: states on the way, the trained model, and as it is stored.
+"""
+
+OPTIONS = "config.toml"
+"""File of a run's options."""
+
+
+class TrainRun(NamedTuple):
+    """What `jmamba train` was asked for.
+
+    Attributes:
+      data: text file.
+      out: folder of the run.
+      config: of the model.
+      settings: of the training.
+      mesh: as `Sharding.parse` reads it; None for one device.
+      compute: dtype of activations.
+      remat: what the backward pass computes again.
+      dtype: of stored weights.
+      extend: whether a run may go on to more steps.
+      tensorboard: whether to write files for TensorBoard.
+      options: all of these, by the names of options.
+      command: what to type to make the model again.
+    """
+
+    data: Path
+    out: Path
+    config: MambaConfig
+    settings: TrainConfig
+    mesh: str | None
+    compute: str
+    remat: Remat
+    dtype: str
+    extend: bool
+    tensorboard: bool
+    options: dict[str, Any]
+    command: str
+
+    @property
+    def sharding(self) -> Sharding | None:
+        """Where the model and its batches lie."""
+        return None if self.mesh is None else Sharding.parse(self.mesh)
+
+
+def run_training(run: TrainRun) -> None:
+    """Train a model, store it, measure it and write its card.
+
+    Raises:
+      ValueError: something is wrong with what was asked for.
+    """
+    splits = _check(run)
+    write_file(run.out / OPTIONS, options_text(run.options, run.command))
+    with resumable(), training_bars() as bars:
+        model = _train(run, splits, bars)
+        bits = _store(run, model, splits, bars)
+    Console().print(
+        f"{bits:.3f} bits per byte on the last {len(splits.test):,} bytes of "
+        f"{run.data.name}. Try: jmamba explain 'some text' --model {run.out / MODEL}"
+    )
+
+
+def _check(run: TrainRun) -> ByteSplits:
+    """Return the text, if all that was asked for can be."""
+    check_dtype(run.dtype)
+    check_dtype(run.compute)
+    check_tensorboard(run.tensorboard)
+    check_out(run.out, extend=run.extend)
+    sharding = run.sharding
+    if sharding is not None:
+        sharding.check(run.config)
+        sharding.check_batch(run.settings.batch, run.settings.length)
+    check_training_memory(run.config, run.settings)
+    splits = split_bytes(read_bytes(run.data))
+    check_windows(len(splits.train), run.settings.length)
+    bytes_per_stream(len(splits.test))
+    return splits
+
+
+def _train(run: TrainRun, splits: ByteSplits, bars: Progress) -> MambaLM:
+    settings, sharding = run.settings, run.sharding
+    devices = jax.devices()[:1] if sharding is None else sharding.mesh.devices.flatten()
+    peak = find_peak(run.config, settings.batch, settings.length, list(devices))
+    with reporting(
+        run.out, settings, bars=bars, unit="byte", tensorboard=run.tensorboard,
+        peak=peak,
+    ) as report:  # fmt: skip
+        return train(
+            new_model(run.config, settings.seed, dtype=run.compute, remat=run.remat),
+            splits.train,
+            settings,
+            sharding=sharding,
+            directory=run.out / STATE,
+            report=report,
+            extend=run.extend,
+        )
+
+
+def _store(run: TrainRun, model: MambaLM, splits: ByteSplits, bars: Progress) -> float:
+    """Store a model, and return how well it predicts the end of the text."""
+    exact = run.out / EXACT
+    model.save_pretrained(exact, tokenizer="bytes", overwrite=True)
+    # The card comes with the model, so that what is there is finished.
+    with new_folder(run.out / MODEL, overwrite=True) as folder:
+        convert(str(exact), folder, format="hf", dtype=run.dtype)
+        bits = _measure(bars, MambaLM.from_pretrained(folder), splits.test)
+        begun = tuple((read_run_settings(run.out / STATE) or {}).get("extended", ()))
+        size = len(splits.train), len(splits.test)
+        result = Result(run.data.name, size, run.command, run.settings, bits, begun)
+        write_card(folder, run.config, result)
+    return bits
+
+
+def _measure(bars: Progress, model: MambaLM, test) -> float:
+    task = bars.add_task("measuring", total=len(test), figures="")
+
+    def show(done: int, total: int, bits: float) -> None:
+        bars.update(task, completed=done, total=total, figures=f"{bits:.3f} bits/byte")
+
+    return bits_per_byte(model, test, report=show)
+
+
+def check_out(out: Path, *, extend: bool) -> None:
+    """Raise unless a model may be trained into a folder.
+
+    Raises:
+      ValueError: it holds a trained model or other files, or cannot be written.
+    """
+    try:
+        for name in (MODEL, EXACT):
+            check_destination(out / name, overwrite=True)
+        there = sorted(path.name for path in out.iterdir()) if out.exists() else []
+    except OSError as error:
+        raise ValueError(
+            f"Cannot write to {out}: {error.strerror}. Name another folder with --out."
+        ) from error
+    if (out / MODEL / "README.md").exists() and not extend:
+        raise ValueError(
+            f"{out / MODEL} is there already, and trained to its end; name another "
+            "folder with --out, or give --extend and more --steps to go on."
+        )
+    known = (STATE, EXACT, MODEL, METRICS, OPTIONS, EVENTS)
+    foreign = [name for name in there if name not in known and not is_hidden(name)]
+    if foreign:
+        raise ValueError(
+            f"{out} holds files that are not of training: {', '.join(foreign[:5])}. "
+            "Name a new folder with --out."
+        )
