@@ -31,7 +31,7 @@ def train_command(
     data: Annotated[
         Path,
         typer.Argument(
-            help="Text file, plain or .gz: enwik8.gz.",
+            help="Text file, plain or .gz, or what jmamba tokenize made.",
             parser=as_path,
             metavar="DATA",
         ),
@@ -103,12 +103,13 @@ def train_command(
         ),
     ] = None,
 ) -> None:
-    """Train a byte-level model on a text file and measure it on the file's end.
+    """Train a model on a text's bytes or on tokenized texts, and measure it.
 
-    The first 90 % are trained on, the last 5 % measured. Run again with the same
-    options to go on after an interruption (they are in OUT/config.toml, for --config);
-    other options are refused, but more steps with --extend are not.
+    Of a text the first 90 % are trained on, the last 5 % measured. Run again with the
+    same options to go on after an interruption (they are in OUT/config.toml, for
+    --config); other options are refused, but more steps with --extend are not.
     """
+    from jmamba.commands.corpora import vocabulary_of
     from jmamba.commands.train_run import TrainRun, run_training
 
     options = ctx.params
@@ -116,7 +117,7 @@ def train_command(
         TrainRun(
             data=options["data"],
             out=options["out"],
-            config=_choose(MambaConfig, options, vocab_size=256),
+            config=_choose(MambaConfig, options, vocab_size=vocabulary_of(data)),
             settings=_choose(TrainConfig, options),
             mesh=mesh,
             compute=compute,

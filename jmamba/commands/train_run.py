@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jmamba.checkpoints import convert
+from jmamba.commands.corpora import Corpus, open_corpus
 from jmamba.commands.settings_files import options_text
 from jmamba.commands.signals import resumable
 from jmamba.commands.step_reports import (
@@ -24,10 +25,8 @@ from jmamba.models.mamba.config import MambaConfig
 from jmamba.models.mamba.model import MambaLM
 from jmamba.models.sharding import Sharding
 from jmamba.planning.utilisation import find_peak
-from jmamba.training.bits_per_byte import bits_per_byte, bytes_per_stream
 from jmamba.training.card import Result, write_card
 from jmamba.training.config import TrainConfig
-from jmamba.training.data import ByteSplits, check_windows, read_bytes, split_bytes
 from jmamba.training.language import new_model, train
 from jmamba.training.memory import check_training_memory
 from jmamba.training.metrics import METRICS
@@ -45,7 +44,7 @@ class TrainRun(NamedTuple):
     """What `jmamba train` was asked for.
 
     Attributes:
-      data: text file.
+      data: text file, or folder of tokenized texts.
       out: folder of the run.
       config: of the model.
       settings: of the training.
@@ -84,19 +83,20 @@ def run_training(run: TrainRun) -> None:
     Raises:
       ValueError: something is wrong with what was asked for.
     """
-    splits = _check(run)
+    corpus = _check(run)
     write_file(run.out / OPTIONS, options_text(run.options, run.command))
     with resumable(), training_bars() as bars:
-        model = _train(run, splits, bars)
-        bits = _store(run, model, splits, bars)
+        model = _train(run, corpus, bars)
+        bits = _store(run, model, corpus, bars)
+    unit, (_, test) = corpus.unit, corpus.sizes
     Console().print(
-        f"{bits:.3f} bits per byte on the last {len(splits.test):,} bytes of "
-        f"{run.data.name}. Try: jmamba explain 'some text' --model {run.out / MODEL}"
+        f"{bits:.3f} bits per {unit} on the last {test:,} {unit}s of {run.data.name}. "
+        f"Try: jmamba explain 'some text' --model {run.out / MODEL}"
     )
 
 
-def _check(run: TrainRun) -> ByteSplits:
-    """Return the text, if all that was asked for can be."""
+def _check(run: TrainRun) -> Corpus:
+    """Return the texts, if all that was asked for can be."""
     check_dtype(run.dtype)
     check_dtype(run.compute)
     check_tensorboard(run.tensorboard)
@@ -106,23 +106,20 @@ def _check(run: TrainRun) -> ByteSplits:
         sharding.check(run.config)
         sharding.check_batch(run.settings.batch, run.settings.length)
     check_training_memory(run.config, run.settings)
-    splits = split_bytes(read_bytes(run.data))
-    check_windows(len(splits.train), run.settings.length)
-    bytes_per_stream(len(splits.test))
-    return splits
+    return open_corpus(run.data, run.settings)
 
 
-def _train(run: TrainRun, splits: ByteSplits, bars: Progress) -> MambaLM:
+def _train(run: TrainRun, corpus: Corpus, bars: Progress) -> MambaLM:
     settings, sharding = run.settings, run.sharding
     devices = jax.devices()[:1] if sharding is None else sharding.mesh.devices.flatten()
     peak = find_peak(run.config, settings.batch, settings.length, list(devices))
     with reporting(
-        run.out, settings, bars=bars, unit="byte", tensorboard=run.tensorboard,
+        run.out, settings, bars=bars, unit=corpus.unit, tensorboard=run.tensorboard,
         peak=peak,
     ) as report:  # fmt: skip
         return train(
             new_model(run.config, settings.seed, dtype=run.compute, remat=run.remat),
-            splits.train,
+            corpus.source,
             settings,
             sharding=sharding,
             directory=run.out / STATE,
@@ -131,28 +128,31 @@ def _train(run: TrainRun, splits: ByteSplits, bars: Progress) -> MambaLM:
         )
 
 
-def _store(run: TrainRun, model: MambaLM, splits: ByteSplits, bars: Progress) -> float:
-    """Store a model, and return how well it predicts the end of the text."""
+def _store(run: TrainRun, model: MambaLM, corpus: Corpus, bars: Progress) -> float:
+    """Store a model, and return how well it predicts what was held out."""
     exact = run.out / EXACT
-    model.save_pretrained(exact, tokenizer="bytes", overwrite=True)
+    model.save_pretrained(exact, tokenizer=corpus.tokenizer, overwrite=True)
     # The card comes with the model, so that what is there is finished.
     with new_folder(run.out / MODEL, overwrite=True) as folder:
         convert(str(exact), folder, format="hf", dtype=run.dtype)
-        bits = _measure(bars, MambaLM.from_pretrained(folder), splits.test)
+        bits = _measure(bars, MambaLM.from_pretrained(folder), corpus)
         begun = tuple((read_run_settings(run.out / STATE) or {}).get("extended", ()))
-        size = len(splits.train), len(splits.test)
-        result = Result(run.data.name, size, run.command, run.settings, bits, begun)
+        result = Result(
+            run.data.name, corpus.sizes, run.command, run.settings, bits, begun,
+            corpus.unit, corpus.measured,
+        )  # fmt: skip
         write_card(folder, run.config, result)
     return bits
 
 
-def _measure(bars: Progress, model: MambaLM, test) -> float:
-    task = bars.add_task("measuring", total=len(test), figures="")
+def _measure(bars: Progress, model: MambaLM, corpus: Corpus) -> float:
+    task = bars.add_task("measuring", total=corpus.sizes[1], figures="")
 
     def show(done: int, total: int, bits: float) -> None:
-        bars.update(task, completed=done, total=total, figures=f"{bits:.3f} bits/byte")
+        figures = f"{bits:.3f} bits/{corpus.unit}"
+        bars.update(task, completed=done, total=total, figures=figures)
 
-    return bits_per_byte(model, test, report=show)
+    return corpus.measure(model, report=show)
 
 
 def check_out(out: Path, *, extend: bool) -> None:

@@ -3,11 +3,11 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
 from jmamba.ops.sharding import keep_places
-from jmamba.types import ArrayLike
 
 
 class TextBatch(NamedTuple):
@@ -19,9 +19,9 @@ class TextBatch(NamedTuple):
       segment_ids: of packed texts; None for one per row.
     """
 
-    tokens: Int[ArrayLike, "b l"]
-    targets: Int[ArrayLike, "b l"]
-    segment_ids: Int[ArrayLike, "b l"] | None = None
+    tokens: Int[Array | np.ndarray, "b l"]
+    targets: Int[Array | np.ndarray, "b l"]
+    segment_ids: Int[Array | np.ndarray, "b l"] | None = None
 
     @property
     def weight(self) -> Int[Array, ""]:

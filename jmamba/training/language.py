@@ -48,8 +48,8 @@ def train(
     Raises:
       FloatingPointError: the loss or its gradient is no longer finite; says at which
         step.
-      ValueError: as in `fit`, the data are shorter than a window, or the mesh does not
-        divide the model or the batch.
+      ValueError: as in `fit`, the data are shorter than a window or have tokens that
+        the model does not know, or the mesh does not divide the model or the batch.
 
     Examples:
       >>> import jmamba
@@ -64,6 +64,7 @@ def train(
         data = ByteWindows(
             data, batch=config.batch, length=config.length, seed=config.seed
         )
+    _check_vocabulary(data, model.config.vocab_size)
     if sharding is not None:
         sharding.check_batch(config.batch, config.length)
         model = sharding.place_model(model)
@@ -81,6 +82,16 @@ def train(
         },
         extend=extend,
     )
+
+
+def _check_vocabulary(source: Source, there: int) -> None:
+    """Raise unless a model has an embedding of every token."""
+    if source.vocab_size > there:
+        raise ValueError(
+            f"The data have tokens from 0 to {source.vocab_size - 1:,}, and the model "
+            f"only {there:,}: give it vocab_size={source.vocab_size}, or tokenize the "
+            "texts with the model's own tokenizer."
+        )
 
 
 def next_token_loss(model: LanguageModel, tokens: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ from jmamba.training.config import TrainConfig
 from jmamba.training.divergence import Divergence
 from jmamba.training.interrupts import hold_interrupts
 from jmamba.training.optimizer import make_optimizer, make_schedule
+from jmamba.training.processes import are_to_stop
 from jmamba.training.settings import fingerprint
 from jmamba.training.states import TrainingStates
 from jmamba.training.step import StepProgram, TrainState, train_step
@@ -119,11 +120,15 @@ def _run_steps(states, state, draw, config, step, report) -> TrainState:
                 watch.check(number, {"loss": loss, "gradient": norm}, states)
             watch.see(number + 1, loss)
             report(StepReport(number + 1, loss, norm, rate))
+            is_stopped = are_to_stop(number + 1)
+            is_last = is_stopped or number + 1 == config.steps
             with hold_interrupts():
-                states.save(state, number + 1, last=number + 1 == config.steps)
+                states.save(state, number + 1, last=is_last)
+            if is_stopped:
+                raise KeyboardInterrupt
     except KeyboardInterrupt:
         is_whole = not state.step.is_deleted()  # it is not after a second Ctrl-C
-        if is_whole and int(state.step) > 0:
+        if is_whole and int(state.step) > 0 and jax.process_count() == 1:
             states.save(state, int(state.step), last=True)
         raise
     return state

@@ -23,10 +23,12 @@ class Source(Protocol):
 
     Attributes:
       batch: rows of a step.
+      vocab_size: tokens that there can be.
       settings: what the rows depend on, as JSON has it.
     """
 
     batch: int
+    vocab_size: int
     settings: dict[str, Any]
 
     def read(self, step: int, rows: Int[np.ndarray, "k"]) -> TextBatch:
@@ -52,6 +54,8 @@ class ByteWindows:
       >>> bool((targets == tokens + 1).all())
       True
     """
+
+    vocab_size = 256
 
     def __init__(
         self, data: UInt8[np.ndarray, "n"], *, batch: int, length: int, seed: int

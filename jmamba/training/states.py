@@ -16,6 +16,7 @@ from jmamba.files.errors import FileError
 from jmamba.files.exchange import room_for, write_file
 from jmamba.files.orbax_files import clear_unfinished, read_arrays, silence_orbax
 from jmamba.files.untrusted import as_path, check_all_regular, first_line
+from jmamba.training.processes import all_agree
 from jmamba.training.settings import SETTINGS, check_run_settings, read_run_settings
 
 ITEM = "default"
@@ -83,7 +84,7 @@ class TrainingStates:
                 if found["steps"] != wanted["steps"]:
                     earlier = [*earlier, found["steps"]]
                 wanted = wanted | ({"extended": earlier} if earlier else {})
-        if wanted != read_run_settings(self.directory):
+        if jax.process_index() == 0 and wanted != read_run_settings(self.directory):
             write_file(file, json.dumps(wanted, indent=2) + "\n")
 
     def restore(self, state: State) -> State:
@@ -96,10 +97,10 @@ class TrainingStates:
             return state
         damaged: dict[int, Exception] = {}
         for step in sorted(self.manager.all_steps(), reverse=True):
-            try:
-                restored = self._read(step, state)
-            except FileError as error:
-                damaged[step] = error
+            restored, error = self._try_to_read(step, state)
+            if not all_agree(error is None):
+                elsewhere = FileError("another process cannot read its part")
+                damaged[step] = error or elsewhere
                 continue
             self._drop(damaged, step)
             self.saved = step
@@ -111,6 +112,12 @@ class TrainingStates:
                 "Delete the folder to begin anew, or name another."
             ) from error
         return state
+
+    def _try_to_read(self, step: int, state: State) -> tuple[Any, Exception | None]:
+        try:
+            return self._read(step, state), None
+        except FileError as error:
+            return None, error
 
     def _read(self, step: int, state: State) -> State:
         leaves, structure = jax.tree.flatten(state)
@@ -130,8 +137,9 @@ class TrainingStates:
                 "%d is used instead.",
                 *(step, self.directory, first_line(error), used),
             )
-            shutil.rmtree(self.directory / str(step), ignore_errors=True)
-        if damaged:
+            if jax.process_index() == 0:
+                shutil.rmtree(self.directory / str(step), ignore_errors=True)
+        if damaged and all_agree(True):  # which waits until they are removed
             self.manager.reload()  # type: ignore[union-attr]
 
     def save(self, state: Any, step: int, *, last: bool) -> None:

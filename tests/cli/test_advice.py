@@ -21,6 +21,7 @@ SHOWN_BY = {
     "jmamba/recipes": {"reproduce"},
     "jmamba/report/folder.py": {"explain", "dynamics"},
     "jmamba/report/text": {"explain"},
+    "jmamba/training/documents.py": {"tokenize"},
     "jmamba/training": {"train"},
 }
 """File or folder -> commands that show its messages."""
