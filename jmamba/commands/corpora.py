@@ -21,7 +21,7 @@ MEASURED_ROWS = 256
 """Rows of tokenized texts that are measured at most."""
 
 
-class Corpus(NamedTuple):
+class TrainingTexts(NamedTuple):
     """Texts to train and to measure on.
 
     Attributes:
@@ -50,7 +50,7 @@ def vocabulary_of(data: Path) -> int:
     return read_tokens(data, check=False).about["vocab_size"] if data.is_dir() else 256
 
 
-def open_corpus(data: Path, settings: TrainConfig) -> Corpus:
+def open_corpus(data: Path, settings: TrainConfig) -> TrainingTexts:
     """Return a text by its file, or tokenized texts by their folder.
 
     Raises:
@@ -63,7 +63,7 @@ def open_corpus(data: Path, settings: TrainConfig) -> Corpus:
         train, _, test = split_bytes(read_bytes(data))
         check_windows(len(train), settings.length)
         bytes_per_stream(len(test))
-        return Corpus(
+        return TrainingTexts(
             ByteWindows(train, **choices),
             "bytes",
             "byte",
@@ -75,7 +75,7 @@ def open_corpus(data: Path, settings: TrainConfig) -> Corpus:
     rows = TokenRows(texts, **choices)
     test = rows.test(MEASURED_ROWS)
     is_bytes = texts.about["tokenizer"] == "bytes"
-    return Corpus(
+    return TrainingTexts(
         rows,
         "bytes" if is_bytes else str(data),
         "byte" if is_bytes else "token",

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jmamba.checkpoints import convert
-from jmamba.commands.corpora import Corpus, open_corpus
+from jmamba.commands.corpora import TrainingTexts, open_corpus
 from jmamba.commands.settings_files import options_text
 from jmamba.commands.signals import resumable
 from jmamba.commands.step_reports import (
@@ -95,7 +95,7 @@ def run_training(run: TrainRun) -> None:
     )
 
 
-def _check(run: TrainRun) -> Corpus:
+def _check(run: TrainRun) -> TrainingTexts:
     """Return the texts, if all that was asked for can be."""
     check_dtype(run.dtype)
     check_dtype(run.compute)
@@ -109,7 +109,7 @@ def _check(run: TrainRun) -> Corpus:
     return open_corpus(run.data, run.settings)
 
 
-def _train(run: TrainRun, corpus: Corpus, bars: Progress) -> MambaLM:
+def _train(run: TrainRun, corpus: TrainingTexts, bars: Progress) -> MambaLM:
     settings, sharding = run.settings, run.sharding
     devices = jax.devices()[:1] if sharding is None else sharding.mesh.devices.flatten()
     peak = find_peak(run.config, settings.batch, settings.length, list(devices))
@@ -128,7 +128,9 @@ def _train(run: TrainRun, corpus: Corpus, bars: Progress) -> MambaLM:
         )
 
 
-def _store(run: TrainRun, model: MambaLM, corpus: Corpus, bars: Progress) -> float:
+def _store(
+    run: TrainRun, model: MambaLM, corpus: TrainingTexts, bars: Progress
+) -> float:
     """Store a model, and return how well it predicts what was held out."""
     exact = run.out / EXACT
     model.save_pretrained(exact, tokenizer=corpus.tokenizer, overwrite=True)
@@ -145,7 +147,7 @@ def _store(run: TrainRun, model: MambaLM, corpus: Corpus, bars: Progress) -> flo
     return bits
 
 
-def _measure(bars: Progress, model: MambaLM, corpus: Corpus) -> float:
+def _measure(bars: Progress, model: MambaLM, corpus: TrainingTexts) -> float:
     task = bars.add_task("measuring", total=corpus.sizes[1], figures="")
 
     def show(done: int, total: int, bits: float) -> None:
