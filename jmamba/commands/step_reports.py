@@ -2,7 +2,7 @@
 
 import importlib.util
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class StepReporter:
       events: of tensorboardX, or None.
       peak: what the devices could do at best, None if that is not known.
       unit: what a token is called.
+      begin: called before the first step is written down.
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class StepReporter:
         *,
         peak: Peak | None,
         unit: str,
+        begin: Callable[[], None],
     ):
         self.bars, self.log, self.events, self.unit = bars, log, events, unit
+        self.begin = begin
         self.tokens, self.peak = settings.batch * settings.length, peak
         self.task = bars.add_task("training", total=settings.steps, figures="")
         self.mean, self.before = None, time.perf_counter()
@@ -56,7 +59,9 @@ class StepReporter:
         now = time.perf_counter()
         seconds, self.before = now - self.before, now
         bits = report.bits_per_token
-        self.mean = bits if self.mean is None else self.mean
+        if self.mean is None:
+            self.begin()
+            self.mean = bits
         self.mean = SMOOTHING * self.mean + (1 - SMOOTHING) * bits
         speed = self.tokens / seconds
         used = None if self.peak is None else self.peak.utilisation(seconds)
@@ -80,7 +85,7 @@ class StepReporter:
 @contextmanager
 def reporting(
     out: Path, settings: TrainConfig, *, bars: Progress, unit: str, tensorboard: bool,
-    peak: Peak | None,
+    peak: Peak | None, begin: Callable[[], None],
 ) -> Iterator[StepReporter]:  # fmt: skip
     """Give what reports the steps of a run, and close its files.
 
@@ -91,6 +96,7 @@ def reporting(
       unit: what a token is called.
       tensorboard: whether to write files for TensorBoard.
       peak: what the devices could do at best, None if that is not known.
+      begin: called before the first step is written down.
     """
     with ExitStack() as stack:
         log = stack.enter_context(closing(MetricsLog(out / METRICS)))
@@ -101,7 +107,9 @@ def reporting(
             )
 
             events = stack.enter_context(closing(SummaryWriter(str(out / EVENTS))))
-        yield StepReporter(bars, settings, log, events, peak=peak, unit=unit)
+        yield StepReporter(
+            bars, settings, log, events, peak=peak, unit=unit, begin=begin
+        )
 
 
 def check_tensorboard(wanted: bool) -> None:

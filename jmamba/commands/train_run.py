@@ -1,16 +1,19 @@
 """What `jmamba train` does: check, train, store, measure, and write the card."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import typer
 from rich.console import Console
 from rich.progress import Progress
 
 from jmamba.checkpoints import convert
 from jmamba.commands.corpora import TrainingTexts, open_corpus
 from jmamba.commands.settings_files import options_text
-from jmamba.commands.signals import resumable
+from jmamba.commands.signals import Terminated, resumable
 from jmamba.commands.step_reports import (
     EVENTS,
     check_tensorboard,
@@ -19,12 +22,13 @@ from jmamba.commands.step_reports import (
 )
 from jmamba.files.dtypes import check_dtype
 from jmamba.files.exchange import is_hidden, write_file
-from jmamba.files.folders import check_destination, new_folder
+from jmamba.files.folders import check_destination, new_folder, write_json
 from jmamba.layers.stack import Remat
+from jmamba.models.architecture import architecture_of
 from jmamba.models.mamba.config import MambaConfig
 from jmamba.models.mamba.model import MambaLM
 from jmamba.models.sharding import Sharding
-from jmamba.planning.utilisation import find_peak
+from jmamba.planning.utilisation import KINDS, find_peak
 from jmamba.training.card import Result, write_card
 from jmamba.training.config import TrainConfig
 from jmamba.training.language import new_model, train
@@ -36,8 +40,8 @@ STATE, EXACT, MODEL = "state", "model-float32", "model"
 """Folders that are written: states on the way, the trained model, and as it is stored.
 """
 
-OPTIONS = "config.toml"
-"""File of a run's options."""
+OPTIONS, CONFIG = "config.toml", "config.json"
+"""Files of a run's options, and of its model's configuration."""
 
 
 class TrainRun(NamedTuple):
@@ -84,15 +88,47 @@ def run_training(run: TrainRun) -> None:
       ValueError: something is wrong with what was asked for.
     """
     corpus = _check(run)
-    write_file(run.out / OPTIONS, options_text(run.options, run.command))
-    with resumable(), training_bars() as bars:
-        model = _train(run, corpus, bars)
+    with _ending_well(), training_bars() as bars:
+        with _advising(run):
+            model = _train(run, corpus, bars)
         bits = _store(run, model, corpus, bars)
     unit, (_, test) = corpus.unit, corpus.sizes
     Console().print(
         f"{bits:.3f} bits per {unit} on the last {test:,} {unit}s of {run.data.name}. "
         f"Try: jmamba explain 'some text' --model {run.out / MODEL}"
     )
+
+
+@contextmanager
+def _ending_well() -> Iterator[None]:
+    """Let SIGTERM exit with 0: what is done is kept."""
+    try:
+        with resumable():
+            yield
+    except Terminated as error:
+        Console(stderr=True).print(f"Ended by SIGTERM; {error}")
+        raise typer.Exit(0) from error
+
+
+@contextmanager
+def _advising(run: TrainRun) -> Iterator[None]:
+    """Say where memory does not suffice what tells how much would."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        write_config = architecture_of(run.config).write_config
+        assert write_config is not None
+        write_json(run.out / CONFIG, write_config(run.config, dtype="float32"))
+        device = jax.devices()[0].device_kind
+        topology = f"{KINDS[device]}:SHAPE" if device in KINDS else "cpu:8"
+        raise ValueError(
+            f"The memory does not suffice: {str(error).splitlines()[0][:200]}. Try "
+            "--remat full, --accumulate 2 or a --mesh with more fsdp. What fits is "
+            f"said by jmamba plan --model {run.out} --topology {topology} --batch "
+            f"{run.settings.batch} --length {run.settings.length}"
+        ) from error
 
 
 def _check(run: TrainRun) -> TrainingTexts:
@@ -113,9 +149,13 @@ def _train(run: TrainRun, corpus: TrainingTexts, bars: Progress) -> MambaLM:
     settings, sharding = run.settings, run.sharding
     devices = jax.devices()[:1] if sharding is None else sharding.mesh.devices.flatten()
     peak = find_peak(run.config, settings.batch, settings.length, list(devices))
+
+    def begin() -> None:  # nobody refused the run
+        write_file(run.out / OPTIONS, options_text(run.options, run.command))
+
     with reporting(
         run.out, settings, bars=bars, unit=corpus.unit, tensorboard=run.tensorboard,
-        peak=peak,
+        peak=peak, begin=begin,
     ) as report:  # fmt: skip
         return train(
             new_model(run.config, settings.seed, dtype=run.compute, remat=run.remat),
@@ -176,7 +216,7 @@ def check_out(out: Path, *, extend: bool) -> None:
             f"{out / MODEL} is there already, and trained to its end; name another "
             "folder with --out, or give --extend and more --steps to go on."
         )
-    known = (STATE, EXACT, MODEL, METRICS, OPTIONS, EVENTS)
+    known = (STATE, EXACT, MODEL, METRICS, OPTIONS, CONFIG, EVENTS)
     foreign = [name for name in there if name not in known and not is_hidden(name)]
     if foreign:
         raise ValueError(

@@ -61,7 +61,8 @@ def check_training_memory(config: MambaConfig, settings: TrainConfig) -> None:
         "Training",
         f"Make batch ({settings.batch}), length ({settings.length}), d_model "
         f"({config.d_model}), d_state ({config.d_state}) or num_layers "
-        f"({config.num_layers}) smaller.",
+        f"({config.num_layers}) smaller; what several devices would hold, jmamba plan "
+        "says.",
     )
 
 

@@ -6,14 +6,14 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jmamba.files.errors import FileError
-from jmamba.files.exchange import room_for, write_file
+from jmamba.files.exchange import LOCK, lock_file, room_for, write_file
 from jmamba.files.orbax_files import clear_unfinished, read_arrays, silence_orbax
 from jmamba.files.untrusted import as_path, check_all_regular, first_line
 from jmamba.training.processes import all_agree
@@ -40,7 +40,8 @@ class TrainingStates:
       extend: whether "steps" may be more than it was.
 
     Raises:
-      ValueError: the directory holds states of other settings, or cannot be written.
+      ValueError: the directory holds states of other settings, another run is writing
+        to it, or it cannot be written.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class TrainingStates:
         extend: bool = False,
     ):
         self.manager, self.saved, self._has_failed = None, None, False
+        self._held: IO | None = None
         if directory is None:
             return
         import orbax.checkpoint as ocp
@@ -59,13 +61,18 @@ class TrainingStates:
         silence_orbax()
         self.directory = as_path(directory).absolute()
         check_all_regular(self.directory)
+        self._held = _hold(self.directory)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2,
             save_interval_steps=save_every,
             cleanup_tmp_directories=True,  # of savings that were killed
         )
-        self.manager = _open_manager(self.directory, options)
-        self._claim(json.loads(json.dumps(dict(settings))), extend=extend)
+        try:
+            self.manager = _open_manager(self.directory, options)
+            self._claim(json.loads(json.dumps(dict(settings))), extend=extend)
+        except BaseException:
+            self._let_go()
+            raise
 
     def _claim(self, wanted: dict[str, Any], *, extend: bool) -> None:
         """Compare settings with those that the states there were made with."""
@@ -174,6 +181,12 @@ class TrainingStates:
         finally:
             if self._has_failed:
                 clear_unfinished(self.directory)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Let other runs write to the folder."""
+        if self._held is not None:
+            self._held.close()
 
     @contextmanager
     def _complaining(self) -> Iterator[None]:
@@ -183,6 +196,32 @@ class TrainingStates:
             except Exception:
                 self._has_failed = True
                 raise
+
+
+def _hold(directory: Path) -> IO | None:
+    """Make a folder, if need be, and let no other run write to it.
+
+    Of a run's processes the first one does it for all.
+    """
+    held, is_first = None, jax.process_index() == 0
+    if is_first:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(directory, error) from error
+        held = lock_file(directory / LOCK)
+    if not all_agree(held is not None or not is_first):
+        raise FileError(
+            f"Another run is writing to {directory}. Wait until it has ended, or name "
+            "another folder."
+        )
+    return held
+
+
+def _unwritable(directory: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"Cannot write to {directory}: {error.strerror}. Name another folder."
+    )
 
 
 def _open_manager(directory: Path, options: Any) -> Any:
@@ -208,9 +247,7 @@ def _open_manager(directory: Path, options: Any) -> Any:
                 file.unlink()
             return ocp.CheckpointManager(directory, options=options)
     except OSError as error:
-        raise ValueError(
-            f"Cannot write to {directory}: {error.strerror}. Name another folder."
-        ) from error
+        raise _unwritable(directory, error) from error
 
 
 def _bind_as(restored: jax.Array, before: jax.Array) -> jax.Array:

@@ -101,7 +101,13 @@ def test_steps_are_written_for_tensorboard(tmp_path):
     settings = TrainConfig(1, 2, 8, warmup=0)
     bars = training_bars()
     with reporting(
-        tmp_path, settings, bars=bars, unit="byte", tensorboard=True, peak=Peak(1, 1)
+        tmp_path,
+        settings,
+        bars=bars,
+        unit="byte",
+        tensorboard=True,
+        peak=Peak(1, 1),
+        begin=lambda: None,
     ) as report:
         report(StepReport(1, 2.5, 1.5, 1e-3))
     (file,) = (tmp_path / "tensorboard").glob("events.*")
