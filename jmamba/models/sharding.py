@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
 from jmamba.layers.letters import Path, letters_of, path_of
+from jmamba.models.placing import Rows, place_array
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -34,13 +35,6 @@ RULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Letter -> axes of the mesh that split it. Of m and r only parameters are split: their
 parts are gathered layer by layer, for activations that stay where they are."""
-
-
-class _Rows(NamedTuple):
-    """Rows of an array that a process has: how many there are in all, and which."""
-
-    total: int
-    here: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +200,7 @@ class Sharding:
         whole = NamedSharding(self.mesh, PartitionSpec())
 
         def put(keys, x):
-            return _put(x, places.get(path_of(keys), whole))
+            return place_array(x, places.get(path_of(keys), whole))
 
         return nnx.merge(graphdef, jax.tree.map_with_path(put, state))
 
@@ -240,38 +234,13 @@ class Sharding:
           ValueError: the mesh does not divide rows or tokens.
         """
 
-        part = None if rows is None else _Rows(rows, self.rows_here(rows))
+        part = None if rows is None else Rows(rows, self.rows_here(rows))
 
         def put(x):
             count = x.shape[0] if rows is None else rows
             letters = "bl" if jnp.ndim(x) == 2 else "b" + "_" * (jnp.ndim(x) - 1)
             self.check_batch(count, x.shape[1] if letters == "bl" else 0)
             place = self.place(letters, (count, *x.shape[1:]))
-            return _put(x, place, part)
+            return place_array(x, place, part)
 
         return jax.tree.map(put, batch)
-
-
-def _put(x: Any, place: NamedSharding, part: _Rows | None = None) -> jax.Array:
-    """Return an array where it is to lie, of which each process gives its own part.
-
-    Args:
-      x: the array, or rows of it.
-      place: where it is to lie.
-      part: which rows; None for all.
-    """
-    if place.is_fully_addressable:  # then all rows are here
-        return jax.device_put(x, place)
-    x = np.asarray(x)
-    if part is None:
-        part = _Rows(len(x), np.arange(len(x))) if x.ndim else _Rows(0, np.arange(0))
-    shape = (part.total, *x.shape[1:]) if x.ndim else ()
-
-    def read(index):
-        if not index:
-            return x
-        start, stop, _ = index[0].indices(part.total)
-        there = np.searchsorted(part.here, [start, stop]).tolist()
-        return x[(slice(*there), *index[1:])]
-
-    return jax.make_array_from_callback(shape, place, read)

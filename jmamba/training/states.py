@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmamba.files.errors import FileError
-from jmamba.files.exchange import LOCK, lock_file, room_for, write_file
+from jmamba.files.exchange import room_for, write_file
 from jmamba.files.orbax_files import clear_unfinished, read_arrays, silence_orbax
 from jmamba.files.untrusted import as_path, check_all_regular, first_line
 from jmamba.training.processes import all_agree
+from jmamba.training.run_folder import hold_folder, unwritable
 from jmamba.training.settings import SETTINGS, check_run_settings, read_run_settings
 
 ITEM = "default"
@@ -61,7 +62,7 @@ class TrainingStates:
         silence_orbax()
         self.directory = as_path(directory).absolute()
         check_all_regular(self.directory)
-        self._held = _hold(self.directory)
+        self._held = hold_folder(self.directory)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2,
             save_interval_steps=save_every,
@@ -198,32 +199,6 @@ class TrainingStates:
                 raise
 
 
-def _hold(directory: Path) -> IO | None:
-    """Make a folder, if need be, and let no other run write to it.
-
-    Of a run's processes the first one does it for all.
-    """
-    held, is_first = None, jax.process_index() == 0
-    if is_first:
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(directory, error) from error
-        held = lock_file(directory / LOCK)
-    if not all_agree(held is not None or not is_first):
-        raise FileError(
-            f"Another run is writing to {directory}. Wait until it has ended, or name "
-            "another folder."
-        )
-    return held
-
-
-def _unwritable(directory: Path, error: OSError) -> ValueError:
-    return ValueError(
-        f"Cannot write to {directory}: {error.strerror}. Name another folder."
-    )
-
-
 def _open_manager(directory: Path, options: Any) -> Any:
     """Return Orbax's manager of a folder.
 
@@ -247,7 +222,7 @@ def _open_manager(directory: Path, options: Any) -> Any:
                 file.unlink()
             return ocp.CheckpointManager(directory, options=options)
     except OSError as error:
-        raise _unwritable(directory, error) from error
+        raise unwritable(directory, error) from error
 
 
 def _bind_as(restored: jax.Array, before: jax.Array) -> jax.Array:
