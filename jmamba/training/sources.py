@@ -23,7 +23,7 @@ class Source(Protocol):
 
     Attributes:
       batch: rows of a step.
-      vocab_size: tokens that there can be.
+      vocab_size: tokens, or classes, that there can be.
       settings: what the rows depend on, as JSON has it.
     """
 
@@ -31,7 +31,7 @@ class Source(Protocol):
     vocab_size: int
     settings: dict[str, Any]
 
-    def read(self, step: int, rows: Int[np.ndarray, "k"]) -> TextBatch:
+    def read(self, step: int, rows: Int[np.ndarray, "k"]) -> Any:
         """Return rows of a step's batch, by their numbers from 0 on."""
         ...
 
@@ -73,7 +73,7 @@ class ByteWindows:
         return TextBatch(windows[:, :-1], windows[:, 1:])
 
 
-def draw_from(source: Source, sharding: Sharding | None) -> Callable[[int], TextBatch]:
+def draw_from(source: Source, sharding: Sharding | None = None) -> Callable[[int], Any]:
     """Return a function of a step to its batch, as `fit` asks for.
 
     Args:

@@ -8,6 +8,7 @@ from jaxtyping import Int
 from jmamba.files.errors import FileError
 from jmamba.files.token_files import TokenFolder, TokenShard
 from jmamba.training.batches import TextBatch
+from jmamba.training.order import make_order
 
 HELD_OUT = 0.05
 """Part of the rows, the last ones, that is measured on."""
@@ -49,7 +50,7 @@ class TokenRows:
                 f"{texts.folder} holds {rows} rows of {length} tokens, and one is held "
                 "out to measure on; tokenize more texts, or give a shorter length."
             )
-        self.order = _shuffle(self.train_rows, seed)
+        self.order = make_order(self.train_rows, seed)
         self.settings: dict[str, Any] = {"data": texts.fingerprint()}
 
     def read(self, step: int, rows: Int[np.ndarray, "k"]) -> TextBatch:
@@ -94,15 +95,3 @@ def pack(shard: TokenShard, row: int, length: int) -> TextBatch:
     is_same = documents[1:] == documents[:-1]
     targets = np.where(is_same, tokens[1:], np.int32(-1))
     return TextBatch(tokens[:-1], targets, documents[:-1] - documents[0])
-
-
-def _shuffle(rows: int, seed: int) -> Any:
-    """Return place in the order -> row, over all epochs."""
-    try:
-        import grain
-    except ImportError as error:
-        raise ValueError(
-            "The order of tokenized texts is made by Grain, which is not installed: "
-            'type pip install "jmamba[data]".'
-        ) from error
-    return grain.MapDataset.range(rows).seed(seed).shuffle().repeat()
