@@ -123,11 +123,11 @@ def _advising(run: TrainRun) -> Iterator[None]:
         write_json(run.out / CONFIG, write_config(run.config, dtype="float32"))
         device = jax.devices()[0].device_kind
         topology = f"{KINDS[device]}:SHAPE" if device in KINDS else "cpu:8"
+        lighter = "Try --remat full, --accumulate 2 or a --mesh with more fsdp."
         raise ValueError(
-            f"The memory does not suffice: {str(error).splitlines()[0][:200]}. Try "
-            "--remat full, --accumulate 2 or a --mesh with more fsdp. What fits is "
-            f"said by jmamba plan --model {run.out} --topology {topology} --batch "
-            f"{run.settings.batch} --length {run.settings.length}"
+            f"The memory does not suffice: {str(error).splitlines()[0][:200]}. "
+            f"{lighter} What fits is said by jmamba plan --model {run.out} --topology "
+            f"{topology} --batch {run.settings.batch} --length {run.settings.length}"
         ) from error
 
 
@@ -141,7 +141,8 @@ def _check(run: TrainRun) -> TrainingTexts:
     if sharding is not None:
         sharding.check(run.config)
         sharding.check_batch(run.settings.batch, run.settings.length)
-    check_training_memory(run.config, run.settings)
+    devices = 1 if sharding is None else sharding.mesh.size
+    check_training_memory(run.config, run.settings, devices=devices)
     return open_corpus(run.data, run.settings)
 
 
