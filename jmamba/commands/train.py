@@ -49,7 +49,7 @@ def train_command(
     d_state: Annotated[int, typer.Option(help="States per channel.")] = 16,
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 6400,
     batch: Annotated[int, typer.Option(help="Sequences per step.")] = 4,
-    length: Annotated[int, typer.Option(help="Bytes per sequence.")] = 320,
+    length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 320,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine.")] = 3e-3,
     warmup: Annotated[int, typer.Option(help="Steps of linear rise.")] = 200,
     weight_decay: Annotated[float, typer.Option(help="Of projections.")] = 0.1,

@@ -6,10 +6,21 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+from jmamba import Sharding
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from restarts import finish, largest_difference, losses_in, start, states_in, work
+from restarts import (
+    finish,
+    largest_difference,
+    losses_in,
+    start,
+    states_in,
+    work,
+)
 
 STEPS, EVERY = 300, 20
 
@@ -27,6 +38,16 @@ def wait_for_state(folder: Path, run, after: int) -> None:
     while max(states_in(folder), default=0) <= after:
         assert all(process.poll() is None for process in run), "it has ended"
         time.sleep(0.01)
+
+
+def test_one_process_has_the_rows_of_all_its_devices():
+    sharding = Sharding(data=2, fsdp=2, devices=jax.devices()[:4])
+    assert sharding.rows_here(8).tolist() == [*range(8)]
+    with pytest.raises(ValueError, match="6 rows is not divided by data x fsdp = 4"):
+        sharding.rows_here(6)
+    batch = {"tokens": np.arange(16).reshape(8, 2), "labels": np.arange(8)}
+    placed = sharding.place_batch(batch, rows=8)
+    assert all(np.array_equal(placed[name], x) for name, x in batch.items())
 
 
 def test_killed_processes_lose_nothing_and_one_goes_on_for_two(tmp_path, fast_programs):
