@@ -34,7 +34,11 @@ LATER = {
     ),
     "train": (
         "jmamba.commands.train:train_command",
-        "Train a byte-level model on a file.",
+        "Train a model on a text, or on tokenized texts.",
+    ),
+    "tokenize": (
+        "jmamba.commands.tokenize:tokenize_command",
+        "Turn texts into tokens on disk, to train on.",
     ),
     "plan": (
         "jmamba.commands.plan:plan_command",

@@ -2,11 +2,12 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import typer
 
+from jmamba.commands.remat import POLICIES, Recomputed
 from jmamba.commands.stages import stages
 from jmamba.files.dtypes import check_dtype
 from jmamba.files.exchange import write_file
@@ -20,22 +21,6 @@ class ProgramKind(StrEnum):
     prefill = "prefill"
     decode = "decode"
     attention = "attention"
-
-
-class Recomputed(StrEnum):
-    """What `--remat` may be: what the backward pass computes again."""
-
-    full = "full"
-    products = "products"
-    none = "none"
-
-
-POLICIES: dict[str, Any] = {
-    "full": True,
-    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "none": False,
-}
-"""What is computed again: whole blocks, all but products, nothing."""
 
 
 def plan_command(

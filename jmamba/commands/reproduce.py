@@ -94,7 +94,7 @@ def change_fields(config: Any, changes: list[str]) -> Any:
         another type.
 
     Examples:
-      >>> from jmamba.training.loop import TrainConfig
+      >>> from jmamba.training.config import TrainConfig
       >>> change_fields(TrainConfig(9, 1, warmup=1), ["steps=20"]).steps
       20
     """

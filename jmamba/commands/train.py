@@ -1,38 +1,18 @@
-"""The command `jmamba train`: train a byte-level model, measure it, write its card."""
+"""The command `jmamba train`: its options."""
 
+import dataclasses
 import shlex
-import time
-from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jmamba.checkpoints import convert
-from jmamba.commands.signals import resumable
-from jmamba.files.dtypes import check_dtype
-from jmamba.files.exchange import is_hidden
-from jmamba.files.folders import check_destination, new_folder
+from jmamba.commands.remat import POLICIES, Recomputed
+from jmamba.commands.settings_files import Context, read_options
 from jmamba.files.untrusted import as_path
 from jmamba.models.mamba.config import MambaConfig
-from jmamba.models.mamba.model import MambaLM
-from jmamba.training.bits_per_byte import bits_per_byte, bytes_per_stream
-from jmamba.training.card import Result, write_card
-from jmamba.training.data import check_windows, read_bytes, split_bytes
-from jmamba.training.loop import StepReport, TrainConfig, new_model, train
-from jmamba.training.losses import LOSSES, LossLog
-from jmamba.training.memory import check_training_memory
-from jmamba.training.settings import read_run_settings
-
-STATE, EXACT, MODEL = "state", "model-float32", "model"
-"""Folders that are written: states on the way, the trained model, and as it is stored.
-"""
-
-SMOOTHING = 0.98
-"""Weight of the past in the running mean of the loss that the bar shows."""
+from jmamba.training.config import TrainConfig
 
 
 class Definite(StrEnum):
@@ -47,10 +27,11 @@ class Definite(StrEnum):
 
 
 def train_command(
+    ctx: Context,
     data: Annotated[
         Path,
         typer.Argument(
-            help="Text file, plain or .gz: enwik8.gz.",
+            help="Text file, plain or .gz, or what jmamba tokenize made.",
             parser=as_path,
             metavar="DATA",
         ),
@@ -68,13 +49,29 @@ def train_command(
     d_state: Annotated[int, typer.Option(help="States per channel.")] = 16,
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 6400,
     batch: Annotated[int, typer.Option(help="Sequences per step.")] = 4,
-    length: Annotated[int, typer.Option(help="Bytes per sequence.")] = 320,
+    length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 320,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine.")] = 3e-3,
     warmup: Annotated[int, typer.Option(help="Steps of linear rise.")] = 200,
     weight_decay: Annotated[float, typer.Option(help="Of projections.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of weights and data order.")] = 0,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
     dtype: Annotated[str, typer.Option(help="Of the stored weights.")] = "bfloat16",
+    optimizer: Annotated[str, typer.Option(help="adamw, muon, ...")] = "adamw",
+    clip: Annotated[float, typer.Option(help="Largest norm of gradients.")] = 1.0,
+    accumulate: Annotated[
+        int, typer.Option(help="Parts of a batch, one after the other.")
+    ] = 1,
+    average: Annotated[
+        float, typer.Option(help="Weight of the past in averaged weights; 0: none.")
+    ] = 0.0,
+    mesh: Annotated[
+        str | None,
+        typer.Option(help="data=2,fsdp=4: data, fsdp, sequence, tensor."),
+    ] = None,
+    compute: Annotated[str, typer.Option(help="dtype of activations.")] = "float32",
+    remat: Annotated[
+        Recomputed, typer.Option(help="What the backward pass computes again.")
+    ] = Recomputed.none,
     definite: Annotated[
         Definite, typer.Option(help="Signs of the eigenvalues of S_C^T S_B.")
     ] = Definite.free,
@@ -92,149 +89,73 @@ def train_command(
         bool,
         typer.Option("--extend", help="Go on with a run of fewer steps."),
     ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write files for TensorBoard.")
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file of options; those typed here count more.",
+            parser=as_path,
+            metavar="PATH",
+            is_eager=True,
+            callback=read_options,
+        ),
+    ] = None,
 ) -> None:
-    """Train a byte-level model on a text file and measure it on the file's end.
+    """Train a model on a text's bytes or on tokenized texts, and measure it.
 
-    The first 90 % are trained on, the last 5 % measured. Run again with the same
-    options to go on after an interruption; other options are refused, but more steps
-    with --extend are not.
+    Of a text the first 90 % are trained on, the last 5 % measured. Run again with the
+    same options to go on after an interruption (they are in OUT/config.toml, for
+    --config); other options are refused, but more steps with --extend are not.
     """
-    settings = TrainConfig(
-        steps, batch, length, learning_rate, warmup, weight_decay, seed, save_every
-    )
-    config = MambaConfig(
-        vocab_size=256,
-        d_model=d_model,
-        num_layers=num_layers,
-        d_state=d_state,
-        definite=definite.value,
-        definite_threshold=definite_threshold,
-        equal_magnitudes=equal_magnitudes,
-    )
-    check_dtype(dtype)
-    check_out(out, extend=extend)
-    check_training_memory(config, settings)
-    splits = split_bytes(read_bytes(data))
-    check_windows(len(splits.train), length)
-    bytes_per_stream(len(splits.test))
-    size = len(splits.train), len(splits.test)
-    command = _command(data, out, config, settings, dtype)
-    with resumable(), _bars() as bars:
-        losses = LossLog(out / LOSSES)
-        with closing(losses):
-            model = train(
-                new_model(config, seed),
-                splits.train,
-                settings,
-                directory=out / STATE,
-                report=_Reporter(bars, settings, losses),
-                extend=extend,
-            )
-        exact = out / EXACT
-        model.save_pretrained(exact, tokenizer="bytes", overwrite=True)
-        # The card comes with the model, so that what is there is finished.
-        with new_folder(out / MODEL, overwrite=True) as folder:
-            convert(str(exact), folder, format="hf", dtype=dtype)
-            stored = MambaLM.from_pretrained(folder)
-            bits = _measure(bars, stored, splits.test)
-            begun = tuple((read_run_settings(out / STATE) or {}).get("extended", ()))
-            result = Result(data.name, size, command, settings, bits, begun)
-            write_card(folder, config, result)
-    Console().print(
-        f"{bits:.3f} bits per byte on the last {size[1]:,} bytes of {data.name}. "
-        f"Try: jmamba explain 'some text' --model {out / MODEL}"
-    )
+    from jmamba.commands.corpora import vocabulary_of
+    from jmamba.commands.train_run import TrainRun, run_training
 
-
-def check_out(out: Path, *, extend: bool) -> None:
-    """Raise unless a model may be trained into a folder.
-
-    Raises:
-      ValueError: it holds a trained model or other files, or cannot be written.
-    """
-    try:
-        for name in (MODEL, EXACT):
-            check_destination(out / name, overwrite=True)
-        there = sorted(path.name for path in out.iterdir()) if out.exists() else []
-    except OSError as error:
-        raise ValueError(
-            f"Cannot write to {out}: {error.strerror}. Name another folder with --out."
-        ) from error
-    if (out / MODEL / "README.md").exists() and not extend:
-        raise ValueError(
-            f"{out / MODEL} is there already, and trained to its end; name another "
-            "folder with --out, or give --extend and more --steps to go on."
+    options = ctx.params
+    run_training(
+        TrainRun(
+            data=options["data"],
+            out=options["out"],
+            config=_choose(MambaConfig, options, vocab_size=vocabulary_of(data)),
+            settings=_choose(TrainConfig, options),
+            mesh=mesh,
+            compute=compute,
+            remat=POLICIES[remat.value],
+            dtype=dtype,
+            extend=extend,
+            tensorboard=tensorboard,
+            options={name: options[name] for name in _lasting(ctx)},
+            command=_command(ctx),
         )
-    known = (STATE, EXACT, MODEL, LOSSES)
-    foreign = [name for name in there if name not in known and not is_hidden(name)]
-    if foreign:
-        raise ValueError(
-            f"{out} holds files that are not of training: {', '.join(foreign[:5])}. "
-            "Name a new folder with --out."
-        )
-
-
-def _command(data: Path, out: Path, config, settings: TrainConfig, dtype: str) -> str:
-    """Return what to type to make a model again."""
-    return shlex.join(
-        f"jmamba train {data.name} --out {out.name} --d-model {config.d_model} "
-        f"--num-layers {config.num_layers} --d-state {config.d_state} --steps "
-        f"{settings.steps} --batch {settings.batch} --length {settings.length} "
-        f"--learning-rate {settings.learning_rate} --warmup {settings.warmup} "
-        f"--weight-decay {settings.weight_decay} --seed {settings.seed} --dtype "
-        f"{dtype} {_definite_options(config)}".split()
     )
 
 
-def _definite_options(config: MambaConfig) -> str:
-    """Return what to type for the gates of a configuration, nothing for free ones."""
-    options = []
-    if config.definite != "free":
-        options.append(f"--definite {config.definite}")
-    if config.definite_threshold is not None:
-        options.append(f"--definite-threshold {config.definite_threshold}")
-    if config.equal_magnitudes:
-        options.append("--equal-magnitudes")
-    return " ".join(options)
+def _choose(kind: Any, options: dict[str, Any], **others: Any) -> Any:
+    """Return a dataclass of those options that are its fields."""
+    names = {field.name for field in dataclasses.fields(kind)} & set(options)
+    return kind(**others, **{name: _plain(options[name]) for name in names})
 
 
-def _bars() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,}/{task.total:,} {task.fields[figures]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, StrEnum) else value
 
 
-class _Reporter:
-    """Shows a step's loss on the bar and appends it to losses.csv."""
-
-    def __init__(self, bars: Progress, settings: TrainConfig, losses: LossLog):
-        self.bars, self.start, self.tokens, self.mean = bars, time.time(), 0, None
-        self.tokens_per_step = settings.batch * settings.length
-        self.task = bars.add_task("training", total=settings.steps, figures="")
-        self.losses = losses
-
-    def __call__(self, report: StepReport) -> None:
-        bits = report.bits_per_token
-        if self.mean is None:
-            self.mean = bits
-        self.mean = SMOOTHING * self.mean + (1 - SMOOTHING) * bits
-        self.tokens += self.tokens_per_step
-        speed = self.tokens / (time.time() - self.start)
-        figures = (
-            f"loss {report.loss:.3f}, {self.mean:.3f} bits/byte, {speed:,.0f} tokens/s"
-        )
-        self.bars.update(self.task, completed=report.step, figures=figures)
-        self.losses.append(report.step, report.loss)
+def _lasting(ctx: Context) -> list[str]:
+    """Return the options that make a run what it is, in their order."""
+    names = [str(param.name) for param in ctx.command.params]
+    return [x for x in names if x in ctx.params and x not in ("config", "extend")]
 
 
-def _measure(bars: Progress, model: MambaLM, test) -> float:
-    task = bars.add_task("measuring", total=len(test), figures="")
-
-    def show(done: int, total: int, bits: float) -> None:
-        bars.update(task, completed=done, total=total, figures=f"{bits:.3f} bits/byte")
-
-    return bits_per_byte(model, test, report=show)
+def _command(ctx: Context) -> str:
+    """Return what to type to make a model again: the options that are no defaults."""
+    words = ["jmamba", "train", ctx.params["data"].name]
+    for param in ctx.command.params:
+        name, value = param.name, _plain(ctx.params.get(param.name or ""))
+        is_said = value != _plain(param.get_default(ctx, call=True))
+        if name == "data" or name not in _lasting(ctx) or not is_said:
+            continue
+        flag = max(param.opts, key=len)
+        value = value.name if isinstance(value, Path) else value
+        words += [flag] if value is True else [flag, str(value)]
+    return shlex.join(words)

@@ -21,7 +21,7 @@ def write_checksums(folder: Path) -> None:
         for file in folder.rglob("*")
         if file.is_file() and file.name != CHECKSUMS
     )
-    lines = (f"{_digest(folder / name)}  {name}\n" for name in names)
+    lines = (f"{digest(folder / name)}  {name}\n" for name in names)
     (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
@@ -42,7 +42,7 @@ def compare_checksums(folder: Path, *, is_whole: bool = True) -> int:
     sums = _read_checksums(file)
     missing = [name for name in sums if not (folder / name).is_file()]
     there = [name for name in sums if name not in missing]
-    changed = [name for name in there if _digest(folder / name) != sums[name]]
+    changed = [name for name in there if digest(folder / name) != sums[name]]
     lost = missing if is_whole else []
     lists = {"changed": compress(changed), "missing": compress(lost)}
     wrong = "; ".join(f"{what}: {names}" for what, names in lists.items() if names)
@@ -75,7 +75,8 @@ def _read_checksums(file: Path) -> dict[str, str]:
     return found
 
 
-def _digest(file: Path) -> str:
+def digest(file: Path) -> str:
+    """Return the sha256 of a file."""
     check_regular(file)
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

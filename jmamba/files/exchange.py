@@ -129,7 +129,7 @@ def recover(destination: Path, *, say: bool = True) -> None:
     """
     for hidden in _hidden_folders(destination):
         try:
-            lock = _lock(hidden / LOCK)
+            lock = lock_file(hidden / LOCK)
         except OSError:
             continue  # it is not ours to change
         if lock is None:
@@ -164,7 +164,7 @@ def _make_hidden(destination: Path) -> tuple[Path, IO]:
         place = destination if _is_held(destination) else destination.parent
         hidden = Path(tempfile.mkdtemp(".partial", name, place))
         try:
-            lock = _lock(hidden / LOCK)
+            lock = lock_file(hidden / LOCK)
         except OSError:
             shutil.rmtree(hidden, ignore_errors=True)
             raise
@@ -172,8 +172,11 @@ def _make_hidden(destination: Path) -> tuple[Path, IO]:
             return hidden, lock
 
 
-def _lock(path: Path) -> IO | None:
-    """Lock a file until it is closed or this process ends; None if it is locked."""
+def lock_file(path: Path) -> IO | None:
+    """Lock a file until it is closed or this process ends; None if it is locked.
+
+    The file is made if need be. It stays, and says nothing.
+    """
     try:
         file = path.open("ab")
     except FileNotFoundError:

@@ -60,6 +60,9 @@ class ByteTokenizer:
     Args:
       eos_ids: ids that end a text, which have no text themselves.
 
+    Attributes:
+      vocab_size: how many tokens there are.
+
     Examples:
       >>> tokenizer = ByteTokenizer()
       >>> tokenizer.encode("né")
@@ -69,6 +72,8 @@ class ByteTokenizer:
       >>> tokenizer.pieces([110, 195, 10])
       ['n', '\\\\xc3', '↵']
     """
+
+    vocab_size = 256
 
     def __init__(self, eos_ids: Sequence[int] = ()):
         self.eos_ids = tuple(eos_ids)
@@ -119,6 +124,9 @@ class FileTokenizer:
       file: the file.
       eos_ids: ids that end a text.
 
+    Attributes:
+      vocab_size: how many tokens there are, added ones too.
+
     Raises:
       CheckpointError: the file cannot be read.
     """
@@ -133,6 +141,7 @@ class FileTokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(described))
             self._tokenizer.no_padding()  # a file may ask for any length
             self._tokenizer.no_truncation()
+        self.vocab_size: int = self._tokenizer.get_vocab_size()
         self._bytes = {char: byte for byte, char in enumerate(_byte_alphabet())}
         splitter = self._tokenizer.pre_tokenizer
         # Words were separated by the blanks that are dropped, anything else by nothing.

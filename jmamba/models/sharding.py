@@ -9,10 +9,13 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 from jmamba.layers.letters import Path, letters_of, path_of
+from jmamba.models.placing import Rows, place_array
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -197,24 +200,47 @@ class Sharding:
         whole = NamedSharding(self.mesh, PartitionSpec())
 
         def put(keys, x):
-            return jax.device_put(x, places.get(path_of(keys), whole))
+            return place_array(x, places.get(path_of(keys), whole))
 
         return nnx.merge(graphdef, jax.tree.map_with_path(put, state))
 
-    def place_batch(self, batch: Any) -> Any:
+    def rows_here(self, batch: int) -> Int[np.ndarray, "k"]:
+        """Return the numbers of the rows that devices of this process have.
+
+        Args:
+          batch: rows in all.
+
+        Raises:
+          ValueError: the mesh does not divide them.
+
+        Examples:
+          >>> Sharding(devices=jax.devices()[:1]).rows_here(3).tolist()
+          [0, 1, 2]
+        """
+        self.check_batch(batch, 0)
+        parts = self.place("b", (batch,)).addressable_devices_indices_map((batch,))
+        rows = np.arange(batch)
+        return np.unique(np.concatenate([rows[i] for i in parts.values() if i]))
+
+    def place_batch(self, batch: Any, *, rows: int | None = None) -> Any:
         """Return arrays (b, ...), or (b, l) of tokens, each device having its part.
 
         Args:
           batch: a pytree of arrays. Those of two axes are tokens, whose second axis
             `sequence` splits.
+          rows: of the whole batch, where `batch` has only those of `rows_here`.
 
         Raises:
           ValueError: the mesh does not divide rows or tokens.
         """
 
+        part = None if rows is None else Rows(rows, self.rows_here(rows))
+
         def put(x):
+            count = x.shape[0] if rows is None else rows
             letters = "bl" if jnp.ndim(x) == 2 else "b" + "_" * (jnp.ndim(x) - 1)
-            self.check_batch(x.shape[0], x.shape[1] if letters == "bl" else 0)
-            return jax.device_put(x, self.place(letters, x.shape))
+            self.check_batch(count, x.shape[1] if letters == "bl" else 0)
+            place = self.place(letters, (count, *x.shape[1:]))
+            return place_array(x, place, part)
 
         return jax.tree.map(put, batch)

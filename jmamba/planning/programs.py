@@ -20,8 +20,9 @@ from jmamba.models.skeleton import Skeleton, make_skeleton
 from jmamba.ops.sharding import keep_places
 from jmamba.training.batches import TextBatch, text_loss
 from jmamba.training.classification import Labelled, classification_loss
-from jmamba.training.loop import TrainState, train_step
-from jmamba.training.optimizer import make_optimizer, make_schedule
+from jmamba.training.optimizer import make_optimizer
+from jmamba.training.step import StepProgram, TrainState, train_step
+from jmamba.types import LayerCache
 
 
 class Workload(NamedTuple):
@@ -90,7 +91,7 @@ def make_call(kind: str, task: Workload) -> Call:
 
 
 def _training(task: Workload, skeleton: Skeleton) -> Call:
-    optimizer = make_optimizer(make_schedule(1e-3, steps=1000, warmup=10))
+    optimizer = make_optimizer()
     parameters = _parameters(task, skeleton)
     moments = _like_parameters(
         jax.eval_shape(optimizer.init, skeleton.state), task, skeleton
@@ -101,20 +102,18 @@ def _training(task: Workload, skeleton: Skeleton) -> Call:
     else:
         labels = _array(task, "b", (task.batch,), jnp.int32)
         batch, loss = Labelled(inputs, labels), classification_loss
-    step = _array(task, "", (), jnp.int32)
     arguments = {
         "parameters": parameters,
         "optimizer": moments,
-        "step": step,
+        "step": _array(task, "", (), jnp.int32),
         "batch": batch,
     }
-    run = partial(_train, loss, optimizer, skeleton.graphdef)
+    run = partial(_train, StepProgram(skeleton.graphdef, optimizer, loss))
     return Call(jax.jit(run, donate_argnums=(0, 1, 2)), arguments)
 
 
-def _train(loss, optimizer, graphdef, parameters, moments, step, batch):
-    state = TrainState(parameters, moments, step)
-    return train_step(state, batch, graphdef=graphdef, optimizer=optimizer, loss=loss)
+def _train(step, parameters, moments, count, batch):
+    return train_step(TrainState(parameters, moments, count), batch, 1e-3, step=step)
 
 
 def _reading(task: Workload, skeleton: Skeleton) -> Call:

@@ -12,7 +12,7 @@ from jmamba.recipes.pictures import Pictures
 from jmamba.recipes.vit import ViT, ViTConfig
 from jmamba.recipes.workbench import Workbench
 from jmamba.training.classification import Labelled, classification_loss
-from jmamba.training.loop import TrainConfig
+from jmamba.training.config import TrainConfig
 from jmamba.training.memory import training_bytes
 
 

@@ -18,8 +18,9 @@ from jmamba.recipes.seeds import say_mean, write_pairs
 from jmamba.recipes.sweeps import choose_rates, sweep_rates, write_sweep
 from jmamba.recipes.workbench import Workbench
 from jmamba.training.bits_per_byte import bits_per_byte
+from jmamba.training.config import TrainConfig
 from jmamba.training.data import ByteSplits, read_bytes, sample_windows, split_bytes
-from jmamba.training.loop import TrainConfig, new_model, next_token_loss
+from jmamba.training.language import new_model, next_token_loss
 from jmamba.training.memory import mamba_training_bytes
 
 

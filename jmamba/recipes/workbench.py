@@ -13,8 +13,9 @@ from jmamba.files.exchange import is_hidden, write_file
 from jmamba.files.folders import check_writable
 from jmamba.files.untrusted import as_path, check_regular, reading
 from jmamba.report.environment import environment
-from jmamba.training.loop import TrainConfig, fit
-from jmamba.training.losses import LOSSES, LossLog, read_losses
+from jmamba.training.config import TrainConfig
+from jmamba.training.loop import fit
+from jmamba.training.metrics import METRICS, MetricsLog, read_metrics
 
 RECIPE, RESULTS = "recipe.json", "results.md"
 
@@ -157,10 +158,10 @@ class Workbench:
         """
         folder = self.directory / "runs" / key
         folder.mkdir(parents=True, exist_ok=True)
-        with closing(LossLog(folder / LOSSES)) as log:
+        with closing(MetricsLog(folder / METRICS)) as log:
 
             def report(step):
-                log.append(step.step, step.loss)
+                log.append(step.step, loss=step.loss)
                 self.show(f"training {key}", step.step, config.steps)
 
             return fit(
@@ -172,8 +173,8 @@ class Workbench:
 
         Steps that were repeated after an interruption count once.
         """
-        found = read_losses(self.directory / "runs" / key / LOSSES)
-        return [found[step] for step in sorted(found)]
+        found = read_metrics(self.directory / "runs" / key / METRICS)
+        return [found[step]["loss"] for step in sorted(found)]
 
     def write_table(
         self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]

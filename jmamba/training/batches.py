@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -18,9 +19,14 @@ class TextBatch(NamedTuple):
       segment_ids: of packed texts; None for one per row.
     """
 
-    tokens: Int[Array, "b l"]
-    targets: Int[Array, "b l"]
-    segment_ids: Int[Array, "b l"] | None = None
+    tokens: Int[Array | np.ndarray, "b l"]
+    targets: Int[Array | np.ndarray, "b l"]
+    segment_ids: Int[Array | np.ndarray, "b l"] | None = None
+
+    @property
+    def weight(self) -> Int[Array, ""]:
+        """How many targets count, which weighs one part of a batch against others."""
+        return jnp.sum(jnp.asarray(self.targets) >= 0, dtype=jnp.int32)
 
 
 def text_loss(model: Any, batch: TextBatch) -> Float[Array, ""]:

@@ -1,4 +1,4 @@
-"""How well a byte-level model predicts a text."""
+"""How well a model predicts texts."""
 
 import math
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 
 from jmamba.models.language_model import LanguageModel
+from jmamba.training.batches import TextBatch, text_loss
 
 
 def bits_per_byte(
@@ -50,6 +51,52 @@ def bits_per_byte(
         done += streams * (stop - start)
         report(done, total, nats / done / math.log(2))
     return nats / done / math.log(2)
+
+
+def bits_per_token(
+    model: LanguageModel,
+    batch: TextBatch,
+    *,
+    at_once: int = 8,
+    report: Callable[[int, int, float], None] = lambda done, total, bits: None,
+) -> float:
+    """Return the mean of -log2 p(token | those before it in its row and document).
+
+    Args:
+      model: a language model.
+      batch: rows that are read each on its own; targets below 0 do not count.
+      at_once: rows of a call.
+      report: called with (rows done, of how many, bits per token so far).
+
+    Examples:
+      >>> import jmamba
+      >>> config = jmamba.MambaConfig(vocab_size=8, d_model=4, num_layers=1)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> model.embedding[...] = jnp.zeros((8, 4))  # it knows nothing: 3 bits
+      >>> tokens = np.ones((3, 5), np.int32)
+      >>> round(bits_per_token(model, TextBatch(tokens, tokens), at_once=2), 3)
+      3.0
+    """
+    graphdef, state = nnx.split(model)
+    rows, nats, counted = len(np.asarray(batch.tokens)), 0.0, 0
+    for start in range(0, rows, at_once):
+        stop = min(start + at_once, rows)
+        # filled up, so that one program does for all
+        fill = [(0, at_once - (stop - start)), (0, 0)]
+        part = jax.tree.map(lambda x: np.pad(x[start:stop], fill), batch)  # noqa: B023
+        targets = np.asarray(part.targets).copy()
+        targets[stop - start :] = -1
+        part = part._replace(targets=targets)
+        count = int(np.sum(targets >= 0))
+        nats += float(_mean_nats(graphdef, state, part)) * count
+        counted += count
+        report(stop, rows, nats / max(counted, 1) / math.log(2))
+    return nats / max(counted, 1) / math.log(2)
+
+
+@partial(jax.jit, static_argnames="graphdef")
+def _mean_nats(graphdef, state, batch):
+    return text_loss(nnx.merge(graphdef, state), batch)
 
 
 def bytes_per_stream(size: int, streams: int = 16) -> int:

@@ -5,18 +5,41 @@ from typing import NamedTuple
 
 from jmamba.files.exchange import write_file
 from jmamba.models.mamba.config import MambaConfig
-from jmamba.training.loop import TrainConfig
+from jmamba.training.config import TrainConfig
+
+BY_STREAMS = """\
+The test bytes are read in 16 streams from front to back, each with the whole of its
+past as context."""
+"""How the end of a text is measured."""
+
+BY_ROWS = """\
+The test rows are read each on its own, {length} tokens at most as context, and no
+document in the light of another; {rows} of them were."""
+"""How rows of tokenized texts are measured."""
 
 
 class Result(NamedTuple):
-    """What a training run was and what came out of it."""
+    """What a training run was and what came out of it.
+
+    Attributes:
+      data: what the texts are called.
+      sizes: tokens trained on, tokens held out.
+      command: what to type to make the model again.
+      settings: of the training.
+      bits: per token of those held out.
+      earlier_steps: for which the run was begun, then extended.
+      unit: what a token is called.
+      measured: a sentence on how what is held out was read.
+    """
 
     data: str
-    sizes: tuple[int, int]  # bytes trained on, bytes measured
+    sizes: tuple[int, int]
     command: str
     settings: TrainConfig
-    bits_per_byte: float
-    earlier_steps: tuple[int, ...] = ()  # for which the run was begun, then extended
+    bits: float
+    earlier_steps: tuple[int, ...] = ()
+    unit: str = "byte"
+    measured: str = BY_STREAMS
 
 
 def write_card(folder: Path, config: MambaConfig, result: Result) -> None:
@@ -39,24 +62,23 @@ def make_card(config: MambaConfig, result: Result) -> str:
     trained = settings.steps * settings.batch * settings.length
     earlier = ", then ".join(f"{steps:,}" for steps in result.earlier_steps)
     begun = f", begun for {earlier} and extended" if earlier else ""
-    return f"""# A byte-level Mamba
+    unit, (train, test) = result.unit, result.sizes
+    kind = "the bytes of UTF-8 text" if unit == "byte" else "those of its tokenizer"
+    return f"""# A {unit}-level Mamba
 
-A Mamba-1 language model whose tokens are the bytes of UTF-8 text.
+A Mamba-1 language model whose tokens are {kind}.
 
 | | |
 |---|---|
-| result | **{result.bits_per_byte:.3f} bits per byte** on the last {result.sizes[1]:,} bytes of {result.data} |
+| result | **{result.bits:.3f} bits per {unit}** on the last {test:,} {unit}s of {result.data} |
 | layers, width | {config.num_layers} blocks, d_model {config.d_model}, d_inner {config.d_inner}, d_state {config.d_state}{gates} |
-| trained on | {trained:,} bytes drawn from the first {result.sizes[0]:,} bytes of {result.data} |
-| steps | {settings.steps:,} of {settings.batch} sequences of {settings.length} bytes{begun} |
-| optimizer | AdamW, cosine from {settings.learning_rate:g} after {settings.warmup} warmup steps, weight decay {settings.weight_decay:g} on projections |
+| trained on | {trained:,} {unit}s drawn from the first {train:,} {unit}s of {result.data} |
+| steps | {settings.steps:,} of {settings.batch} sequences of {settings.length} {unit}s{begun} |
+| optimizer | {settings.optimizer}, cosine from {settings.learning_rate:g} after {settings.warmup} warmup steps, weight decay {settings.weight_decay:g} on projections |
 
 ```
 {result.command}
 ```
 
-The test bytes are read in 16 streams from front to back, each with the whole of its
-past as context. The data of enwik8 are Wikipedia text (CC BY-SA); the model knows
-early 2006's English Wikipedia markup and little else. It is small: use it to look
-inside a trained Mamba, not for its opinions.
+{result.measured} What the model knows is what these texts say.
 """  # noqa: E501

@@ -5,121 +5,44 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
-from jmamba.models.mamba.config import MambaConfig
-from jmamba.models.mamba.model import MambaLM
-from jmamba.training.classification import mean_cross_entropy
-from jmamba.training.data import check_windows, sample_windows
+from jmamba.training.config import TrainConfig
+from jmamba.training.divergence import Divergence
 from jmamba.training.interrupts import hold_interrupts
 from jmamba.training.optimizer import make_optimizer, make_schedule
+from jmamba.training.processes import are_to_stop
 from jmamba.training.settings import fingerprint
 from jmamba.training.states import TrainingStates
+from jmamba.training.step import StepProgram, TrainState, train_step
 
 Trained = TypeVar("Trained", bound=nnx.Module)
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Settings of a training run.
+class StepReport(NamedTuple):
+    """What one step tells the outside.
 
     Attributes:
-      steps: optimizer steps.
-      batch: sequences or images per step.
-      length: tokens per sequence; of no use to images.
-      learning_rate: peak of the cosine schedule.
-      warmup: steps of linear rise.
-      weight_decay: of projection matrices.
-      seed: of the initial weights and of the order of the data.
-      save_every: steps between checkpoints of the whole training state.
+      step: which, from 1 on.
+      loss: of its batch, in nats.
+      gradient_norm: of all gradients together, before they are clipped.
+      learning_rate: that it took.
     """
-
-    steps: int
-    batch: int
-    length: int = 1
-    learning_rate: float = 3e-3
-    warmup: int = 200
-    weight_decay: float = 0.1
-    seed: int = 0
-    save_every: int = 500
-
-    def __post_init__(self):
-        """Check that the numbers make a run."""
-        whole = ("steps", "batch", "length", "save_every", "warmup", "seed")
-        positive = ("steps", "batch", "length", "save_every")
-        wrong = {}
-        for name, value in vars(self).items():
-            kinds = (int, np.integer) if name in whole else (int, float, np.number)
-            if isinstance(value, bool) or not isinstance(value, kinds):
-                wrong[name] = value
-            elif not int(name in positive) <= value < 2**31:  # nor NaN
-                wrong[name] = value
-        if not wrong and not self.learning_rate > 0:
-            wrong = {"learning_rate": self.learning_rate}
-        if not wrong and not self.warmup < self.steps:
-            wrong = {"warmup": self.warmup}
-        if wrong:
-            raise ValueError(
-                f"TrainConfig: {wrong} cannot be; steps (more than warmup), batch, "
-                "length, learning_rate and save_every must be positive, warmup, seed "
-                "and weight_decay at least 0, all below 2**31 and whole but for "
-                "learning_rate and weight_decay."
-            )
-
-
-class TrainState(NamedTuple):
-    """All that a run needs to go on: parameters, optimizer state and the step."""
-
-    parameters: nnx.State
-    optimizer: optax.OptState
-    step: jax.Array
-
-
-class StepReport(NamedTuple):
-    """What one step tells the outside."""
 
     step: int
     loss: float
+    gradient_norm: float
+    learning_rate: float
 
     @property
     def bits_per_token(self) -> float:
         """The loss in bits instead of nats."""
         return self.loss / math.log(2)
-
-
-def next_token_loss(model: MambaLM, tokens) -> jax.Array:
-    """Return the mean cross-entropy, in nats, of each token given those before it."""
-    return mean_cross_entropy(model(tokens[:, :-1]).logits, tokens[:, 1:])
-
-
-@partial(
-    jax.jit, static_argnames=("graphdef", "optimizer", "loss"), donate_argnames="state"
-)
-def train_step(state: TrainState, batch, *, graphdef, optimizer, loss):
-    """Return the state after one optimizer step, and the loss before it.
-
-    The state that is given is used up: its memory becomes the next one's.
-    """
-
-    def loss_of(parameters):
-        return loss(nnx.merge(graphdef, parameters), batch)
-
-    value, gradients = jax.value_and_grad(loss_of)(state.parameters)
-    # optax mixes integer step counts with floats
-    with jax.numpy_dtype_promotion("standard"):
-        updates, optimizer_state = optimizer.update(
-            gradients, state.optimizer, state.parameters
-        )
-        parameters = jax.tree.map(jnp.add, state.parameters, updates)
-    return TrainState(parameters, optimizer_state, state.step + 1), value
 
 
 def fit(
@@ -163,10 +86,10 @@ def fit(
         read, or the disk is full.
     """
     graphdef, parameters = nnx.split(model)
-    schedule = make_schedule(
-        config.learning_rate, steps=config.steps, warmup=config.warmup
+    optimizer = make_optimizer(
+        config.optimizer, weight_decay=config.weight_decay, clip=config.clip
     )
-    optimizer = make_optimizer(schedule, weight_decay=config.weight_decay)
+    step = StepProgram(graphdef, optimizer, loss, config.accumulate, config.average)
     states = TrainingStates(
         directory,
         {} if directory is None else _all_settings(config, parameters, draw, settings),
@@ -174,48 +97,41 @@ def fit(
         extend=extend,
     )
     try:
-        parameters = jax.tree.map(jnp.copy, parameters)  # steps use up what they get
-        start = TrainState(
-            parameters, optimizer.init(parameters), jnp.zeros((), jnp.int32)
-        )
-        step_of = partial(train_step, graphdef=graphdef, optimizer=optimizer, loss=loss)
-        state = _run_steps(states, start, draw, config, step_of, report)
+        state = states.restore(step.start(parameters))
+        state = _run_steps(states, state, draw, config, step, report)
     finally:
         states.close()
-    return nnx.merge(graphdef, state.parameters)
+    trained = state.parameters if state.average is None else state.average
+    return nnx.merge(graphdef, trained)
 
 
-def _run_steps(states, state, draw, config, step_of, report) -> TrainState:
+def _run_steps(states, state, draw, config, step, report) -> TrainState:
     """Run all steps that are left, and save states on the way."""
-    state = states.restore(state)
+    rates = make_schedule(
+        config.learning_rate, steps=config.steps, warmup=config.warmup
+    )
+    watch = Divergence(config.learning_rate)
     try:
-        for step, batch in _draw_ahead(draw, int(state.step), config.steps):
+        for number, batch in _draw_ahead(draw, int(state.step), config.steps):
+            rate = rates(number)
             with hold_interrupts():
-                state, value = step_of(state, batch)
-                value = float(value)
-                if not math.isfinite(value):
-                    raise FloatingPointError(_broken_loss(value, step, config, states))
-            report(StepReport(step + 1, value))
+                state, values = train_step(state, batch, np.float32(rate), step=step)
+                loss, norm = float(values.loss), float(values.gradient_norm)
+                watch.check(number, {"loss": loss, "gradient": norm}, states)
+            watch.see(number + 1, loss)
+            report(StepReport(number + 1, loss, norm, rate))
+            is_stopped = are_to_stop(number + 1)
+            is_last = is_stopped or number + 1 == config.steps
             with hold_interrupts():
-                states.save(state, step + 1, last=step + 1 == config.steps)
+                states.save(state, number + 1, last=is_last)
+            if is_stopped:
+                raise KeyboardInterrupt
     except KeyboardInterrupt:
         is_whole = not state.step.is_deleted()  # it is not after a second Ctrl-C
-        if is_whole and int(state.step) > 0:
+        if is_whole and int(state.step) > 0 and jax.process_count() == 1:
             states.save(state, int(state.step), last=True)
         raise
     return state
-
-
-def _broken_loss(value: float, step: int, config: TrainConfig, states) -> str:
-    saved = (
-        "no state was saved"
-        if states.saved is None
-        else f"the last good state, after step {states.saved}, is in {states.directory}"
-    )
-    return (
-        f"The loss is {value} at step {step}. Lower the learning rate "
-        f"(now {config.learning_rate}); {saved}."
-    )
 
 
 def _all_settings(config: TrainConfig, parameters, draw, settings) -> dict[str, Any]:
@@ -230,52 +146,6 @@ def _all_settings(config: TrainConfig, parameters, draw, settings) -> dict[str, 
     }
 
 
-def train(
-    model: MambaLM,
-    data: np.ndarray,
-    config: TrainConfig,
-    *,
-    directory: str | Path | None = None,
-    report: Callable[[StepReport], None] = lambda report: None,
-    extend: bool = False,
-) -> MambaLM:
-    """Train a language model on random windows of a byte corpus.
-
-    Args:
-      model: where to start from; it stays as it is.
-      data: the bytes to train on.
-      config, directory, report, extend: as in `fit`.
-
-    Returns:
-      The trained model.
-
-    Raises:
-      FloatingPointError: the loss is no longer finite; says at which step.
-      ValueError: as in `fit`, or the data are shorter than a window.
-    """
-    check_windows(len(data), config.length)
-
-    def draw(step):
-        windows = sample_windows(data, batch=config.batch, length=config.length,
-                                 seed=config.seed, step=step)  # fmt: skip
-        return jnp.asarray(windows)
-
-    settings = {
-        "model": dataclasses.asdict(model.config),
-        "data": hashlib.sha256(np.ascontiguousarray(data).data).hexdigest()[:16],
-    }
-    return fit(
-        model,
-        next_token_loss,
-        draw,
-        config,
-        directory=directory,
-        report=report,
-        settings=settings,
-        extend=extend,
-    )
-
-
 def _draw_ahead(draw, start: int, stop: int) -> Iterator[tuple[int, Any]]:
     """Yield steps and their batches, each drawn while the one before is trained on."""
     with ThreadPoolExecutor(1) as pool:
@@ -285,8 +155,3 @@ def _draw_ahead(draw, start: int, stop: int) -> Iterator[tuple[int, Any]]:
             batch = following.result()
             following = pool.submit(draw, step + 1) if step + 1 < stop else None
             yield step, batch
-
-
-def new_model(config: MambaConfig, seed: int) -> MambaLM:
-    """Return a model with fresh weights."""
-    return MambaLM(config, rngs=nnx.Rngs(seed))

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 from jmamba.models.mamba.config import MambaConfig
-from jmamba.training.loop import TrainConfig
+from jmamba.training.config import TrainConfig
 
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
@@ -50,45 +50,57 @@ def mamba_training_bytes(config: MambaConfig, batch: int, length: int) -> int:
     return training_bytes(weights, values)
 
 
-def check_training_memory(config: MambaConfig, settings: TrainConfig) -> None:
+def check_training_memory(
+    config: MambaConfig, settings: TrainConfig, *, devices: int = 1
+) -> None:
     """Raise if a model cannot be trained in the memory there is.
+
+    Args:
+      config: of the model.
+      settings: of the training; of a batch in parts one is held at a time.
+      devices: over which it is spread.
 
     Raises:
       ValueError: it cannot.
     """
+    rows = settings.batch // settings.accumulate
     check_run_memory(
-        mamba_training_bytes(config, settings.batch, settings.length),
+        mamba_training_bytes(config, rows, settings.length),
         "Training",
         f"Make batch ({settings.batch}), length ({settings.length}), d_model "
         f"({config.d_model}), d_state ({config.d_state}) or num_layers "
-        f"({config.num_layers}) smaller.",
+        f"({config.num_layers}) smaller; what several devices would hold, jmamba plan "
+        "says.",
+        devices=devices,
     )
 
 
-def check_run_memory(needed: int, what: str, advice: str) -> None:
+def check_run_memory(needed: int, what: str, advice: str, *, devices: int = 1) -> None:
     """Raise if a run needs more memory than there is.
 
     Args:
       needed: bytes that it takes at least.
       what: needs them, as a sentence begins.
       advice: what to do, a sentence.
+      devices: that it may use, each with as much memory; those of a CPU share it.
 
     Raises:
       ValueError: it needs more.
     """
-    there = _memory()
+    there = _memory(devices)
     if there is not None and needed > there:
         raise ValueError(
-            f"{what} needs at least {needed / 2**30:,.1f} GiB of memory, and "
-            f"{jax.devices()[0].device_kind} has {there / 2**30:,.1f} GiB. {advice}"
+            f"{what} needs at least {needed / 2**30:,.1f} GiB of memory, and there are "
+            f"{there / 2**30:,.1f} GiB ({devices} x {jax.devices()[0].device_kind}). "
+            f"{advice}"
         )
 
 
-def _memory() -> int | None:
+def _memory(devices: int) -> int | None:
     """Return the bytes of memory there are, None if that cannot be said."""
     stats = jax.devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
-        return stats["bytes_limit"]
+        return devices * stats["bytes_limit"]
     try:
         pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         limit = _CGROUP.read_text().strip() if _CGROUP.is_file() else ""

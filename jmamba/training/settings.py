@@ -11,6 +11,7 @@ import numpy as np
 
 from jmamba.files.errors import FileError
 from jmamba.files.json_files import read_json
+from jmamba.training.processes import gather_array
 
 SETTINGS = "settings.json"
 """File beside the states that says what they are states of."""
@@ -93,10 +94,9 @@ def fingerprint(tree: Any) -> str:
     """
     seen = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        is_here = getattr(leaf, "is_fully_addressable", True)
         seen.update(f"{np.shape(leaf)} {jnp.result_type(leaf)}".encode())
-        if is_here and jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
-            seen.update(np.ascontiguousarray(leaf).tobytes())
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
+            seen.update(np.ascontiguousarray(gather_array(leaf)).tobytes())
     return seen.hexdigest()[:16]
 
 

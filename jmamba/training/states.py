@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from jmamba.files.errors import FileError
 from jmamba.files.exchange import room_for, write_file
 from jmamba.files.orbax_files import clear_unfinished, read_arrays, silence_orbax
 from jmamba.files.untrusted import as_path, check_all_regular, first_line
+from jmamba.training.processes import all_agree
+from jmamba.training.run_folder import hold_folder, unwritable
 from jmamba.training.settings import SETTINGS, check_run_settings, read_run_settings
 
 ITEM = "default"
@@ -39,7 +41,8 @@ class TrainingStates:
       extend: whether "steps" may be more than it was.
 
     Raises:
-      ValueError: the directory holds states of other settings, or cannot be written.
+      ValueError: the directory holds states of other settings, another run is writing
+        to it, or it cannot be written.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class TrainingStates:
         extend: bool = False,
     ):
         self.manager, self.saved, self._has_failed = None, None, False
+        self._held: IO | None = None
         if directory is None:
             return
         import orbax.checkpoint as ocp
@@ -58,13 +62,18 @@ class TrainingStates:
         silence_orbax()
         self.directory = as_path(directory).absolute()
         check_all_regular(self.directory)
+        self._held = hold_folder(self.directory)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2,
             save_interval_steps=save_every,
             cleanup_tmp_directories=True,  # of savings that were killed
         )
-        self.manager = _open_manager(self.directory, options)
-        self._claim(json.loads(json.dumps(dict(settings))), extend=extend)
+        try:
+            self.manager = _open_manager(self.directory, options)
+            self._claim(json.loads(json.dumps(dict(settings))), extend=extend)
+        except BaseException:
+            self._let_go()
+            raise
 
     def _claim(self, wanted: dict[str, Any], *, extend: bool) -> None:
         """Compare settings with those that the states there were made with."""
@@ -83,7 +92,7 @@ class TrainingStates:
                 if found["steps"] != wanted["steps"]:
                     earlier = [*earlier, found["steps"]]
                 wanted = wanted | ({"extended": earlier} if earlier else {})
-        if wanted != read_run_settings(self.directory):
+        if jax.process_index() == 0 and wanted != read_run_settings(self.directory):
             write_file(file, json.dumps(wanted, indent=2) + "\n")
 
     def restore(self, state: State) -> State:
@@ -96,10 +105,10 @@ class TrainingStates:
             return state
         damaged: dict[int, Exception] = {}
         for step in sorted(self.manager.all_steps(), reverse=True):
-            try:
-                restored = self._read(step, state)
-            except FileError as error:
-                damaged[step] = error
+            restored, error = self._try_to_read(step, state)
+            if not all_agree(error is None):
+                elsewhere = FileError("another process cannot read its part")
+                damaged[step] = error or elsewhere
                 continue
             self._drop(damaged, step)
             self.saved = step
@@ -111,6 +120,12 @@ class TrainingStates:
                 "Delete the folder to begin anew, or name another."
             ) from error
         return state
+
+    def _try_to_read(self, step: int, state: State) -> tuple[Any, Exception | None]:
+        try:
+            return self._read(step, state), None
+        except FileError as error:
+            return None, error
 
     def _read(self, step: int, state: State) -> State:
         leaves, structure = jax.tree.flatten(state)
@@ -130,8 +145,9 @@ class TrainingStates:
                 "%d is used instead.",
                 *(step, self.directory, first_line(error), used),
             )
-            shutil.rmtree(self.directory / str(step), ignore_errors=True)
-        if damaged:
+            if jax.process_index() == 0:
+                shutil.rmtree(self.directory / str(step), ignore_errors=True)
+        if damaged and all_agree(True):  # which waits until they are removed
             self.manager.reload()  # type: ignore[union-attr]
 
     def save(self, state: Any, step: int, *, last: bool) -> None:
@@ -166,6 +182,12 @@ class TrainingStates:
         finally:
             if self._has_failed:
                 clear_unfinished(self.directory)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Let other runs write to the folder."""
+        if self._held is not None:
+            self._held.close()
 
     @contextmanager
     def _complaining(self) -> Iterator[None]:
@@ -200,9 +222,7 @@ def _open_manager(directory: Path, options: Any) -> Any:
                 file.unlink()
             return ocp.CheckpointManager(directory, options=options)
     except OSError as error:
-        raise ValueError(
-            f"Cannot write to {directory}: {error.strerror}. Name another folder."
-        ) from error
+        raise unwritable(directory, error) from error
 
 
 def _bind_as(restored: jax.Array, before: jax.Array) -> jax.Array:

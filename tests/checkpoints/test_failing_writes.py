@@ -19,7 +19,7 @@ from jmamba.checkpoints import convert, save_orbax
 from jmamba.evaluation.records import RecordFile
 from jmamba.files.errors import FileError
 from jmamba.files.exchange import room_for
-from jmamba.training.losses import LossLog
+from jmamba.training.metrics import MetricsLog
 from jmamba.training.states import TrainingStates
 
 CONFIG = MambaConfig(vocab_size=16, d_model=8, num_layers=2, d_state=2)
@@ -157,19 +157,21 @@ def test_a_state_that_finds_no_room_is_said_and_keeps_the_others(tmp_path):
 def test_records_and_losses_that_find_no_room_are_said_and_kept(tmp_path):
     records = RecordFile(tmp_path / "records.jsonl", {})
     records.append("lrp", ["a"], {"area": [1.5]})
-    log = LossLog(tmp_path / "losses.csv")
-    log.append(1, 5.0)
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.append(1, loss=5.0)
     before = contents(tmp_path)
-    for size in (0, len(before["losses.csv"]) + 3):
+    for size in (0, len(before["metrics.jsonl"]) + 3):
         with files_of_at_most(size):
             with pytest.raises(FileError, match="records that were there before are k"):
                 records.append("lrp", ["b"], {"area": [2.5]})
-            with pytest.raises(FileError, match="losses.csv; earlier lines are kept"):
-                log.append(2, 4.0)
+            with pytest.raises(
+                FileError, match="metrics.jsonl; earlier lines are kept"
+            ):
+                log.append(2, loss=4.0)
     log.close()
     there = contents(tmp_path)
     assert there["records.jsonl"] == before["records.jsonl"]
-    assert there["losses.csv"].startswith(before["losses.csv"])
+    assert there["metrics.jsonl"].startswith(before["metrics.jsonl"])
 
 
 def test_what_says_more_already_passes():

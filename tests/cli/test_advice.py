@@ -21,6 +21,7 @@ SHOWN_BY = {
     "jmamba/recipes": {"reproduce"},
     "jmamba/report/folder.py": {"explain", "dynamics"},
     "jmamba/report/text": {"explain"},
+    "jmamba/training/documents.py": {"tokenize"},
     "jmamba/training": {"train"},
 }
 """File or folder -> commands that show its messages."""
@@ -97,7 +98,8 @@ def commands_for(path: Path, function: str) -> set[str]:
         if place == prefix or place.startswith(f"{prefix}/"):
             return commands
     if path.parent.name == "commands":
-        own = {"explain_text": "explain", "explain_image": "explain"}
+        own = {"explain_text": "explain", "explain_image": "explain",
+               "train_run": "train", "step_reports": "train"}  # fmt: skip
         name = own.get(path.stem, path.stem)
         return {name} if name in LATER else callers_within(path, function)
     return set()
@@ -141,7 +143,8 @@ def test_messages_are_found():
     places = {place.split(":")[0] for place, _, _ in ADVICE}
     wanted = {"files/adapters", "files/folders", "checkpoints/verification",
               "report/folder", "report/text/cost", "commands/reading",
-              "commands/options", "commands/train", "recipes/workbench"}  # fmt: skip
+              "commands/options", "commands/train_run",
+              "recipes/workbench"}  # fmt: skip
     assert {f"jmamba/{place}.py" for place in wanted} <= places
     assert (
         "jmamba/files/adapters.py:explain_adapter",

@@ -6,7 +6,7 @@ from jmamba.commands import reproduce
 from jmamba.recipes import RECIPES
 from jmamba.recipes.registry import Recipe, load_recipe
 from jmamba.report.figures.canvas import new_figure
-from jmamba.training.loop import TrainConfig
+from jmamba.training.config import TrainConfig
 
 RUN = CliRunner()
 

@@ -19,8 +19,8 @@ from jmamba.evaluation.records import RecordFile, read_records
 from jmamba.files.checksums import compare_checksums
 from jmamba.models.vim.images import preprocess
 from jmamba.recipes.workbench import Workbench
-from jmamba.training.loop import TrainConfig
-from jmamba.training.losses import LOSSES, LossLog
+from jmamba.training.config import TrainConfig
+from jmamba.training.metrics import METRICS, MetricsLog
 from jmamba.training.states import TrainingStates
 
 SIZES: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "num_layers": 2}
@@ -186,10 +186,10 @@ def open_bench(folder: Path) -> Workbench:
 def write_recipe(folder: Path) -> None:
     bench = open_bench(folder)
     bench.once("areas", lambda: {"lrp": [1.5, 2.5], "random": {"low": 1}})
-    log = LossLog(bench.directory / "runs" / "one" / LOSSES)
+    log = MetricsLog(bench.directory / "runs" / "one" / METRICS)
     log.path.parent.mkdir(parents=True)
     for step in range(1, 5):
-        log.append(step, 1 / step)
+        log.append(step, loss=1 / step)
     log.close()
 
 

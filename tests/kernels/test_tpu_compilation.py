@@ -21,8 +21,9 @@ import jmamba
 from jmamba.attention import reduced_attention
 from jmamba.ops.operation import SELECTIVE_SCAN
 from jmamba.planning.exchanges import exchanges_in
-from jmamba.training.loop import TrainState, next_token_loss, train_step
-from jmamba.training.optimizer import make_optimizer, make_schedule
+from jmamba.training.language import next_token_loss
+from jmamba.training.optimizer import make_optimizer
+from jmamba.training.step import StepProgram, TrainState, train_step
 from jmamba_kernels.selective_scan.pallas_tpu import pallas_tpu
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -133,17 +134,14 @@ def on_chip(place, tree):
 def test_train_step_compiles_with_the_kernel_inside():
     place = sharding("v5e")
     config = jmamba.MambaConfig(vocab_size=256, d_model=64, num_layers=2, d_state=8)
-    schedule = make_schedule(1e-3, warmup=1, steps=10)
-    optimizer = make_optimizer(schedule)
+    optimizer = make_optimizer()
     graphdef, parameters = nnx.split(skeleton(config))
     optimizer_state = jax.eval_shape(optimizer.init, parameters)
     step = jnp.zeros((), jnp.int32)
     state = on_chip(place, TrainState(parameters, optimizer_state, step))
     tokens = jax.ShapeDtypeStruct((2, 65), jnp.int32, sharding=place)
-    run = partial(
-        train_step, graphdef=graphdef, optimizer=optimizer, loss=next_token_loss
-    )
-    text = jax.jit(run).lower(state, tokens).compile().as_text() or ""
+    run = partial(train_step, step=StepProgram(graphdef, optimizer, next_token_loss))
+    text = jax.jit(run).lower(state, tokens, 1e-3).compile().as_text() or ""
     assert "selective_scan_tpu_scan" in text
     assert "selective_scan_tpu_cotangent" in text
 

@@ -15,7 +15,9 @@ from random_models import random_text_model, random_tokens
 
 from jmamba import Vim, VimConfig
 from jmamba.generation import Sampling, generate
-from jmamba.training.loop import TrainConfig, fit, next_token_loss
+from jmamba.training.config import TrainConfig
+from jmamba.training.language import next_token_loss
+from jmamba.training.loop import fit
 
 MESH = jax.make_mesh((2, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
 SURROUNDINGS = {

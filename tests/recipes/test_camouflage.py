@@ -9,7 +9,7 @@ from jmamba.recipes.vision.baselines import BASELINES
 from jmamba.recipes.vision.explainers import baselines
 from jmamba.recipes.vision.scores import measure_location, value
 from jmamba.recipes.workbench import Workbench
-from jmamba.training.loop import TrainConfig
+from jmamba.training.config import TrainConfig
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from jmamba.recipes.fashion import FILES
 from jmamba.recipes.pictures import load_pictures
 from jmamba.recipes.sweeps import choose_rates, sweep_rates, write_sweep
 from jmamba.recipes.workbench import Workbench
-from jmamba.training.loop import TrainConfig
+from jmamba.training.config import TrainConfig
 
 
 def write_fashion(folder):

@@ -21,7 +21,7 @@ from jmamba.recipes.planted_text.tasks import (
 from jmamba.recipes.text.baselines import model_free
 from jmamba.recipes.text.methods import all_explanations
 from jmamba.recipes.workbench import Workbench
-from jmamba.training.loop import new_model
+from jmamba.training.language import new_model
 
 TASK = pytest.mark.parametrize("task", TASKS)
 

@@ -8,7 +8,7 @@ from scipy.stats import ttest_1samp
 
 from jmamba.recipes.seeds import detectable_difference, pair_seeds, write_pairs
 from jmamba.recipes.workbench import Workbench
-from jmamba.training.loop import TrainConfig
+from jmamba.training.config import TrainConfig
 
 
 @pytest.mark.parametrize("count", [2, 5, 30])

@@ -16,7 +16,7 @@ from jmamba.training.classification import (
     is_right,
     predict_all,
 )
-from jmamba.training.loop import TrainConfig
+from jmamba.training.config import TrainConfig
 
 CONFIG = TrainConfig(steps=6, batch=4, warmup=1, save_every=2)
 

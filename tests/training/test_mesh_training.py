@@ -10,7 +10,8 @@ from random_models import random_text_model, random_tokens
 
 from jmamba import Sharding
 from jmamba.training.batches import TextBatch, text_loss
-from jmamba.training.loop import TrainConfig, fit
+from jmamba.training.config import TrainConfig
+from jmamba.training.loop import fit
 
 ROWS, LENGTH = 4, 8
 

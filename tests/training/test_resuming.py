@@ -1,27 +1,33 @@
 import json
 import logging
 import os
+import shlex
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import jmamba
 from jmamba.cli import app
-from jmamba.commands import train as command
-from jmamba.training import loop
-from jmamba.training.loop import TrainConfig, new_model, train
-from jmamba.training.losses import LossLog, read_losses
+from jmamba.commands import train_run as command
+from jmamba.commands.step_reports import StepReporter
+from jmamba.planning.configs import find_config
+from jmamba.training.config import TrainConfig
+from jmamba.training.divergence import Divergence
+from jmamba.training.language import new_model, train
+from jmamba.training.metrics import METRICS, MetricsLog, read_metrics
 from jmamba.training.states import NOTES
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 CONFIG = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=1, d_state=4)
 TEXT = np.frombuffer(b"the cat sat on the mat. " * 200, np.uint8)
-SETTINGS = dict(steps=6, batch=2, length=16, warmup=2, save_every=2)
+SETTINGS: dict[str, Any] = dict(steps=6, batch=2, length=16, warmup=2, save_every=2)
 
 
 def run(directory: Path, text=TEXT, extend=False, report=None, **changes):
@@ -134,8 +140,10 @@ def test_no_state_is_named_where_none_was_saved(tmp_path):
     class States:
         saved = None
 
-    message = loop._broken_loss(1.0, 3, TrainConfig(9, 1, warmup=1), States)
-    assert "no state was saved" in message
+    watch = Divergence(0.1)
+    watch.check(3, {"loss": 1.0}, States)
+    with pytest.raises(FloatingPointError, match="gradient is inf.*no state was saved"):
+        watch.check(3, {"loss": 1.0, "gradient": float("inf")}, States)
 
 
 @pytest.mark.parametrize("changes", [
@@ -147,16 +155,18 @@ def test_numbers_that_make_no_run_are_refused(changes):
         TrainConfig(**(SETTINGS | changes))
 
 
-def test_torn_lines_of_losses_are_left_out(tmp_path, caplog):
-    file = tmp_path / "losses.csv"
-    file.write_text("1,5.0\nnonsense\n2,4.0\n3,3.")
+def test_torn_lines_of_metrics_are_left_out(tmp_path, caplog):
+    file = tmp_path / METRICS
+    rows = ['{"step": 1, "loss": 5.0}', "nonsense", '{"step": 2, "loss": 4.0}']
+    odd = ['{"step": 3}', '{"step": 4, "loss": NaN}', f'{{"step": {"9" * 400}']
+    file.write_text("\n".join([*rows, *odd, '{"step": 5, "lo']))
     with caplog.at_level(logging.WARNING, "jmamba"):
-        assert read_losses(file) == {1: 5.0, 2: 4.0}
-    assert "2, 4" in caplog.text
-    log = LossLog(file)
-    log.append(2, 4.5)
+        assert read_metrics(file) == {1: {"loss": 5.0}, 2: {"loss": 4.0}}
+    assert "2, 4, 5, 6, 7" in caplog.text
+    log = MetricsLog(file)
+    log.append(2, loss=4.5, utilisation=None)
     log.close()
-    assert file.read_text() == "1,5.000000\n2,4.500000\n"
+    assert file.read_text() == '{"step": 1, "loss": 5.0}\n{"step": 2, "loss": 4.5}\n'
 
 
 RUN = CliRunner()
@@ -231,13 +241,62 @@ def test_train_interrupted_while_it_measures_can_be_finished(tmp_path, monkeypat
     assert "begun for 4 and extended" in card
 
 
-def test_sigterm_ends_as_ctrl_c_does(tmp_path, monkeypatch):
+@pytest.mark.parametrize("moment", ["training", "measuring"])
+def test_sigterm_saves_and_exits_with_0(tmp_path, monkeypatch, moment):
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert type_train(whole).exit_code == 0
+
     def terminate(*args):
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(command, "_measure", terminate)
+    with monkeypatch.context() as patch:
+        if moment == "training":
+            patch.setattr(StepReporter, "__call__", terminate)
+        else:
+            patch.setattr(command, "_measure", terminate)
+        result = type_train(tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "Ended by SIGTERM; what is done is kept; run it again" in result.stderr
+    saved = 1 if moment == "training" else OPTIONS["--steps"]
+    assert (tmp_path / "out" / "state" / str(saved)).is_dir()
+    assert type_train(tmp_path).exit_code == 0
+    files = [x / "out" / "model-float32" / "SHA256SUMS" for x in (whole, tmp_path)]
+    assert files[0].read_text() == files[1].read_text()
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    def begin_another(report):
+        with pytest.raises(
+            ValueError, match="Another run is writing to .*name another"
+        ):
+            run(tmp_path)
+
+    run(tmp_path, report=begin_another)
+    assert run(tmp_path) == []  # it has let go
+
+
+def test_refused_options_leave_those_of_the_run(tmp_path):
+    assert type_train(tmp_path, **{"--steps": 3}).exit_code == 0
+    (tmp_path / "out" / "model" / "README.md").unlink()
+    before = (tmp_path / "out" / "config.toml").read_text()
+    result = type_train(tmp_path, **{"--steps": 3, "--seed": 1})
+    assert result.exit_code == 2 and "seed was 0 and is 1" in result.stderr
+    assert (tmp_path / "out" / "config.toml").read_text() == before
+
+
+def test_too_little_memory_names_the_plan(tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 9G")
+
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(command, "train", fail)
     result = type_train(tmp_path)
-    assert result.exit_code == 143 and "run it again to go on" in result.stderr
+    said = " ".join(result.stderr.split())
+    assert result.exit_code == 2 and "Out of memory: 9G. Try --remat full" in said
+    typed = shlex.split(said.split("said by jmamba ")[1])
+    assert typed[:3] == ["plan", "--model", str(tmp_path / "out")]
+    assert find_config(typed[2]).d_model == 16
 
 
 def test_a_full_disk_while_states_are_saved_is_said(tmp_path, monkeypatch):

@@ -42,8 +42,8 @@ from jmamba.recipes.attention_figures.figures import (
 from jmamba.recipes.image_classifiers import VisionConfig, train_vim
 from jmamba.recipes.pictures import load_pictures
 from jmamba.recipes.workbench import Workbench
+from jmamba.training.config import TrainConfig
 from jmamba.training.data import ByteSplits, read_bytes, sample_windows, split_bytes
-from jmamba.training.loop import TrainConfig
 from jmamba.training.memory import training_bytes
 
 FILE = "enwik8.gz"

@@ -19,7 +19,7 @@ from jmamba.recipes.verdicts import decide
 from jmamba.recipes.workbench import Workbench, part_name
 from jmamba.report.figures.canvas import color_bar, frame, lower_triangle, new_figure
 from jmamba.training.classification import Labelled
-from jmamba.training.loop import TrainConfig
+from jmamba.training.config import TrainConfig
 from jmamba.training.memory import training_bytes
 
 

@@ -20,7 +20,8 @@ from jmamba.recipes.text.readings import READINGS
 from jmamba.recipes.text.sentences import Encoded, drop_words
 from jmamba.recipes.text.sentiment import label_loss, predict
 from jmamba.recipes.workbench import Workbench, part_name
-from jmamba.training.loop import TrainConfig, new_model
+from jmamba.training.config import TrainConfig
+from jmamba.training.language import new_model
 from jmamba.training.memory import mamba_training_bytes
 
 

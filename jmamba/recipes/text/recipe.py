@@ -36,7 +36,7 @@ from jmamba.recipes.text.tables import (
     write_word_checks,
 )
 from jmamba.recipes.workbench import Workbench, part_name
-from jmamba.training.loop import new_model
+from jmamba.training.language import new_model
 
 SIZES = {
     "quick": TextConfig(

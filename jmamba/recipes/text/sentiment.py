@@ -23,7 +23,8 @@ from jmamba.recipes.text.sentences import (
     split_rated,
 )
 from jmamba.recipes.workbench import Workbench
-from jmamba.training.loop import TrainConfig, new_model
+from jmamba.training.config import TrainConfig
+from jmamba.training.language import new_model
 from jmamba.training.memory import mamba_training_bytes
 
 FILE = "movie-snippets.tsv"
