@@ -49,7 +49,7 @@ def test_trace_holds_each_kind_of_layer():
 
 
 def test_matrices_and_token_vectors_of_each_layer_add_up():
-    for index in range(3):
+    for index in (1, 2):
         block, x = model().layer(index), traced().residual_in[index]
         recurrence = traced().layer(index)
         alpha = attention.hidden_attention(recurrence)
@@ -86,14 +86,11 @@ def test_maps_are_made_of_all_layers_alike():
         attention.mamba_attribution(model(), TOKENS, settings=inside)
 
 
-@pytest.mark.parametrize("composite", ["lrp_0", "gamma_all"])
-def test_relevance_is_conserved(composite):
+def test_relevance_is_conserved():
     """Without biases relevances add up to the logit, its divisor included."""
     logits = model()(TOKENS).logits[:, -1, TARGET]
-    relevance = attention.mamba_lrp(model(), TOKENS, target=TARGET, composite=composite)
-    assert_close(jnp.sum(relevance, axis=1), logits, 1e-5)
-    if composite == "lrp_0":
-        relevance = attention.alti_logit(model(), TOKENS, target=TARGET)
+    for explain in (attention.mamba_lrp, attention.alti_logit):
+        relevance = explain(model(), TOKENS, target=TARGET)
         assert_close(jnp.sum(relevance, axis=1), logits, 1e-5)
 
 
@@ -195,7 +192,7 @@ def test_mixers_side_by_side_have_the_matrices_of_both():
 
 def test_relevance_is_conserved_through_mixers_side_by_side():
     made = random_parallel_model(use_conv_bias=False)
-    relevance = attention.mamba_lrp(made, TOKENS, target=TARGET)
+    relevance = attention.mamba_lrp(made, TOKENS, target=TARGET, composite="gamma_all")
     logits = made(TOKENS).logits[:, -1, TARGET]
     assert_close(jnp.sum(relevance, axis=1), logits, 1e-5)
     block, x = made.layer(0), made.embed(TOKENS)

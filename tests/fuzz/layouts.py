@@ -13,7 +13,20 @@ from flax import nnx
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from jmamba import Mamba2Config, Mamba2LM, MambaConfig, MambaLM, Vim, VimConfig
+from jmamba import (
+    FalconH1Config,
+    FalconH1LM,
+    GraniteConfig,
+    GraniteLM,
+    JambaConfig,
+    JambaLM,
+    Mamba2Config,
+    Mamba2LM,
+    MambaConfig,
+    MambaLM,
+    Vim,
+    VimConfig,
+)
 from jmamba.checkpoints import load_orbax, load_tokenizer, save_orbax
 from jmamba.evaluation.records import RecordFile, read_records
 from jmamba.files.checksums import compare_checksums
@@ -94,6 +107,24 @@ def write_original_mamba2(folder: Path) -> None:
     write_mamba2(folder)
     ssm = {"layer": "Mamba2", "d_state": 2, "headdim": 8, "ngroups": 2}
     turn_original(folder, ssm)
+
+
+HYBRID = {**SIZES, "d_feed_forward": 6, "num_query_heads": 2}
+
+
+def write_granite(folder: Path) -> None:
+    config = GraniteConfig(**HYBRID, head_width=8, layer_kinds=("mamba", "attention"))
+    GraniteLM(config, rngs=nnx.Rngs(0)).save_pretrained(folder)
+
+
+def write_falcon_h1(folder: Path) -> None:
+    config = FalconH1Config(**HYBRID, head_width=8, rope_width=4)
+    FalconH1LM(config, rngs=nnx.Rngs(0)).save_pretrained(folder)
+
+
+def write_jamba(folder: Path) -> None:
+    config = JambaConfig(**HYBRID, layer_kinds=("mamba", "attention"))
+    JambaLM(config, rngs=nnx.Rngs(0)).save_pretrained(folder)
 
 
 def write_vim(folder: Path) -> None:
@@ -231,6 +262,9 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
     "state-spaces": (write_state_spaces, MambaLM.from_pretrained),
     "mamba2": (write_mamba2, Mamba2LM.from_pretrained),
     "mamba2-original": (write_original_mamba2, Mamba2LM.from_pretrained),
+    "granite": (write_granite, GraniteLM.from_pretrained),
+    "falcon_h1": (write_falcon_h1, FalconH1LM.from_pretrained),
+    "jamba": (write_jamba, JambaLM.from_pretrained),
     "vim": (write_vim, Vim.from_pretrained),
     "vim-training": (write_vim_training, Vim.from_pretrained),
     "orbax": (write_orbax_folder, load_orbax),

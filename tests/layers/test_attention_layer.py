@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import assert_close
+from helpers import assert_close, quick_jit
 
 from jmamba import attention
 from jmamba.layers import MAMBA_LRP, UNIFIED, Block, Precision, RMSNorm, softmax
@@ -179,7 +179,8 @@ def test_long_texts_are_made_in_parts(monkeypatch):
     block, x = make_block(rope_width=2), stream()
 
     def grad(x):
-        return jax.value_and_grad(lambda x: jnp.sum(jnp.sin(block(x).x)))(x)
+        loss = quick_jit(jax.value_and_grad(lambda x: jnp.sum(jnp.sin(block(x).x))))
+        return loss(x)
 
     value, slope = grad(x)
     monkeypatch.setattr(softmax, "ROWS_AT_ONCE", 3)

@@ -55,7 +55,7 @@ def read_falcon_h1(raw: Mapping[str, Any]) -> tuple[FalconH1Config, str]:
         own = None
     width = raw.get("head_dim") or fields["d_model"] // fields["num_query_heads"]
     entries = {
-        field: read_entry(kind, raw, field, name, default)
+        field: _as_floats(read_entry(kind, raw, field, name, default))
         for field, (name, default) in _NUMBERS.items()
         if raw.get(name) is not None
     }
@@ -78,6 +78,11 @@ def read_falcon_h1(raw: Mapping[str, Any]) -> tuple[FalconH1Config, str]:
             kind, raw, "use_feed_forward_bias", "mlp_bias", False
         ),
     ), "hf"
+
+
+def _as_floats(value: Any) -> Any:
+    several = isinstance(value, list | tuple)
+    return tuple(map(float, value)) if several else float(value)
 
 
 def write_falcon_h1(config: FalconH1Config, *, dtype: str) -> dict[str, Any]:

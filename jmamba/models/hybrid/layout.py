@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jmamba.files.errors import CheckpointError
+from jmamba.layers.fields import check_field
 from jmamba.models.dialects import (
     HARMLESS,
     IDS,
@@ -125,7 +126,7 @@ def read_heads(kind: type, raw: Mapping, d_inner: int | None = None) -> dict[str
 def _read_limit(kind: type, raw: Mapping) -> tuple[float, ...]:
     found = raw.get("time_step_limit")
     found = (0.0, math.inf) if found is None else found
-    return tuple(read_entry(kind, {"_": found}, "dt_limit", "_", found))
+    return tuple(check_field(kind, "dt_limit", found, "time_step_limit"))
 
 
 def read_kv_heads(kind: type, raw: Mapping, default: int | None) -> int:

@@ -17,7 +17,7 @@ from jmamba.models.hybrid.config import ATTENTION, MAMBA
 from jmamba.models.mamba2.layout import read_original
 from jmamba.models.mamba2attn.config import Mamba2AttnConfig
 
-_OWN = ("attn_layer_idx", "attn_cfg")
+_OWN = ("model_type", "attn_layer_idx", "attn_cfg")
 _ATTENTION = frozenset(
     "num_heads num_heads_kv head_dim d_conv rotary_emb_dim rotary_emb_base"
     " rotary_emb_interleaved softmax_scale causal qkv_proj_bias out_proj_bias"
@@ -27,8 +27,8 @@ _ONLY = {"causal": True, "rotary_emb_interleaved": False, "mlp_dim": 0}
 
 
 def owns_mamba2attn(raw: Mapping[str, Any]) -> bool:
-    """Say whether a config.json is an original hybrid's: it names no type."""
-    is_original = raw.get("model_type") is None and "d_model" in raw
+    """Say whether a config.json is an original hybrid's, which names no type."""
+    is_original = raw.get("model_type") in (None, "mamba2attn") and "d_model" in raw
     is_mamba2 = layer_kind(raw) == "Mamba2"
     return is_original and is_mamba2 and bool(raw.get("attn_layer_idx"))
 
@@ -72,7 +72,9 @@ def read_mamba2attn(raw: Mapping[str, Any]) -> tuple[Mamba2AttnConfig, str]:
         num_kv_heads=attention.get("num_heads_kv") or heads,
         query_width=attention.get("head_dim") or 0,
         rope_width=read_entry(kind, attention, "rope_width", "rotary_emb_dim", 0),
-        rope_theta=read_entry(kind, attention, "rope_theta", "rotary_emb_base", 1e4),
+        rope_theta=float(
+            read_entry(kind, attention, "rope_theta", "rotary_emb_base", 1e4)
+        ),
         attention_scale=read_entry(
             kind, attention, "attention_scale", "softmax_scale", None
         ),
