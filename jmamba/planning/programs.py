@@ -22,7 +22,6 @@ from jmamba.training.batches import TextBatch, text_loss
 from jmamba.training.classification import Labelled, classification_loss
 from jmamba.training.optimizer import make_optimizer
 from jmamba.training.step import StepProgram, TrainState, train_step
-from jmamba.types import LayerCache
 
 
 class Workload(NamedTuple):
