@@ -62,7 +62,7 @@ def describe() -> Group:
     facts.add_row("platform", f"{here['platform']} on {here['system']}")
     for name, version in here["versions"].items():
         facts.add_row(name, version)
-    kept = jax.config.jax_compilation_cache_dir
+    kept = jax.config.values["jax_compilation_cache_dir"]
     facts.add_row("programs kept in", kept or "memory only")
     return Group(facts, "", implementations(), "", embedded_model())
 

@@ -6,8 +6,8 @@ import platform
 from pathlib import Path
 
 import jax
-import jaxlib
 import platformdirs
+from jaxlib import version as jaxlib
 
 LARGEST = 512 * 1024**2
 """Bytes kept at most; those that were not used for longest go first."""

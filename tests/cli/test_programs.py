@@ -4,8 +4,8 @@ import os
 import subprocess
 import sys
 
-import jaxlib
 import pytest
+from jaxlib import version as jaxlib
 
 from jmamba.commands import programs
 
