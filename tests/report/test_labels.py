@@ -1,8 +1,7 @@
 import pytest
 
 from jmamba.checkpoints import ByteTokenizer
-from jmamba.generation.text_stream import TextStream
-from jmamba.report.labels import (
+from jmamba.figures.labels import (
     Piece,
     piece_labels,
     shorten,
@@ -12,6 +11,7 @@ from jmamba.report.labels import (
     visible,
     word_stretches,
 )
+from jmamba.generation.text_stream import TextStream
 
 BYTES = ByteTokenizer()
 

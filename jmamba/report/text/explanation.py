@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from jmamba.figures.labels import Piece, piece_labels
 from jmamba.report.display import Displayed
-from jmamba.report.labels import Piece, piece_labels
 from jmamba.report.predictions import Predictions
 
 

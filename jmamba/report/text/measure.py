@@ -8,6 +8,12 @@ import numpy as np
 
 from jmamba.attention import Contrast, explain
 from jmamba.dynamics import jacobian_norms, layer_span
+from jmamba.figures.labels import (
+    split_pieces,
+    text_after,
+    token_label,
+    token_labels,
+)
 from jmamba.files.tokenizer import Tokenizer
 from jmamba.models.language_model import LanguageModel
 from jmamba.progress import Progress, ignore, timed
@@ -21,12 +27,6 @@ from jmamba.report.choices import (
 )
 from jmamba.report.depth import measure_depth
 from jmamba.report.environment import environment
-from jmamba.report.labels import (
-    split_pieces,
-    text_after,
-    token_label,
-    token_labels,
-)
 from jmamba.report.predictions import best_predictions, name_predictions
 from jmamba.report.relevance import measure_relevance
 from jmamba.report.size import size_of

@@ -6,9 +6,9 @@ from html import escape
 
 import numpy as np
 
+from jmamba.figures.labels import BLANKS, isolate, visible
 from jmamba.report.display import register_writer
 from jmamba.report.folder import Writer, describe_arrays
-from jmamba.report.labels import BLANKS, isolate, visible
 from jmamba.report.page import (
     code,
     colophon,

@@ -7,7 +7,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from jmamba.report.figures.canvas import (
+from jmamba.figures.canvas import (
     GRID,
     INK,
     MUTED,
@@ -21,8 +21,8 @@ from jmamba.report.figures.canvas import (
     token_axis,
     token_width,
 )
-from jmamba.report.figures.fonts import drawable, plain_text
-from jmamba.report.labels import TokenReport, shorten
+from jmamba.figures.fonts import drawable, plain_text
+from jmamba.figures.labels import TokenReport, shorten
 from jmamba.report.predictions import Predictions
 
 
