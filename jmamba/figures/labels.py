@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
-
-from jmamba.files.tokenizer import BROKEN, MARKS, Offsets
+from jmamba.files.tokenizer import BROKEN, MARKS, Offsets, Tokenizer
 
 BLANKS = {" ": "␣", "\u00a0": "⍽"} | MARKS
 """Visible forms of the blanks."""
@@ -53,11 +51,6 @@ class TokenReport(Protocol):
     @property
     def piece_labels(self) -> list[str]:
         """One readable label per piece."""
-        ...
-
-    @property
-    def norms(self) -> np.ndarray:
-        """The norm of each token before the first layer and after each."""
         ...
 
 
@@ -182,6 +175,23 @@ def text_after(before: int, token: int, decode: Callable[[list[int]], str]) -> s
     """
     known, text = decode([before]), decode([before, token])
     return text.removeprefix(known) if text.startswith(known) else decode([token])
+
+
+def label_next(tokenizer: Tokenizer, before: int, ids: list[int]) -> tuple[str, ...]:
+    """Return readable labels of tokens that may come after another.
+
+    Args:
+      tokenizer: the model's.
+      before: the token that they come after.
+      ids: the tokens.
+
+    Examples:
+      >>> from jmamba.checkpoints import ByteTokenizer
+      >>> label_next(ByteTokenizer(), 97, [98, 10])
+      ('b', '↵')
+    """
+    texts = [text_after(before, i, tokenizer.decode) for i in ids]
+    return tuple(map(token_label, texts, tokenizer.pieces(ids)))
 
 
 def token_labels(pieces: Sequence[Piece], spelled: Sequence[str]) -> list[str]:

@@ -16,10 +16,13 @@ ROOT = Path(__file__).parents[2]
 SHOWN_BY = {
     "jmamba/checkpoints": {"convert"},
     "jmamba/files": {"convert"},
+    "jmamba/interventions": {"lens", "tune"},
     "jmamba/models": {"convert"},
     "jmamba/planning": {"plan"},
     "jmamba/recipes": {"reproduce"},
-    "jmamba/report/folder.py": {"explain", "dynamics"},
+    "jmamba/report/folder.py": {"explain", "dynamics", "lens", "patch"},
+    "jmamba/report/lens": {"lens"},
+    "jmamba/report/patch": {"patch"},
     "jmamba/report/text": {"explain"},
     "jmamba/training": {"train"},
 }

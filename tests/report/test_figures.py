@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jmamba.figures import canvas, fonts
 from matplotlib import get_data_path
 from matplotlib.colors import to_rgb
 from matplotlib.font_manager import get_font
 from matplotlib.image import imread
 from reports import assert_readable, made_up
 
+from jmamba.figures import canvas, fonts
 from jmamba.figures.canvas import label_step, log_scale
 from jmamba.figures.fonts import drawable
 from jmamba.figures.labels import BLANKS
