@@ -227,3 +227,34 @@ def read_ssm(raw: Mapping) -> Mapping:
 def released_tokenizer(raw: Mapping) -> str | None:
     """Return where the tokenizer is of an original file; None for any other file."""
     return None if "model_type" in raw else NEOX
+
+
+def names_classifier(raw: Mapping) -> bool:
+    """Say whether a file is of a classifier of texts, by its "architectures".
+
+    Examples:
+      >>> names_classifier({"architectures": ["MambaForSequenceClassification"]})
+      True
+    """
+    kinds = raw.get("architectures")
+    kinds = kinds if isinstance(kinds, list | tuple) else ()
+    return any(str(kind).endswith("ForSequenceClassification") for kind in kinds)
+
+
+def read_class_names(labels: Any) -> tuple[str, ...]:
+    """Return the names of classes 0, 1, ... that an "id2label" holds.
+
+    Raises:
+      ValueError: a class has none.
+
+    Examples:
+      >>> read_class_names({"1": "dog", "0": "cat"})
+      ('cat', 'dog')
+    """
+    numbers = {str(i) for i in range(len(labels))} if isinstance(labels, dict) else None
+    if numbers is None or set(labels) != numbers:
+        raise ValueError(
+            '"id2label" must map "0", "1", ... to the names of the classes, '
+            f"but is {str(labels)[:80]}."
+        )
+    return tuple(labels[str(i)] for i in range(len(labels)))
