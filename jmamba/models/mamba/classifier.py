@@ -39,6 +39,7 @@ class MambaClassifier(TextClassifier):
     """A Mamba-1 or Falcon-Mamba classifier of texts; its arguments are `TextModel`'s.
 
     Examples:
+      >>> from flax import nnx
       >>> config = MambaClassifierConfig(
       ...     vocab_size=256, d_model=64, num_layers=2, pad_token_id=0
       ... )

@@ -39,6 +39,7 @@ class Mamba2Classifier(TextClassifier):
     """A Mamba-2 classifier of texts; its arguments are `TextModel`'s.
 
     Examples:
+      >>> from flax import nnx
       >>> config = Mamba2ClassifierConfig(
       ...     vocab_size=256, d_model=64, num_layers=2, pad_token_id=0
       ... )
