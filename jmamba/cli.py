@@ -47,6 +47,10 @@ LATER = {
         "jmamba.commands.train:train_command",
         "Train a byte-level model on a file.",
     ),
+    "finetune": (
+        "jmamba.commands.finetune:finetune_command",
+        "Make a classifier of texts of a language model.",
+    ),
     "plan": (
         "jmamba.commands.plan:plan_command",
         "Say what a model takes on a pod: memory, exchanges, time. No pod is needed.",

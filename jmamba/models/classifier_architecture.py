@@ -1,11 +1,12 @@
 """Classifiers among the architectures: a language model's files with another head."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jmamba.files.keys import TRANSPOSE, Row
-from jmamba.models.architecture import Architecture, Raw, Shapes
+from jmamba.models.architecture import Architecture, Raw, Shapes, registered
 from jmamba.models.dialects import names_classifier, read_class_names
+from jmamba.models.language_model import LanguageModel
 from jmamba.models.mixer_keys import HEAD_KEY
 from jmamba.models.text_classifier import TextClassifier, extend_config
 
@@ -65,6 +66,39 @@ def classifier_architecture(
         ),
         refusal=lambda config: f"is a {model_class.__name__}",
         tokenizer_of=language.tokenizer_of,
+    )
+
+
+def make_classifier(
+    model: LanguageModel, classes: int | Sequence[str], **options: Any
+) -> TextClassifier:
+    """Return a classifier that reads texts as a language model does, of its own kind.
+
+    Args:
+      model: the language model.
+      classes: what they are called, or how many there are.
+      **options: of `TextClassifier.from_language_model`.
+
+    Raises:
+      TypeError: there is no classifier upon such models.
+
+    Examples:
+      >>> import jmamba
+      >>> from flax import nnx
+      >>> config = jmamba.MambaConfig(vocab_size=9, d_model=8, num_layers=1)
+      >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
+      >>> type(make_classifier(model, 3)).__name__
+      'MambaClassifier'
+    """
+    kinds = [one.model_class for one in registered()]
+    kinds = [kind for kind in kinds if issubclass(kind, TextClassifier)]
+    for kind in kinds:
+        if isinstance(model, kind.language_class):
+            return kind.from_language_model(model, classes, **options)
+    known = ", ".join(kind.language_class.__name__ for kind in kinds)
+    raise TypeError(
+        f"There is no classifier upon a {type(model).__name__}; give a model of "
+        f"{known}."
     )
 
 
