@@ -273,6 +273,31 @@ def word_stretches(
     return stretches
 
 
+def split_words(pieces: Sequence[Piece]) -> list[Piece]:
+    """Join pieces to words, which begin behind blanks or with a wide letter.
+
+    A blank that is a piece of its own goes to the word in front of it; what a tokenizer
+    adds to a text stays alone.
+
+    Args:
+      pieces: the tokens as stretches of text.
+
+    Examples:
+      >>> pieces = [Piece(c, i, i + 1) for i, c in enumerate("we go")]
+      >>> split_words(pieces)
+      [Piece(text='we ', start=0, stop=3), Piece(text='go', start=3, stop=5)]
+    """
+    words = list(pieces[:1])
+    for before, piece in pairwise(pieces):
+        is_added = not (before.text and piece.text)
+        if is_added or _begins_word(before, piece):
+            words.append(piece)
+        else:
+            word = words.pop()
+            words.append(Piece(word.text + piece.text, word.start, piece.stop))
+    return words
+
+
 def _begins_word(before: Piece, piece: Piece) -> bool:
     """Say whether a word begins with a piece: behind a blank, or in wide letters."""
     letter = piece.text.lstrip()[:1]

@@ -6,6 +6,7 @@ from jmamba.figures.labels import (
     piece_labels,
     shorten,
     split_pieces,
+    split_words,
     text_after,
     token_labels,
     visible,
@@ -93,6 +94,24 @@ def test_stretches_of_a_text_are_whole_words():
     assert list(long) == [0, 16, 32] and long[0] == "x" * 10
     wide = pieces_of("今天天气很好")
     assert list(word_stretches(wide, [p.text for p in wide], 6)) == [0, 6, 12]
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        (["in", "ter", " nation", "al", "."], ["inter", " national."]),
+        (["a", " ", " ", "b", "\n", "c"], ["a  ", "b\n", "c"]),
+        (["", "he", "llo", ""], ["", "hello", ""]),
+        (["雪", "山", " x"], ["雪", "山", " x"]),
+        ([" a"], [" a"]),
+    ],
+)
+def test_words_are_joined_of_pieces(parts, words):
+    pieces = [Piece(text, i, i + 1) for i, text in enumerate(parts)]
+    found = split_words(pieces)
+    assert [word.text for word in found] == words
+    assert [word.start for word in found[1:]] == [word.stop for word in found[:-1]]
+    assert (found[0].start, found[-1].stop) == (0, len(parts))
 
 
 def test_visible_leaves_nothing_unseen():
