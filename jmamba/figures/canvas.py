@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from jmamba.figures.fonts import drawable, plain_text
-from jmamba.figures.labels import TokenReport, shorten, word_stretches
+from jmamba.figures.labels import TokenReport, shorten
+from jmamba.figures.words import word_stretches
 
 DPI = 150
 INK = "#1f2430"

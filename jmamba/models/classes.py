@@ -1,6 +1,7 @@
 """The classes that a head tells apart."""
 
 import dataclasses
+from typing import Any
 
 from jmamba.layers.fields import Rows
 
@@ -30,3 +31,22 @@ class Classes:
                 f"{type(self).__name__}: {len(self.class_names)} class_names for "
                 f"{self.num_classes} classes; give one for each, or none."
             )
+
+
+def read_class_names(labels: Any) -> tuple[str, ...]:
+    """Return the names of classes 0, 1, ... that an "id2label" holds.
+
+    Raises:
+      ValueError: a class has none.
+
+    Examples:
+      >>> read_class_names({"1": "dog", "0": "cat"})
+      ('cat', 'dog')
+    """
+    numbers = {str(i) for i in range(len(labels))} if isinstance(labels, dict) else None
+    if numbers is None or set(labels) != numbers:
+        raise ValueError(
+            '"id2label" must map "0", "1", ... to the names of the classes, '
+            f"but is {str(labels)[:80]}."
+        )
+    return tuple(labels[str(i)] for i in range(len(labels)))

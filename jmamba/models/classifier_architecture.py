@@ -5,7 +5,8 @@ from typing import Any
 
 from jmamba.files.keys import TRANSPOSE, Row
 from jmamba.models.architecture import Architecture, Raw, Shapes, registered
-from jmamba.models.dialects import names_classifier, read_class_names
+from jmamba.models.classes import read_class_names
+from jmamba.models.dialects import names_classifier
 from jmamba.models.language_model import LanguageModel
 from jmamba.models.mixer_keys import HEAD_KEY
 from jmamba.models.text_classifier import TextClassifier, extend_config

@@ -239,22 +239,3 @@ def names_classifier(raw: Mapping) -> bool:
     kinds = raw.get("architectures")
     kinds = kinds if isinstance(kinds, list | tuple) else ()
     return any(str(kind).endswith("ForSequenceClassification") for kind in kinds)
-
-
-def read_class_names(labels: Any) -> tuple[str, ...]:
-    """Return the names of classes 0, 1, ... that an "id2label" holds.
-
-    Raises:
-      ValueError: a class has none.
-
-    Examples:
-      >>> read_class_names({"1": "dog", "0": "cat"})
-      ('cat', 'dog')
-    """
-    numbers = {str(i) for i in range(len(labels))} if isinstance(labels, dict) else None
-    if numbers is None or set(labels) != numbers:
-        raise ValueError(
-            '"id2label" must map "0", "1", ... to the names of the classes, '
-            f"but is {str(labels)[:80]}."
-        )
-    return tuple(labels[str(i)] for i in range(len(labels)))

@@ -6,12 +6,11 @@ from jmamba.figures.labels import (
     piece_labels,
     shorten,
     split_pieces,
-    split_words,
     text_after,
     token_labels,
     visible,
-    word_stretches,
 )
+from jmamba.figures.words import join_words, word_stretches
 from jmamba.generation.text_stream import TextStream
 
 BYTES = ByteTokenizer()
@@ -108,7 +107,7 @@ def test_stretches_of_a_text_are_whole_words():
 )
 def test_words_are_joined_of_pieces(parts, words):
     pieces = [Piece(text, i, i + 1) for i, text in enumerate(parts)]
-    found = split_words(pieces)
+    found = join_words(pieces)
     assert [word.text for word in found] == words
     assert [word.start for word in found[1:]] == [word.stop for word in found[:-1]]
     assert (found[0].start, found[-1].stop) == (0, len(parts))

@@ -27,16 +27,6 @@ def report() -> LensReport:
     return measure_lens(tiny_model(), ByteTokenizer(), TEXT, top=3)
 
 
-@pytest.fixture
-def embedded(monkeypatch, tmp_path):
-    """Use a tiny model for the embedded one, and write where nothing else is."""
-    monkeypatch.setattr(
-        "jmamba.embedded.text.load_embedded",
-        lambda *, dtype=None: (tiny_model(), ByteTokenizer()),
-    )
-    monkeypatch.chdir(tmp_path)
-
-
 def test_report_holds_the_lens():
     found, tokens = report(), jnp.array([list(TEXT.encode())])
     logits = np.asarray(logit_lens(tiny_model(), tokens)[:, 0], np.float64)

@@ -31,16 +31,6 @@ def report() -> PatchReport:
     )
 
 
-@pytest.fixture
-def embedded(monkeypatch, tmp_path):
-    """Use a tiny model for the embedded one, and write where nothing else is."""
-    monkeypatch.setattr(
-        "jmamba.embedded.text.load_embedded",
-        lambda *, dtype=None: (tiny_model(), ByteTokenizer()),
-    )
-    monkeypatch.chdir(tmp_path)
-
-
 def test_report_holds_edited_runs():
     found, model = report(), tiny_model()
     clean, corrupted = (jnp.array([list(x.encode())]) for x in (CLEAN, CORRUPTED))

@@ -10,7 +10,7 @@ from jmamba.files.errors import CheckpointError
 from jmamba.files.untrusted import reading
 from jmamba.layers.fields import check_field
 from jmamba.models.architecture import write_fields
-from jmamba.models.dialects import read_class_names
+from jmamba.models.classes import read_class_names
 from jmamba.models.vim.config import DIVIDE_FLAGS, VimConfig
 
 _HARMLESS = ("model_type", "architectures", "dtype", "torch_dtype", "label2id")

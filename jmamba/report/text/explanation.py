@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from jmamba.figures.labels import Piece, piece_labels, split_words
+from jmamba.figures.labels import Piece, piece_labels
+from jmamba.figures.words import join_words
 from jmamba.report.display import Displayed
 from jmamba.report.predictions import Predictions
 
@@ -105,7 +106,7 @@ class Explanation(Displayed):
     @property
     def words(self) -> list[Piece]:
         """The tokens as words."""
-        return split_words(self.pieces)
+        return join_words(self.pieces)
 
     def by_word(self, values: Float[np.ndarray, "*s l"]) -> Float[np.ndarray, "*s w"]:
         """Add up the values of the tokens of each word: relevance, or attention.
