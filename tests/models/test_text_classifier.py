@@ -18,13 +18,6 @@ from jmamba.attention import METHODS, Contrast, explain
 from jmamba.files.errors import CheckpointError
 from jmamba.interventions import logit_lens, logit_shares, sweep, zero
 from jmamba.models import extract_features
-from jmamba.training.classification import (
-    Labelled,
-    classification_loss,
-    is_right,
-    predict_all,
-)
-from jmamba.training.loop import TrainConfig, fit
 
 PAD = 0
 NAMES = ("bad", "so so", "good")
@@ -185,30 +178,6 @@ def test_features_leave_padding_out(model):
     assert_close(found.last @ language.embedding[...].T, logits, 2e-6)
     with pytest.raises(ValueError, match="extract_features would return"):
         extract_features(language, texts, memory_limit=10)
-
-
-def test_a_classifier_is_trained_by_the_loop():
-    """To say which of two tokens a text holds, from a language model's weights."""
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(3, 24, (256, 6))
-    lengths = rng.integers(2, 7, 256)
-    labels = rng.integers(0, 2, 256)
-    tokens[np.arange(256), rng.integers(0, lengths)] = 1 + labels
-    tokens[np.arange(6) >= lengths[:, None]] = PAD
-    start = MambaClassifier.from_language_model(
-        random_text_model(layers=2), 2, pad_token_id=PAD
-    )
-
-    def draw(step):
-        part = np.random.default_rng(step).integers(0, 192, 32)
-        return Labelled(tokens[part], labels[part])
-
-    config = TrainConfig(steps=120, batch=32, learning_rate=2e-2, warmup=8)
-    trained = fit(start, classification_loss, draw, config)
-    held_out = Labelled(tokens[192:], labels[192:])
-    assert is_right(trained, held_out).mean() > 0.9
-    part = predict_all(start, tokens[:3], batch=2)
-    assert_close(part, start(tokens[:3]), 2e-6)
 
 
 def test_classifiers_that_cannot_be(model):
