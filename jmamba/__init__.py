@@ -16,8 +16,16 @@ from jmamba.models.granite.model import GraniteLM as GraniteLM
 from jmamba.models.jamba.config import JambaConfig as JambaConfig
 from jmamba.models.jamba.model import JambaLM as JambaLM
 from jmamba.models.language_model import LanguageModel as LanguageModel
+from jmamba.models.mamba.classifier import MambaClassifier as MambaClassifier
+from jmamba.models.mamba.classifier import (
+    MambaClassifierConfig as MambaClassifierConfig,
+)
 from jmamba.models.mamba.config import MambaConfig as MambaConfig
 from jmamba.models.mamba.model import MambaLM as MambaLM
+from jmamba.models.mamba2.classifier import Mamba2Classifier as Mamba2Classifier
+from jmamba.models.mamba2.classifier import (
+    Mamba2ClassifierConfig as Mamba2ClassifierConfig,
+)
 from jmamba.models.mamba2.config import Mamba2Config as Mamba2Config
 from jmamba.models.mamba2.model import Mamba2LM as Mamba2LM
 from jmamba.models.mamba2attn.config import Mamba2AttnConfig as Mamba2AttnConfig

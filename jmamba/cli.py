@@ -24,6 +24,18 @@ LATER = {
         "jmamba.commands.dynamics:dynamics_command",
         "Show how the tokens of a text move from layer to layer.",
     ),
+    "lens": (
+        "jmamba.commands.lens:lens_command",
+        "Show what each layer would say after each token of a text.",
+    ),
+    "tune": (
+        "jmamba.commands.tune:tune_command",
+        "Train a tuned lens on a text, for `jmamba lens --tuned`.",
+    ),
+    "patch": (
+        "jmamba.commands.patch:patch_command",
+        "Show which layer and token carry what two texts differ in.",
+    ),
     "generate": (
         "jmamba.commands.generate:generate_command",
         "Continue a text, printing it as it is made.",
@@ -39,6 +51,10 @@ LATER = {
     "tokenize": (
         "jmamba.commands.tokenize:tokenize_command",
         "Turn texts into tokens on disk, to train on.",
+    ),
+    "finetune": (
+        "jmamba.commands.finetune:finetune_command",
+        "Make a classifier of texts of a language model.",
     ),
     "plan": (
         "jmamba.commands.plan:plan_command",

@@ -61,7 +61,8 @@ def ask(
       target: class or token whose logit is explained; None for the predicted one; a
         `Contrast` for the difference of two.
       query: the token that it is read off, counted in the residual stream, negative
-        from the end; None for the class token of an image and the last of a text.
+        from the end; None for the class token of an image and the last of a text, for
+        a classifier of texts the last that is no padding.
 
     Raises:
       ValueError: the inputs do not fit the model, target or query is out of range or
@@ -70,10 +71,12 @@ def ask(
     """
     checked = model.check_inputs(inputs)
     batch, length = checked.shape[0], model.count_tokens(checked.shape)
-    query = model.usual_query(length) if query is None else query
-    chosen = _numbers(query, batch, -length, length, "query")
-    if chosen is not None:
-        chosen = chosen % length
+    if query is None:
+        place = model.find_query(checked)
+        chosen = None if place is None else jnp.broadcast_to(jnp.asarray(place), batch)
+    else:
+        chosen = _numbers(query, batch, -length, length, "query")
+        chosen = None if chosen is None else chosen % length
     graphdef, state = nnx.split(model)
     check_finite({"The model's weights": state}, "relevance")
     pair = target if isinstance(target, Contrast) else (target,)

@@ -17,8 +17,8 @@ from jmamba.commands.options import (
 )
 from jmamba.commands.reading import read_text
 from jmamba.commands.stages import stages
+from jmamba.figures.labels import visible
 from jmamba.generation.sampling import Sampling
-from jmamba.report.labels import visible
 
 
 def generate_command(

@@ -11,10 +11,15 @@ PICTURE_ENDINGS = (
 """Endings of files that are pictures."""
 
 
-def read_text(text: str | None, file: Path | None) -> str:
+def read_text(text: str | None, file: Path | None, command: str = "dynamics") -> str:
     """Return the text of an argument, a file or standard input.
 
     One line end at the end of a file is not part of the text: editors and echo add it.
+
+    Args:
+      text: what was typed.
+      file: where to read it from.
+      command: what reads it, for messages.
 
     Raises:
       ValueError: there is no text, more than one, it names a picture, or the bytes are
@@ -29,9 +34,9 @@ def read_text(text: str | None, file: Path | None) -> str:
         if names_picture(text):
             raise ValueError(
                 f"{text!r} is the name of a picture, but this command reads texts. "
-                + _as_text(text, "dynamics")
+                + _as_text(text, command)
             )
-        return _whole(text)
+        return check_encoding(text)
     source = "Standard input" if file is None else str(file)
     data = _read_input() if file is None else _read_file(file)
     try:
@@ -45,14 +50,18 @@ def read_text(text: str | None, file: Path | None) -> str:
     return found.removesuffix("\n").removesuffix("\r")
 
 
-def _whole(text: str) -> str:
-    """Return a text that was typed, or raise if it cannot be written as UTF-8."""
+def check_encoding(text: str) -> str:
+    """Return a text that was typed, or raise if it cannot be written as UTF-8.
+
+    Raises:
+      ValueError: it cannot.
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
             f"The text is not UTF-8 at character {error.start}. Give it in a UTF-8 "
-            "terminal, or as a file with --file."
+            "terminal."
         ) from error
     return text
 

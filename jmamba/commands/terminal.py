@@ -6,7 +6,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from jmamba.report.labels import BLANKS, visible
+from jmamba.figures.labels import BLANKS, visible
 from jmamba.report.predictions import Predictions
 from jmamba.report.text.explanation import Explanation
 

@@ -9,9 +9,10 @@ from jmamba.interventions.edits import replace as replace
 from jmamba.interventions.edits import resample as resample
 from jmamba.interventions.edits import scale as scale
 from jmamba.interventions.edits import zero as zero
-from jmamba.interventions.lens import LogitShares as LogitShares
+from jmamba.interventions.lens import LensReading as LensReading
 from jmamba.interventions.lens import logit_lens as logit_lens
-from jmamba.interventions.lens import logit_shares as logit_shares
+from jmamba.interventions.lens import read_lens as read_lens
+from jmamba.interventions.lens_training import train_lens as train_lens
 from jmamba.interventions.names import locate_place as locate_place
 from jmamba.interventions.names import place_table as place_table
 from jmamba.interventions.patching import AttributedPatches as AttributedPatches
@@ -28,5 +29,8 @@ from jmamba.interventions.ready import patch_state as patch_state
 from jmamba.interventions.ready import steer as steer
 from jmamba.interventions.running import capture as capture
 from jmamba.interventions.running import run as run
+from jmamba.interventions.shares import LogitShares as LogitShares
+from jmamba.interventions.shares import logit_shares as logit_shares
 from jmamba.interventions.sweep_result import Sweep as Sweep
 from jmamba.interventions.sweeps import sweep as sweep
+from jmamba.interventions.tuned_lens import TunedLens as TunedLens

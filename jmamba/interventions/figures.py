@@ -6,8 +6,7 @@ import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from jmamba.interventions.sweep_result import Sweep
-from jmamba.report.figures.canvas import (
+from jmamba.figures.canvas import (
     GRID,
     MUTED,
     TOWARD,
@@ -16,7 +15,8 @@ from jmamba.report.figures.canvas import (
     label_step,
     new_figure,
 )
-from jmamba.report.figures.fonts import drawable, plain_text
+from jmamba.figures.fonts import drawable, plain_text
+from jmamba.interventions.sweep_result import Sweep
 
 CELL = 0.2
 """Inches of a cell."""

@@ -1,23 +1,21 @@
-"""The logit lens, and what each layer and token adds to a logit."""
+"""The logit lens: what each layer would say, at each token."""
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from jmamba.attention.question import PerSample, TargetChoice, ask, pick, resolve
-from jmamba.attention.relevance.contributions import NORM_FROZEN
 from jmamba.interventions.request import Inputs
-from jmamba.layers.freezing import UNIFIED
+from jmamba.interventions.tuned_lens import TunedLens
 from jmamba.layers.model import LayeredModel
-from jmamba.layers.stack import walk
 from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import (
     RESULT_BYTES,
+    WORKING_BYTES,
     check_memory,
     choose_layers,
     choose_positions,
@@ -31,6 +29,7 @@ def logit_lens(
     *,
     layers: Sequence[int] | None = None,
     positions: Sequence[int] | None = None,
+    tuned: TunedLens | None = None,
     memory_limit: int = RESULT_BYTES,
 ) -> Float[Array, "s b q v"]:
     """Return the logits that each layer's residual stream has at each token.
@@ -42,11 +41,12 @@ def logit_lens(
       inputs: token ids (b, l) or images.
       layers: behind which layers; None for all.
       positions: which tokens; None for all.
+      tuned: a `TunedLens`, whose translation of x is read in place of x.
       memory_limit: bytes that may be returned.
 
     Raises:
-      ValueError: inputs do not fit, a layer or token does not exist, or too much would
-        be returned.
+      ValueError: inputs do not fit, a layer or token does not exist, the lens is of
+        another model, or too much would be returned.
 
     Examples:
       >>> import jmamba
@@ -60,123 +60,145 @@ def logit_lens(
     References:
       nostalgebraist, "Interpreting GPT: the logit lens", 2020.
     """
-    checked = model.check_inputs(inputs)
-    chosen = choose_layers(layers, model.config.num_layers)
+    checked, chosen = _check(model, inputs, layers, tuned)
     length = model.count_tokens(checked.shape)
     tokens = choose_positions(positions, length, "positions")
     counts = {"layers": len(chosen), "samples": checked.shape[0], "tokens": len(tokens)}
     counts["logits"] = model.num_targets
     check_memory("logit_lens", counts, 4, memory_limit)
-    return _lens(*nnx.split(model), checked, tokens, chosen)
+    return _lens(*nnx.split((model, tuned)), checked, tokens, chosen)
 
 
-@partial(jax.jit, static_argnames=("graphdef", "layers"))
-def _lens(graphdef, state, inputs, tokens, layers):
-    model = nnx.merge(graphdef, state)
-
-    def look(block, x, out):
-        return out.x[:, tokens]
-
-    x = model.run_layers(model.embed(inputs), read=look, only=layers).found
-    single = x.reshape(-1, 1, x.shape[-1])  # s b q m -> (s b q) 1 m
-    logits = model.read(single, jnp.zeros(len(single), int))
-    return logits.reshape(*x.shape[:3], -1)
-
-
-class LogitShares(NamedTuple):
-    """A logit as a sum over layers, and over the tokens that each layer reads.
-
-    `embedding` + `layers` + `head` add up to the logit, and the `sources` and `biases`
-    of a layer to its entry of `layers`.
+class LensReading(NamedTuple):
+    """What each layer would say at each token, in few numbers.
 
     Attributes:
-      logit: what is taken apart.
-      embedding: the share of the query's own embedding.
-      layers: the share of what each layer puts out.
-      sources: of each layer's share, that of every token it reads, by token vectors.
-      biases: of each layer's share, that of its biases.
-      head: the bias of the read-out.
+      ids: of the likeliest tokens or classes, best first.
+      probabilities: theirs.
+      entropy: of the layer's distribution, in bits.
+      divergence: KL(model || layer), in bits: what is lost by taking the layer's
+        distribution for that of the whole model.
+      predicted: the probability of what the whole model finds likeliest.
+      rank: how many others the layer finds likelier than that.
     """
 
-    logit: Float[Array, "b"]
-    embedding: Float[Array, "b"]
-    layers: Float[Array, "s b"]
-    sources: Float[Array, "s b l"]
-    biases: Float[Array, "s b"]
-    head: Float[Array, "b"]
+    ids: Int[Array, "s b l k"]
+    probabilities: Float[Array, "s b l k"]
+    entropy: Float[Array, "s b l"]
+    divergence: Float[Array, "s b l"]
+    predicted: Float[Array, "s b l"]
+    rank: Int[Array, "s b l"]
 
 
 @on_any_mesh
-def logit_shares(
+def read_lens(
     model: LayeredModel,
     inputs: Inputs,
     *,
-    target: TargetChoice = None,
-    query: PerSample = None,
-) -> LogitShares:
-    """Take a logit apart: direct logit attribution to layers and to their sources.
+    layers: Sequence[int] | None = None,
+    tuned: TunedLens | None = None,
+    top: int = 5,
+    memory_limit: int = WORKING_BYTES,
+) -> LensReading:
+    """Read the lens at all tokens, keeping a few numbers of each distribution.
 
-        logit = g . x[0] + sum_layers g . out[layer] + bias,  g = d logit / d x[last]
-        g . out[layer] = sum_j g . T_query(x_j) + bias
-
-    with the final norm's 1/rms held constant, and with the token vectors T of
-    `attention.token_vectors`.
+    The logits of one layer are held at a time.
 
     Args:
       model: a model of texts or images.
       inputs: token ids (b, l) or images.
-      target: whose logit, or the difference of which two (a `Contrast`); None for the
-        predicted one.
-      query: off which token it is read; None for the usual one.
+      layers: behind which layers; None for all.
+      tuned: as in `logit_lens`.
+      top: how many of the likeliest are kept.
+      memory_limit: bytes that the logits of one layer may take.
 
     Raises:
-      ValueError: inputs do not fit the model, or target or query is out of range.
+      ValueError: as in `logit_lens`, or there are not so many tokens or classes.
 
     Examples:
       >>> import jmamba
       >>> config = jmamba.MambaConfig(vocab_size=256, d_model=16, num_layers=2)
       >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
-      >>> shares = logit_shares(model, jnp.array([list(b"hello")]))
-      >>> total = shares.embedding + shares.layers.sum(0) + shares.head
-      >>> bool(jnp.allclose(total, shares.logit, atol=1e-5))
-      True
+      >>> found = read_lens(model, jnp.array([list(b"hello")]), top=3)
+      >>> found.ids.shape, found.divergence[-1].max().round(3).tolist()
+      ((2, 1, 5, 3), 0.0)
 
     References:
-      Elhage et al., "A mathematical framework for transformer circuits", 2021; Ferrando
-      et al., arXiv 2305.12535, section 3; Pitorro & Treviso, arXiv 2502.15612.
+      nostalgebraist, "Interpreting GPT: the logit lens", 2020; Belrose et al., arXiv
+      2303.08112, section 3, for the divergence.
     """
-    return _shares(*ask(model, inputs, target, query))
+    checked, chosen = _check(model, inputs, layers, tuned)
+    if not 1 <= top <= model.num_targets:
+        raise ValueError(f"top={top}: give 1 to {model.num_targets}.")
+    counts = {"samples": checked.shape[0], "logits": model.num_targets}
+    counts["tokens"] = model.count_tokens(checked.shape)
+    check_memory("read_lens", counts, 4, memory_limit)
+    return _read(*nnx.split((model, tuned)), checked, chosen, top)
 
 
-@partial(jax.jit, static_argnames="graphdef")
-def _shares(graphdef, state, inputs, target, query):
-    model = nnx.merge(graphdef, state)
-    x = model.embed(inputs)
-    passed = model.run_layers(x, read=lambda block, x, out: (x, out.x - x))
-    last, (entering, added) = passed.x, passed.found
-    target = resolve(model.read(last, query), target)
+def _check(model, inputs, layers, tuned) -> tuple[Any, tuple[int, ...]]:
+    checked = model.check_inputs(inputs)
+    if tuned is not None:
+        tuned.check(model)
+    return checked, choose_layers(layers, model.config.num_layers)
 
-    def read(last):
-        own = pick(model.read(last, query, frozen=NORM_FROZEN), target)
-        return jnp.sum(own), own
 
-    slope, logit = jax.grad(read, has_aux=True)(last)
+@partial(jax.jit, static_argnames=("graphdef", "layers"))
+def _lens(graphdef, state, inputs, tokens, layers):
+    model, tuned = nnx.merge(graphdef, state)
 
-    def along(x):  # ... l m -> ...
-        return jnp.sum(x.astype(slope.dtype) * slope, axis=(-2, -1))
+    def look(block, x, out):
+        return out.x[:, tokens]
 
-    def step(block, _, x):
-        _, pull = jax.vjp(lambda x: block.increment(x, frozen=UNIFIED), x)
-        shares = jnp.sum(x * pull(slope.astype(x.dtype))[0], axis=-1)
-        return None, shares
-
-    _, sources = walk(model.runs(), step, None, entering)
-    layers = jax.vmap(along)(added)
-    return LogitShares(
-        logit,
-        along(x),
-        layers,
-        sources,
-        layers - jnp.sum(sources, axis=-1),
-        logit - along(last),
+    x = model.run_layers(model.embed(inputs), read=look, only=layers).found
+    return jax.lax.map(
+        lambda own: read_layer(model, tuned, *own), (x, jnp.asarray(layers))
     )
+
+
+@partial(jax.jit, static_argnames=("graphdef", "layers", "top"))
+def _read(graphdef, state, inputs, layers, top):
+    model, tuned = nnx.merge(graphdef, state)
+    passed = model.run_layers(
+        model.embed(inputs), read=lambda block, x, out: out.x, only=layers
+    )
+    last = model.config.num_layers - 1
+    whole = jax.nn.log_softmax(read_layer(model, None, passed.x, last))
+    best = jnp.argmax(whole, axis=-1, keepdims=True)
+
+    def summarise(own):
+        scores = jax.nn.log_softmax(read_layer(model, tuned, *own))
+        values, ids = jax.lax.top_k(scores, top)
+        own = jnp.take_along_axis(scores, best, axis=-1)
+        return LensReading(
+            ids,
+            jnp.exp(values),
+            -_mean_log(scores, scores),
+            jnp.maximum(_mean_log(whole, whole) - _mean_log(whole, scores), 0),
+            jnp.exp(own[..., 0]),
+            jnp.sum(scores > own, axis=-1),
+        )
+
+    return jax.lax.map(summarise, (passed.found, jnp.asarray(layers)))
+
+
+def read_layer(
+    model: LayeredModel, tuned: TunedLens | None, x: Float[Array, "b l m"], layer: Any
+) -> Float[Array, "b l v"]:
+    """Return the logits of a residual stream behind a layer, at each of its tokens.
+
+    Args:
+      model: whose norm and read-out they go through.
+      tuned: what translates it first; None for nothing.
+      x: the residual stream.
+      layer: which it leaves.
+    """
+    x = x if tuned is None else tuned.translate(x, layer)
+    single = x.reshape(-1, 1, x.shape[-1])  # b l m -> (b l) 1 m
+    logits = model.read(single, jnp.zeros(len(single), int))
+    return logits.reshape(*x.shape[:2], -1)
+
+
+def _mean_log(weights: Float[Array, "b l v"], scores: Float[Array, "b l v"]):
+    """Return the mean of log-probabilities over a distribution, in bits."""
+    return jnp.sum(jnp.exp(weights) * scores, axis=-1) / jnp.log(2.0)

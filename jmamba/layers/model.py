@@ -120,6 +120,14 @@ class LayeredModel(nnx.Module):
         """
         raise NotImplementedError
 
+    def find_query(self, inputs: Any) -> int | Int[Array, "b"] | None:
+        """Return the token of each input that logits are read off, or None.
+
+        Args:
+          inputs: checked ones.
+        """
+        return self.usual_query(self.count_tokens(inputs.shape))
+
     def runs(self) -> list[Run]:
         """Return the layers as runs of one kind; see `run_layers`."""
         return [Run.of(self.layers, slice(0, self.config.num_layers))]

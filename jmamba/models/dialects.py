@@ -227,3 +227,15 @@ def read_ssm(raw: Mapping) -> Mapping:
 def released_tokenizer(raw: Mapping) -> str | None:
     """Return where the tokenizer is of an original file; None for any other file."""
     return None if "model_type" in raw else NEOX
+
+
+def names_classifier(raw: Mapping) -> bool:
+    """Say whether a file is of a classifier of texts, by its "architectures".
+
+    Examples:
+      >>> names_classifier({"architectures": ["MambaForSequenceClassification"]})
+      True
+    """
+    kinds = raw.get("architectures")
+    kinds = kinds if isinstance(kinds, list | tuple) else ()
+    return any(str(kind).endswith("ForSequenceClassification") for kind in kinds)

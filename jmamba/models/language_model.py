@@ -11,21 +11,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jmamba.layers.block import Block
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.letters import shared_letters
-from jmamba.layers.mixer import Mixer
-from jmamba.layers.norm import Precision, RMSNorm
 from jmamba.layers.places import PASS_BY, Watch
-from jmamba.layers.runs import stack_layers
 from jmamba.layers.selection import torch_uniform
-from jmamba.layers.stack import Remat
 from jmamba.layers.tabulation import tabulated
-from jmamba.models.base import Loaded, StackedModel
+from jmamba.models.base import Loaded
 from jmamba.models.cache import GenerationCache, cache_letters, open_cache
-from jmamba.models.texts import TEXT_AXES, Texts, as_tokens, compact, read_texts
+from jmamba.models.text_model import TextModel
+from jmamba.models.texts import TEXT_AXES, Texts, read_texts
 from jmamba.ops.sharding import hold, keep_places
-from jmamba.requests import take_token
 from jmamba.types import ArrayLike, Tokens, exportable
 from jmamba_kernels import accumulation_dtype
 from jmamba_kernels.versions import matmul_into
@@ -39,51 +34,24 @@ class LMOutput(NamedTuple):
     cache: Any
 
 
-class LanguageModel(StackedModel):
+class LanguageModel(TextModel):
     """A language model whose blocks mix tokens in one direction.
 
-    A kind of it defines `make_mixer`. Blocks are stacked along a leading layer axis and
-    scanned, so that compile time does not grow with depth. Parameters are ordinary
-    `nnx.Param`s: `nnx.split`, `nnx.state` and optax work as usual.
-
-    Args:
-      config: sizes and choices.
-      dtype: compute dtype of activations.
-      param_dtype: dtype of stored weights; those that a recurrence is sensitive to are
-        float32 at least.
-      remat: whether the backward pass recomputes each block instead of storing its
-        intermediate values: a bool, or a policy that says which values it does store;
-        see `layers.stack.walk`.
-      rngs: source of the initial weights.
+    Its arguments are `TextModel`'s, and a kind of it defines `make_mixer`.
 
     To untie the output projection, assign it: `model.lm_head = nnx.Param(weights)` of
     shape (d_model, vocab_size), or a configuration that says so; None ties it again.
     """
 
-    reads: ClassVar[str] = "tokens"
     letters: ClassVar[Mapping[str, str]] = {"embedding": "vm", "lm_head": "mv"}
 
-    def __init__(
-        self,
-        config: Any,
-        *,
-        dtype: Any = jnp.float32,
-        param_dtype: Any = jnp.float32,
-        remat: Remat = False,
-        rngs: nnx.Rngs,
-    ):
-        precision = Precision(jnp.dtype(param_dtype), jnp.dtype(dtype))
-        self.config, self.remat, self.dtype = config, remat, precision.compute
-        table_shape = (config.vocab_size, config.d_model)
-        table = jax.random.normal(rngs.params(), table_shape, precision.param)
-        self.embedding = nnx.Param(table * jnp.asarray(0.02, table.dtype))
-        self.layers = self.make_layers(config, precision, rngs)
-        self.norm_f = RMSNorm(config.d_model, eps=config.norm_eps, precision=precision)
-        head_shape = (config.d_model, config.vocab_size)
+    def __init__(self, config: Any, *, rngs: nnx.Rngs, **options: Any):
+        super().__init__(config, rngs=rngs, **options)
+        head_shape, param = (config.d_model, config.vocab_size), self.embedding.dtype
         self.lm_head = nnx.data(
             None
             if config.tie_embeddings
-            else nnx.Param(torch_uniform(rngs.params(), head_shape, precision.param))
+            else nnx.Param(torch_uniform(rngs.params(), head_shape, param))
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -131,35 +99,6 @@ class LanguageModel(StackedModel):
             model.config = dataclasses.replace(model.config, tie_embeddings=False)
         return model
 
-    @classmethod
-    def make_layers(cls, config: Any, precision: Precision, rngs: nnx.Rngs) -> Any:
-        """Return the stacked blocks.
-
-        Args:
-          config: of the model.
-          precision: its dtypes.
-          rngs: source of the initial weights.
-        """
-        norm = partial(
-            RMSNorm, config.d_model, eps=config.norm_eps, precision=precision
-        )
-
-        def block(rngs):
-            return Block(norm(), cls.make_mixer(config, precision, rngs))
-
-        return stack_layers(block, config.num_layers, rngs)
-
-    @classmethod
-    def make_mixer(cls, config: Any, precision: Precision, rngs: nnx.Rngs) -> Mixer:
-        """Return the mixer of one block.
-
-        Args:
-          config: of the model.
-          precision: its dtypes.
-          rngs: source of the initial weights.
-        """
-        raise NotImplementedError
-
     @tabulated
     def __call__(
         self,
@@ -201,31 +140,6 @@ class LanguageModel(StackedModel):
         graphdef, state = nnx.split(self)
         return _forward(graphdef, state, texts, layers)
 
-    def check_inputs(self, inputs: Tokens | ArrayLike) -> Tokens:
-        """Return tokens as an array, or raise unless they fit; see `as_tokens`."""
-        return as_tokens(inputs, self.config.vocab_size)
-
-    def embed(
-        self, inputs: Tokens, *, frozen: Frozen = NOTHING
-    ) -> Float[Array, "b l m"]:
-        """Return the residual stream before the first block."""
-        table = hold(self.embedding[...], "vm")  # parts of m are gathered, not of v
-        return self.as_residual(jnp.take(table, inputs, axis=0))
-
-    def embed_texts(self, texts: Texts) -> Float[Array, "b l m"]:
-        """Return the residual stream of texts, which may be embedded already."""
-        if texts.embeddings is not None:
-            return self.as_residual(texts.embeddings)
-        assert texts.tokens is not None
-        return self.embed(texts.tokens)
-
-    def as_residual(self, x: Float[Array, "b l m"]) -> Float[Array, "b l m"]:
-        """Return embeddings in the dtype of the residual stream."""
-        x = x.astype(self.dtype)
-        if not self.config.residual_in_fp32:
-            return x
-        return x.astype(accumulation_dtype(x.dtype))
-
     def unembed(
         self,
         x: Float[Array, "*b m"],
@@ -245,35 +159,10 @@ class LanguageModel(StackedModel):
         """Return logits as the model puts them out, of what its last map does."""
         return logits
 
-    def read(
-        self,
-        x: Float[Array, "b l m"],
-        query: int | Int[Array, "b"] | None = None,
-        *,
-        frozen: Frozen = NOTHING,
-    ) -> Float[Array, "b v"]:
-        """Return float32 logits of the token after one place.
-
-        Args:
-          x: a residual stream after the last block.
-          query: the place, or one per text; None for the last.
-          frozen: what derivatives take for constants.
-        """
-        place = -1 if query is None else query
-        return self.unembed(take_token(x, place), frozen=frozen)
-
     @property
     def num_targets(self) -> int:
         """Tokens of the vocabulary."""
         return self.config.vocab_size
-
-    def count_tokens(self, shape: tuple[int, ...]) -> int:
-        """Return the length of texts (b, l)."""
-        return shape[1]
-
-    def usual_query(self, length: int) -> int:
-        """Return the last token, off which the next one is read."""
-        return length - 1
 
     def empty_cache(self, batch: int) -> Any:
         """Return the cache of a model that has seen no token."""
@@ -298,18 +187,8 @@ def _forward(graphdef, state, texts: Texts, cache):
 
 def _run(graphdef, texts: Texts, cache, state):
     model = nnx.merge(graphdef, state)
-    x, segment_ids = model.embed_texts(texts), texts.segment_ids
-    if texts.attention_mask is None:
-        passed = model.run_layers(x, cache=cache, segment_ids=segment_ids)
-        return LMOutput(model.unembed(passed.x), passed.cache)
-    order, lengths, back = compact(texts.attention_mask)
-    x = jnp.take_along_axis(x, order[:, :, None], axis=1)
-    if segment_ids is not None:
-        # padding goes on with the last token's segment, so that it resets nothing
-        last = jnp.maximum(lengths - 1, 0)[:, None]
-        places = jnp.minimum(jnp.arange(x.shape[1])[None], last)
-        order = jnp.take_along_axis(order, places, axis=1)
-        segment_ids = jnp.take_along_axis(segment_ids, order, axis=1)
-    passed = model.run_layers(x, cache=cache, lengths=lengths, segment_ids=segment_ids)
-    logits = jnp.take_along_axis(model.unembed(passed.x), back[:, :, None], axis=1)
+    passed, _, back = model.run_texts(texts, cache=cache)
+    logits = model.unembed(passed.x)
+    if back is not None:
+        logits = jnp.take_along_axis(logits, back[:, :, None], axis=1)
     return LMOutput(logits, passed.cache)

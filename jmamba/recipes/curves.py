@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from jmamba.report.figures.canvas import SERIES, new_figure, plain_numbers
+from jmamba.figures.canvas import SERIES, new_figure, plain_numbers
 
 
 class Curve(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jmamba.report.labels import isolate
+from jmamba.figures.labels import isolate
 from jmamba.report.predictions import Predictions
 
 

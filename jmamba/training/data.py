@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32, Integer, UInt8
 
 from jmamba.files.errors import FileError
 from jmamba.files.untrusted import as_path, check_regular
@@ -74,9 +74,9 @@ def check_windows(size: int, length: int) -> None:
 
 
 def sample_windows(
-    data: UInt8[np.ndarray, "n"], *, batch: int, length: int, seed: int, step: int
+    data: Integer[np.ndarray, "n"], *, batch: int, length: int, seed: int, step: int
 ) -> Int32[np.ndarray, "b w"]:
-    """Draw random windows of length + 1 bytes, the same ones for a seed and step.
+    """Draw random windows of length + 1 tokens, the same ones for a seed and step.
 
     Raises:
       ValueError: the data are shorter than a window.

@@ -121,7 +121,7 @@ class TrainingStates:
             ) from error
         return state
 
-    def _try_to_read(self, step: int, state: State) -> tuple[Any, Exception | None]:
+    def _try_to_read(self, step: int, state: Any) -> tuple[Any, Exception | None]:
         try:
             return self._read(step, state), None
         except FileError as error:

@@ -16,7 +16,7 @@ from jmamba.checkpoints import (
     load_tokenizer,
     save_orbax,
 )
-from jmamba.report.labels import split_pieces
+from jmamba.figures.labels import split_pieces
 
 TEXTS = ["hello world, hello tokens", "naïve café, naïve", "line\nline\ttab 日本語"]
 

@@ -3,9 +3,9 @@ from typer.testing import CliRunner
 
 from jmamba.cli import app
 from jmamba.commands import reproduce
+from jmamba.figures.canvas import new_figure
 from jmamba.recipes import RECIPES
 from jmamba.recipes.registry import Recipe, load_recipe
-from jmamba.report.figures.canvas import new_figure
 from jmamba.training.config import TrainConfig
 
 RUN = CliRunner()

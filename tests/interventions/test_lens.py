@@ -8,7 +8,7 @@ from three_models import KINDS, make_case
 
 from jmamba.attention import token_vectors
 from jmamba.attention.question import Contrast
-from jmamba.interventions import capture, logit_lens, logit_shares
+from jmamba.interventions import capture, logit_lens, logit_shares, read_lens
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -60,3 +60,31 @@ def test_the_lens_of_the_last_layer_is_the_model(case, stream):
     assert_close(lens[-1, :, 0], case.model.read(kept[-1], 3), 2e-6)
     with pytest.raises(ValueError, match="over the limit .* raise memory_limit"):
         logit_lens(case.model, case.inputs, memory_limit=100)
+
+
+def test_a_reading_is_the_lens_in_few_numbers(case):
+    """Against probabilities in float64, layer by layer."""
+    found = read_lens(case.model, case.inputs, layers=[0, -1], top=2)
+    logits = np.asarray(logit_lens(case.model, case.inputs, layers=[0, -1]), np.float64)
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    best = p[-1].argmax(-1)[..., None]
+    order = np.argsort(-logits, axis=-1, kind="stable")[..., :2]
+    np.testing.assert_array_equal(found.ids, order)
+    assert_close(found.probabilities, np.take_along_axis(p, order, -1), 2e-6)
+    assert_close(found.entropy, -(p * np.log2(p)).sum(-1), 2e-6)
+    kl = (p[-1] * (np.log2(p[-1]) - np.log2(p))).sum(-1)
+    np.testing.assert_allclose(found.divergence, kl, atol=2e-6 * kl.max() + 1e-6)
+    own = np.stack([np.take_along_axis(one, best, -1)[..., 0] for one in p])
+    assert_close(found.predicted, own, 2e-6)
+    np.testing.assert_array_equal(found.rank, (p > own[..., None]).sum(-1))
+    assert np.all(found.rank[-1] == 0)
+
+
+def test_readings_that_cannot_be(case):
+    with pytest.raises(ValueError, match=r"top=0: give 1 to \d+"):
+        read_lens(case.model, case.inputs, top=0)
+    with pytest.raises(ValueError, match="read_lens would return"):
+        read_lens(case.model, case.inputs, memory_limit=100)
+    with pytest.raises(ValueError, match="layers 0 to 1"):
+        read_lens(case.model, case.inputs, layers=[2])

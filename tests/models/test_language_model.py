@@ -8,7 +8,7 @@ import pytest
 from helpers import assert_close
 from tiny_models import KINDS, VOCAB, count_traces, random_tokens, tiny_model
 
-from jmamba.models import language_model
+from jmamba.models import text_model
 
 FP32 = 1e-5
 
@@ -117,7 +117,7 @@ def test_model_packed_and_padded_equals_packed_alone():
 
 
 def test_model_called_again_is_not_traced_again(monkeypatch):
-    traces = count_traces(monkeypatch, language_model, "compact")
+    traces = count_traces(monkeypatch, text_model, "compact")
     model, tokens = tiny_model(seed=3), random_tokens(3, 5)  # used nowhere else
     mask = jnp.ones_like(tokens)
     first = model(tokens, attention_mask=mask)

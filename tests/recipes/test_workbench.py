@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from jmamba.commands import reproduce
+from jmamba.figures.canvas import new_figure
 from jmamba.recipes import load_recipe, registry
 from jmamba.recipes.workbench import Workbench, markdown_table
-from jmamba.report.figures.canvas import new_figure
 from jmamba.training.classification import (
     Labelled,
     classification_loss,

@@ -6,8 +6,8 @@ from matplotlib.text import Text
 
 import jmamba
 from jmamba.checkpoints import ByteTokenizer
+from jmamba.figures.labels import split_pieces, token_labels
 from jmamba.report import Explanation, Predictions
-from jmamba.report.labels import split_pieces, token_labels
 
 
 def assert_readable(figure) -> None:

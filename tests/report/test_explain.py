@@ -281,6 +281,11 @@ def test_explanation_is_written(found, tmp_path):
     assert summary["text"] == TEXT
     assert summary["tokens"][1] == {"id": 195, "label": "é 1/2"}
     assert summary["pieces"][1] == {"text": "é", "start": 1, "stop": 3}
+    words = summary["words"]
+    assert "".join(word["text"] for word in words) == found.text
+    for word in words:
+        own = found.relevance[found.method][word["start"] : word["stop"]].sum()
+        assert word["relevance"][found.method] == pytest.approx(float(own), rel=1e-5)
     assert len(summary["predictions"]) == 5
     assert summary["settings"]["layers"] == [0, 1, 2]
     environment = summary["environment"]

@@ -11,11 +11,11 @@ from matplotlib.font_manager import get_font
 from matplotlib.image import imread
 from reports import assert_readable, made_up
 
-from jmamba.report.figures import canvas, fonts
-from jmamba.report.figures.canvas import label_step, log_scale
-from jmamba.report.figures.fonts import drawable
+from jmamba.figures import canvas, fonts
+from jmamba.figures.canvas import label_step, log_scale
+from jmamba.figures.fonts import drawable
+from jmamba.figures.labels import BLANKS
 from jmamba.report.folder import draw_png
-from jmamba.report.labels import BLANKS
 from jmamba.report.text.figures import (
     draw_attention_depth,
     draw_attention_maps,

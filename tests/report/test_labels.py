@@ -1,8 +1,7 @@
 import pytest
 
 from jmamba.checkpoints import ByteTokenizer
-from jmamba.generation.text_stream import TextStream
-from jmamba.report.labels import (
+from jmamba.figures.labels import (
     Piece,
     piece_labels,
     shorten,
@@ -10,8 +9,9 @@ from jmamba.report.labels import (
     text_after,
     token_labels,
     visible,
-    word_stretches,
 )
+from jmamba.figures.words import join_words, word_stretches
+from jmamba.generation.text_stream import TextStream
 
 BYTES = ByteTokenizer()
 
@@ -93,6 +93,24 @@ def test_stretches_of_a_text_are_whole_words():
     assert list(long) == [0, 16, 32] and long[0] == "x" * 10
     wide = pieces_of("今天天气很好")
     assert list(word_stretches(wide, [p.text for p in wide], 6)) == [0, 6, 12]
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        (["in", "ter", " nation", "al", "."], ["inter", " national."]),
+        (["a", " ", " ", "b", "\n", "c"], ["a  ", "b\n", "c"]),
+        (["", "he", "llo", ""], ["", "hello", ""]),
+        (["雪", "山", " x"], ["雪", "山", " x"]),
+        ([" a"], [" a"]),
+    ],
+)
+def test_words_are_joined_of_pieces(parts, words):
+    pieces = [Piece(text, i, i + 1) for i, text in enumerate(parts)]
+    found = join_words(pieces)
+    assert [word.text for word in found] == words
+    assert [word.start for word in found[1:]] == [word.stop for word in found[:-1]]
+    assert (found[0].start, found[-1].stop) == (0, len(parts))
 
 
 def test_visible_leaves_nothing_unseen():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from reports import made_up
 
-from jmamba.report.labels import isolate
+from jmamba.figures.labels import isolate
 from jmamba.report.text.page import page_data, text_page
 
 ATTACK = "</script><img src=x onerror=alert(1)>&'\"é\n"

@@ -53,7 +53,8 @@ def test_one_process_has_the_rows_of_all_its_devices():
 def test_killed_processes_lose_nothing_and_one_goes_on_for_two(tmp_path, fast_programs):
     """kill -9 of one, SIGTERM of one, then one process with another mesh."""
     whole, out = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir(), out.mkdir()
+    for folder in (whole, out):
+        folder.mkdir()
     options = {"steps": STEPS, "save_every": EVERY}
     run = start(out, 2, **options)
     wait_for_state(out, run, after=0)

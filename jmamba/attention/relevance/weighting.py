@@ -1,5 +1,7 @@
 """What a logit's gradient says about each layer, and attention weighed with it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -14,7 +16,7 @@ from jmamba.layers.stack import walk
 def block_gradients(
     model: LayeredModel,
     x: Float[Array, "b l m"],
-    target: Int[Array, "b"] | None,
+    target: Any,
     query: Int[Array, "b"] | None,
     measure=lambda block, x, out: None,
 ):
@@ -23,7 +25,7 @@ def block_gradients(
     Args:
       model: the model.
       x: the residual stream before the first block.
-      target: class or token of each sample; None for the predicted one.
+      target: of a `Question`: class or token of each sample, or a `Contrast`.
       query: the token of each sample that the logit is read off.
       measure: what to record on the way, as `run_layers` reads it.
 

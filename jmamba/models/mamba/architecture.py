@@ -1,7 +1,7 @@
 """The Mamba language model among the architectures."""
 
 from jmamba.models.architecture import Architecture, register
-from jmamba.models.dialects import released_tokenizer
+from jmamba.models.dialects import names_classifier, released_tokenizer
 from jmamba.models.mamba.config import MambaConfig
 from jmamba.models.mamba.keys import TABLES, explain_text_mismatch
 from jmamba.models.mamba.layout import (
@@ -20,7 +20,7 @@ MAMBA = register(
         model_class=MambaLM,
         config_class=MambaConfig,
         model_types=tuple(MODEL_TYPES),
-        owns=owns_config,
+        owns=lambda raw: owns_config(raw) and not names_classifier(raw),
         read_config=read_config,
         write_config=write_config,
         tables=TABLES,

@@ -1,7 +1,7 @@
 """The Mamba-2 language model among the architectures."""
 
 from jmamba.models.architecture import Architecture, register
-from jmamba.models.dialects import released_tokenizer
+from jmamba.models.dialects import names_classifier, released_tokenizer
 from jmamba.models.mamba2.config import Mamba2Config
 from jmamba.models.mamba2.keys import MAMBA2_TABLES, explain_mamba2_mismatch
 from jmamba.models.mamba2.layout import (
@@ -18,7 +18,7 @@ MAMBA2 = register(
         name="mamba2",
         model_class=Mamba2LM,
         config_class=Mamba2Config,
-        owns=owns_mamba2,
+        owns=lambda raw: owns_mamba2(raw) and not names_classifier(raw),
         read_config=read_mamba2,
         write_config=write_mamba2,
         tables=MAMBA2_TABLES,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from jmamba.layers.fields import Depth, Positive, Rows, Side, Within, check_fields, fits
 from jmamba.layers.sizes import MixerSizes, derive
+from jmamba.models.classes import Classes
 from jmamba.refinements.signs import GateSigns, check_definite
 from jmamba.refinements.sorting_choices import SortingChoices, check_sorting
 
@@ -21,15 +22,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VimConfig(SortingChoices, GateSigns, MixerSizes):
+class VimConfig(Classes, SortingChoices, GateSigns, MixerSizes):
     """Describe a Vision Mamba (Vim) with bidirectional mixers of version 2.
 
-    Its fields are those below, of `MixerSizes` (d_model, d_state, d_conv, ...) and of
-    the refinements `GateSigns` and `SortingChoices`.
+    Its fields are those below, of `Classes` (num_classes, class_names), of `MixerSizes`
+    (d_model, d_state, d_conv, ...) and of the refinements `GateSigns` and
+    `SortingChoices`.
 
     Attributes:
       num_layers: number of blocks.
-      num_classes: classes that the head tells apart.
       image_size: side of the images that the position embedding was made for; other
         sizes interpolate it.
       patch_size: side of a patch.
@@ -41,8 +42,6 @@ class VimConfig(SortingChoices, GateSigns, MixerSizes):
       divide_out: whether the sum of both directions is halved.
       norm_eps: epsilon of the RMS norms.
       residual_in_fp32: whether the residual stream is float32 under lower precision.
-      class_names: what the classes are called, in their order; () where that is not
-        known.
 
     Raises:
       ValueError: a field is of another type or not in its range, the class token has
@@ -70,7 +69,6 @@ class VimConfig(SortingChoices, GateSigns, MixerSizes):
     divide_out: bool = True
     norm_eps: Positive = 1e-5
     residual_in_fp32: bool = True
-    class_names: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Check all fields and fill in the derived sizes."""
@@ -83,11 +81,7 @@ class VimConfig(SortingChoices, GateSigns, MixerSizes):
                 f"{self.patch_size}; give a larger image_size or a smaller patch_size."
             )
         self.class_position()
-        if len(self.class_names) not in (0, self.num_classes):
-            raise ValueError(
-                f"VimConfig: {len(self.class_names)} class_names for "
-                f"{self.num_classes} classes; give one for each, or none."
-            )
+        self.check_classes()
         check_definite(self, self.d_state, self.d_inner)
         if self.reorder_layers is not None:  # a list has no hash
             object.__setattr__(self, "reorder_layers", tuple(self.reorder_layers))
@@ -192,8 +186,6 @@ class VimConfig(SortingChoices, GateSigns, MixerSizes):
             raise ValueError(f"Spellings of one flag disagree: {flags}; keep one.")
         for value in flags.values():
             rest["divide_out"] = value
-        if isinstance(rest.get("class_names"), list):  # a list has no hash
-            rest["class_names"] = tuple(rest["class_names"])
         known = {field.name for field in dataclasses.fields(cls) if field.init}
         unknown = sorted(set(rest) - known)
         if unknown:

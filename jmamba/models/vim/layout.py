@@ -10,6 +10,7 @@ from jmamba.files.errors import CheckpointError
 from jmamba.files.untrusted import reading
 from jmamba.layers.fields import check_field
 from jmamba.models.architecture import write_fields
+from jmamba.models.classes import read_class_names
 from jmamba.models.vim.config import DIVIDE_FLAGS, VimConfig
 
 _HARMLESS = ("model_type", "architectures", "dtype", "torch_dtype", "label2id")
@@ -48,19 +49,8 @@ def read_vision_config(raw: Mapping[str, Any]) -> VimConfig:
     """
     fields = {name: value for name, value in raw.items() if name not in _HARMLESS}
     if "id2label" in fields:
-        fields["class_names"] = _names(fields.pop("id2label"))
+        fields["class_names"] = read_class_names(fields.pop("id2label"))
     return VimConfig.from_dict(fields)
-
-
-def _names(labels: Any) -> tuple[str, ...]:
-    """Return the names of classes 0, 1, ..."""
-    numbers = {str(i) for i in range(len(labels))} if isinstance(labels, dict) else None
-    if numbers is None or set(labels) != numbers:
-        raise ValueError(
-            '"id2label" must map "0", "1", ... to the names of the classes, '
-            f"but is {str(labels)[:80]}."
-        )
-    return tuple(labels[str(i)] for i in range(len(labels)))
 
 
 def infer_config(

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from jmamba.report.figures.canvas import (
+from jmamba.figures.canvas import (
     INK,
     MAP_COLORS,
     MAP_DECADES,

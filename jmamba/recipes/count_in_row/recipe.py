@@ -12,12 +12,12 @@ from jaxtyping import Float, Int
 
 from jmamba.attention import counting_channel, hidden_attention, run_lengths
 from jmamba.evaluation import compare_over_seeds
+from jmamba.figures.canvas import color_bar, frame, lower_triangle, new_figure
 from jmamba.models.vim.model import count_parameters
 from jmamba.ops import selective_scan
 from jmamba.recipes.count_in_row.counters import KINDS, LOSSES, Counter, count
 from jmamba.recipes.verdicts import decide
 from jmamba.recipes.workbench import Workbench, part_name
-from jmamba.report.figures.canvas import color_bar, frame, lower_triangle, new_figure
 from jmamba.training.classification import Labelled
 from jmamba.training.config import TrainConfig
 from jmamba.training.memory import training_bytes

@@ -7,8 +7,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from jmamba.evaluation import STEPS
-from jmamba.recipes.text.baselines import MODEL_FREE
-from jmamba.report.figures.canvas import (
+from jmamba.figures.canvas import (
     AGAINST,
     INK,
     MUTED,
@@ -17,7 +16,8 @@ from jmamba.report.figures.canvas import (
     frame,
     new_figure,
 )
-from jmamba.report.figures.fonts import plain_text
+from jmamba.figures.fonts import plain_text
+from jmamba.recipes.text.baselines import MODEL_FREE
 
 DRAWN = {
     "random": "#9aa3af",

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from jmamba.report.figures.canvas import new_figure
+from jmamba.figures.canvas import new_figure
 
 SIDE = 1.05
 """Of one map, in inches."""

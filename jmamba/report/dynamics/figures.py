@@ -5,8 +5,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jmamba.report.dynamics.measure import DynamicsReport
-from jmamba.report.figures.canvas import (
+from jmamba.figures.canvas import (
     AGAINST,
     GRID,
     INK,
@@ -21,6 +20,7 @@ from jmamba.report.figures.canvas import (
     token_axis,
     token_width,
 )
+from jmamba.report.dynamics.measure import DynamicsReport
 
 
 def growth(report: DynamicsReport) -> Figure:

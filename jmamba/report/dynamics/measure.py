@@ -17,13 +17,13 @@ from jmamba.dynamics import (
     measure_trajectories,
     report_regimes,
 )
+from jmamba.figures.labels import Piece, piece_labels, split_pieces, token_labels
 from jmamba.files.tokenizer import Tokenizer
 from jmamba.models.language_model import LanguageModel
 from jmamba.progress import Progress, ignore, timed
 from jmamba.report.choices import encode
 from jmamba.report.display import Displayed
 from jmamba.report.environment import environment
-from jmamba.report.labels import Piece, piece_labels, split_pieces, token_labels
 from jmamba.tracing.trace import trace
 
 STAGES = ("trajectories", "regimes", "contraction", "exponents")

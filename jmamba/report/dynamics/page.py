@@ -2,11 +2,11 @@
 
 from html import escape
 
+from jmamba.figures.labels import isolate, visible
 from jmamba.report.display import register_writer
 from jmamba.report.dynamics.measure import DynamicsReport
 from jmamba.report.dynamics.plates import DYNAMICS_PLATES
 from jmamba.report.folder import Writer, describe_arrays
-from jmamba.report.labels import isolate, visible
 from jmamba.report.page import (
     code,
     colophon,

@@ -4,8 +4,8 @@ import numpy as np
 
 from jmamba.report.dynamics import figures
 from jmamba.report.dynamics.measure import DynamicsReport
-from jmamba.report.figures.shared import draw_token_norms
 from jmamba.report.plate import Plate
+from jmamba.report.shared_figures import draw_token_norms
 from jmamba.report.words import describe_layers, describe_norms
 
 

@@ -8,8 +8,8 @@ from jaxtyping import Float, UInt8
 
 from jmamba.attention.relevance.heat_maps import patch_weights
 from jmamba.evaluation import rank_correlation
+from jmamba.figures.labels import visible
 from jmamba.report.display import Displayed
-from jmamba.report.labels import visible
 from jmamba.report.predictions import Predictions
 
 

@@ -9,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from jmamba.report.figures.canvas import (
+from jmamba.figures.canvas import (
     AGAINST,
     GRID,
     INK,
@@ -25,9 +25,9 @@ from jmamba.report.figures.canvas import (
     log_scale,
     new_figure,
 )
-from jmamba.report.figures.fonts import drawable, plain_text
+from jmamba.figures.fonts import drawable, plain_text
+from jmamba.figures.labels import shorten
 from jmamba.report.image.explanation import ImageExplanation
-from jmamba.report.labels import shorten
 
 HEAT = colormaps["inferno"]
 SIGNED = LinearSegmentedColormap.from_list("signed", [AGAINST, "#f7f7f7", TOWARD])

@@ -3,11 +3,11 @@
 from html import escape
 from pathlib import Path
 
+from jmamba.figures.labels import isolate
 from jmamba.report.display import register_writer
 from jmamba.report.folder import Writer, describe_arrays
 from jmamba.report.image.explanation import ImageExplanation
 from jmamba.report.image.plates import image_plates_of
-from jmamba.report.labels import isolate
 from jmamba.report.page import (
     colophon,
     document,

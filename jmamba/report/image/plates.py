@@ -3,10 +3,10 @@
 import numpy as np
 
 from jmamba.attention import METHODS
-from jmamba.report.figures.shared import draw_predictions
 from jmamba.report.image import figures
 from jmamba.report.image.explanation import ImageExplanation
 from jmamba.report.plate import ALPHA, Plate
+from jmamba.report.shared_figures import draw_predictions
 from jmamba.report.words import (
     describe_layers,
     describe_pairs,

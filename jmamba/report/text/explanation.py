@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from jmamba.figures.labels import Piece, piece_labels
+from jmamba.figures.words import join_words
 from jmamba.report.display import Displayed
-from jmamba.report.labels import Piece, piece_labels
 from jmamba.report.predictions import Predictions
 
 
@@ -101,6 +102,19 @@ class Explanation(Displayed):
     def piece_labels(self) -> list[str]:
         """One readable label per piece."""
         return piece_labels(self.pieces, self.labels)
+
+    @property
+    def words(self) -> list[Piece]:
+        """The tokens as words."""
+        return join_words(self.pieces)
+
+    def by_word(self, values: Float[np.ndarray, "*s l"]) -> Float[np.ndarray, "*s w"]:
+        """Add up the values of the tokens of each word: relevance, or attention.
+
+        Sums of what leaving out each piece costs are not what leaving out a word costs.
+        """
+        starts = np.array([word.start for word in self.words], np.int32)
+        return np.add.reduceat(values, starts, axis=-1)
 
     def by_piece(self, values: Float[np.ndarray, "*s l"]) -> Float[np.ndarray, "*s p"]:
         """Add up the values of the tokens of each piece."""

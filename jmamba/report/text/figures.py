@@ -5,7 +5,7 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from jmamba.report.figures.canvas import (
+from jmamba.figures.canvas import (
     AGAINST,
     GRID,
     INK,
@@ -23,7 +23,7 @@ from jmamba.report.figures.canvas import (
     token_axis,
     token_width,
 )
-from jmamba.report.figures.fonts import drawable, plain_text
+from jmamba.figures.fonts import drawable, plain_text
 from jmamba.report.text.explanation import Explanation
 
 AXES = {"x": "source token j", "y": "reading token i"}

@@ -14,8 +14,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
+from jmamba.figures.labels import Piece
 from jmamba.models.language_model import LanguageModel
-from jmamba.report.labels import Piece
 from jmamba.report.size import size_of
 from jmamba.report.text.cost import choose_left_out
 

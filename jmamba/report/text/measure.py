@@ -8,6 +8,7 @@ import numpy as np
 
 from jmamba.attention import Contrast, explain
 from jmamba.dynamics import jacobian_norms, layer_span
+from jmamba.figures.labels import label_next, split_pieces, token_labels
 from jmamba.files.tokenizer import Tokenizer
 from jmamba.models.language_model import LanguageModel
 from jmamba.progress import Progress, ignore, timed
@@ -21,12 +22,6 @@ from jmamba.report.choices import (
 )
 from jmamba.report.depth import measure_depth
 from jmamba.report.environment import environment
-from jmamba.report.labels import (
-    split_pieces,
-    text_after,
-    token_label,
-    token_labels,
-)
 from jmamba.report.predictions import best_predictions, name_predictions
 from jmamba.report.relevance import measure_relevance
 from jmamba.report.size import size_of
@@ -161,12 +156,7 @@ def explain_text(
         with timed(STAGES[4], timings, progress):
             blocks = _differentiate(model, tokens, plan.probes)
 
-    last = ids[-1]
-
-    def label(ids):
-        texts = [text_after(last, i, tokenizer.decode) for i in ids]
-        return tuple(map(token_label, texts, tokenizer.pieces(ids)))
-
+    label = partial(label_next, tokenizer, ids[-1])
     return Explanation(
         model=name,
         text=text,

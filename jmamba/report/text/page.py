@@ -6,9 +6,9 @@ from html import escape
 
 import numpy as np
 
+from jmamba.figures.labels import BLANKS, isolate, visible
 from jmamba.report.display import register_writer
 from jmamba.report.folder import Writer, describe_arrays
-from jmamba.report.labels import BLANKS, isolate, visible
 from jmamba.report.page import (
     code,
     colophon,
@@ -75,6 +75,7 @@ def text_summary(explanation: Explanation, files: list[str]) -> dict:
         "text": explanation.text,
         "tokens": [{"id": i, "label": label} for i, label in names],
         "pieces": [piece._asdict() for piece in explanation.pieces],
+        "words": _words(explanation),
         "predictions": _listed(explanation.predictions),
         "explained": _listed(explanation.question),
         "settings": explanation.settings,
@@ -83,6 +84,15 @@ def text_summary(explanation: Explanation, files: list[str]) -> dict:
         "arrays": describe_arrays(explanation),
         "files": files,
     }
+
+
+def _words(explanation: Explanation) -> list[dict]:
+    """Return the words, with the relevance of each by every method."""
+    by = {name: explanation.by_word(v) for name, v in explanation.relevance.items()}
+    return [
+        {**word._asdict(), "relevance": {name: float(v[i]) for name, v in by.items()}}
+        for i, word in enumerate(explanation.words)
+    ]
 
 
 def _listed(outcomes: Predictions) -> list[dict]:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from jmamba.report.figures.shared import draw_predictions, draw_token_norms
 from jmamba.report.plate import ALPHA, Plate
+from jmamba.report.shared_figures import draw_predictions, draw_token_norms
 from jmamba.report.text import figures
 from jmamba.report.text.explanation import Explanation
 from jmamba.report.words import (

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Patch
 
 from jmamba.dynamics.theory.scalar_portraits import REGIMES
-from jmamba.report.figures.canvas import (
+from jmamba.figures.canvas import (
     GRID,
     INK,
     MUTED,

@@ -11,8 +11,9 @@ from matplotlib.colors import FuncNorm, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from jmamba.report.figures.fonts import drawable, plain_text
-from jmamba.report.labels import TokenReport, shorten, word_stretches
+from jmamba.figures.fonts import drawable, plain_text
+from jmamba.figures.labels import TokenReport, shorten
+from jmamba.figures.words import word_stretches
 
 DPI = 150
 INK = "#1f2430"

@@ -5,7 +5,7 @@ import unicodedata
 
 from matplotlib import font_manager, ft2font, get_data_path
 
-from jmamba.report.labels import JOINERS, split_graphemes
+from jmamba.figures.labels import JOINERS, split_graphemes
 
 PREFERRED_FONTS = (
     "DejaVu Sans Mono",

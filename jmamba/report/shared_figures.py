@@ -1,5 +1,7 @@
 """Pictures that reports share: token norms through depth, the likeliest outcomes."""
 
+from typing import Protocol, runtime_checkable
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
@@ -7,7 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from jmamba.report.figures.canvas import (
+from jmamba.figures.canvas import (
     GRID,
     INK,
     MUTED,
@@ -21,12 +23,22 @@ from jmamba.report.figures.canvas import (
     token_axis,
     token_width,
 )
-from jmamba.report.figures.fonts import drawable, plain_text
-from jmamba.report.labels import TokenReport, shorten
+from jmamba.figures.fonts import drawable, plain_text
+from jmamba.figures.labels import TokenReport, shorten
 from jmamba.report.predictions import Predictions
 
 
-def draw_token_norms(report: TokenReport) -> Figure:
+@runtime_checkable
+class NormReport(TokenReport, Protocol):
+    """A report that knows how long its tokens are through depth."""
+
+    @property
+    def norms(self) -> np.ndarray:
+        """The norm of each token before the first layer and after each."""
+        ...
+
+
+def draw_token_norms(report: NormReport) -> Figure:
     """Draw the norm of every token's residual stream through depth."""
     norms = report.norms
     depth, length = norms.shape

@@ -3,21 +3,15 @@
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
-
-from jmamba.files.tokenizer import BROKEN, MARKS, Offsets
+from jmamba.files.tokenizer import BROKEN, MARKS, Offsets, Tokenizer
 
 BLANKS = {" ": "␣", "\u00a0": "⍽"} | MARKS
 """Visible forms of the blanks."""
 
 JOINERS = {"\u200c", "\u200d", *map(chr, range(0xE0020, 0xE0080))}
 """Characters that say how their neighbours are drawn: joined, apart, as a flag."""
-
-LONG_WORD = 16
-"""Tokens of a word that is split where places in it are named."""
 
 JOINED = {"So", "Sk", "Lo", "Mn", "Mc", "Me", "Cf"}
 """Categories of emoji, their colours, letters without case, marks, other joiners."""
@@ -53,11 +47,6 @@ class TokenReport(Protocol):
     @property
     def piece_labels(self) -> list[str]:
         """One readable label per piece."""
-        ...
-
-    @property
-    def norms(self) -> np.ndarray:
-        """The norm of each token before the first layer and after each."""
         ...
 
 
@@ -184,6 +173,23 @@ def text_after(before: int, token: int, decode: Callable[[list[int]], str]) -> s
     return text.removeprefix(known) if text.startswith(known) else decode([token])
 
 
+def label_next(tokenizer: Tokenizer, before: int, ids: list[int]) -> tuple[str, ...]:
+    """Return readable labels of tokens that may come after another.
+
+    Args:
+      tokenizer: the model's.
+      before: the token that they come after.
+      ids: the tokens.
+
+    Examples:
+      >>> from jmamba.checkpoints import ByteTokenizer
+      >>> label_next(ByteTokenizer(), 97, [98, 10])
+      ('b', '↵')
+    """
+    texts = [text_after(before, i, tokenizer.decode) for i in ids]
+    return tuple(map(token_label, texts, tokenizer.pieces(ids)))
+
+
 def token_labels(pieces: Sequence[Piece], spelled: Sequence[str]) -> list[str]:
     """Return one label per token; parts of one character are counted.
 
@@ -222,51 +228,3 @@ def shorten(label: str, width: int = 14) -> str:
       'interna…'
     """
     return label if len(label) <= width else label[: width - 1] + "…"
-
-
-def word_stretches(
-    pieces: Sequence[Piece], labels: Sequence[str], step: int, width: int = 10
-) -> dict[int, str]:
-    """Return places in a text that are so far apart, and what is read from each.
-
-    Places begin words, and words end in them, unless a word is too long.
-
-    Args:
-      pieces: the tokens as stretches of text.
-      labels: of the pieces.
-      step: fewest tokens from one place to the next.
-      width: most characters of a stretch.
-
-    Examples:
-      >>> text = "we were there"
-      >>> pieces = [Piece(c, i, i + 1) for i, c in enumerate(text)]
-      >>> word_stretches(pieces, list(text), 4)
-      {0: 'we were', 8: 'there'}
-    """
-    begins = [_begins_word(before, piece) for before, piece in pairwise(pieces)]
-    places = [0]
-    for i, begins_here in enumerate(begins, 1):
-        far = pieces[i].start - pieces[places[-1]].start
-        if far >= max(2 * step, LONG_WORD) or (far >= step and begins_here):
-            places.append(i)
-    stretches = {}
-    for first, stop in pairwise([*places, len(pieces)]):
-        text, end = "", first
-        while end < stop and len(text) + len(labels[end]) <= width:
-            text, end = text + labels[end], end + 1
-        words = [
-            i for i in range(first + 1, end + 1) if i > len(begins) or begins[i - 1]
-        ]
-        end = words[-1] if words and end < len(pieces) else end
-        text = "".join(labels[first:end]).strip() or shorten(labels[first], width)
-        stretches[pieces[first].start] = text.removesuffix(BLANKS[" "])
-    return stretches
-
-
-def _begins_word(before: Piece, piece: Piece) -> bool:
-    """Say whether a word begins with a piece: behind a blank, or in wide letters."""
-    letter = piece.text.lstrip()[:1]
-    if not letter:
-        return False
-    is_wide = unicodedata.east_asian_width(letter) in "WF"
-    return is_wide or piece.text[0].isspace() or before.text[-1:].isspace()

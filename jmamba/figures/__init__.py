@@ -1,0 +1,1 @@
+"""Drawing surfaces, fonts, and tokens as text that can be read."""

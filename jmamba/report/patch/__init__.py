@@ -1,0 +1,1 @@
+"""What of one text, put into another, brings its answer back."""

@@ -1,0 +1,136 @@
+"""The page of patches, and its folder."""
+
+from html import escape
+
+from jmamba.figures.labels import isolate, visible
+from jmamba.report.display import register_writer
+from jmamba.report.folder import Writer, describe_arrays
+from jmamba.report.page import (
+    code,
+    colophon,
+    document,
+    figure_section,
+    prediction_rows,
+    quoted,
+)
+from jmamba.report.patch.plates import PATCH_PLATES
+from jmamba.report.patch.report import PatchReport
+
+INTRO = """<p>Activation patching after Meng et al., arXiv 2202.05262; attribution
+patching after Nanda, 2023, and Syed, Rager and Conmy, arXiv 2310.10348. A patch that
+brings the answer back says that what differs between the texts passes there, not that
+nothing else matters.</p>"""
+"""What the footer says first."""
+
+LISTED = 12
+"""Patches that the page and the terminal list."""
+
+
+def patch_page(report: PatchReport, figures: dict[str, bytes]) -> str:
+    """Return the page of patches; it needs nothing but itself."""
+    title = f"Patching: {isolate(visible(report.clean[:60]))}"
+    plates = [figure_section(p, figures[p.name], report) for p in PATCH_PLATES]
+    asked = " rather than ".join(quoted(label) for label in report.question.labels)
+    body = f"""<header>
+<p class="kicker">jmamba patch · {escape(report.model)} · {escape(report.place)}</p>
+<h1>What brings back {asked}</h1>
+<p>Clean: <q dir="auto">{_marked(report, report.labels)}</q></p>
+<p>Corrupted: <q dir="auto">{_marked(report, report.corrupted_labels)}</q></p>
+<p>The answer's logit is {report.goal:.2f} after the clean text and {report.base:.2f}
+after the corrupted one; a patch of 100 % brings all of the difference back.</p>
+</header>
+<section>
+<h2>Patches that do most</h2>
+{_patch_table(report)}
+</section>
+<section>
+<h2>Figures</h2>
+{"".join(plates)}
+</section>
+<div class="columns">
+{_predictions("clean", report.predictions)}
+{_predictions("corrupted", report.corrupted_predictions)}
+</div>
+{colophon(report, INTRO, {"tokens": len(report.ids)})}"""
+    return document(title, body)
+
+
+def patch_summary(report: PatchReport, files: list[str]) -> dict:
+    """Return what was run and what came out, ready for JSON."""
+    tokens = zip(
+        report.ids.tolist(),
+        report.labels,
+        report.corrupted_ids.tolist(),
+        report.corrupted_labels,
+        strict=True,
+    )
+    return {
+        "made_by": "jmamba patch",
+        "model": report.model,
+        "clean": report.clean,
+        "corrupted": report.corrupted,
+        "tokens": [
+            {"clean": {"id": i, "label": a}, "corrupted": {"id": j, "label": b}}
+            for i, a, j, b in tokens
+        ],
+        "answer": list(report.question.labels),
+        "logit_clean": report.goal,
+        "logit_corrupted": report.base,
+        "strongest": [_summarise(report, *one) for one in report.strongest(LISTED)],
+        "attribution_patching": report.error._asdict(),
+        "settings": report.settings,
+        "environment": report.environment,
+        "seconds": report.timings,
+        "arrays": describe_arrays(report),
+        "files": files,
+    }
+
+
+def _summarise(report: PatchReport, row: int, token: int) -> dict:
+    return {
+        "where": report.row_labels[row],
+        "token": token,
+        "label": report.labels[token],
+        "recovered": float(report.recovered[row, token]),
+        "estimated": float(report.estimated[row, token]),
+    }
+
+
+def _marked(report: PatchReport, labels: tuple[str, ...]) -> str:
+    """Return a text as HTML, with what differs marked."""
+    different = set(report.different.tolist())
+    return "".join(
+        f"<mark>{escape(label)}</mark>" if i in different else escape(label)
+        for i, label in enumerate(labels)
+    )
+
+
+def _patch_table(report: PatchReport) -> str:
+    """Return the patches that do most, with their estimates."""
+    rows = "".join(
+        f"<tr><td>{report.row_labels[row]}</td><td class=number>{token}</td>"
+        f"<td>{code(report.labels[token])}</td>"
+        f"<td>{code(report.corrupted_labels[token])}</td>"
+        f"<td class=number>{100 * report.recovered[row, token]:.1f} %</td>"
+        f"<td class=number>{100 * report.estimated[row, token]:.1f} %</td></tr>"
+        for row, token in report.strongest(LISTED)
+    )
+    return f"""<div style="overflow-x: auto"><table>
+<thead><tr><th>where</th><th class=number>position</th><th>clean token</th>
+<th>corrupted token</th><th class=number>brought back</th>
+<th class=number>estimated</th></tr></thead>
+<tbody>{rows}</tbody></table></div>"""
+
+
+def _predictions(which: str, best) -> str:
+    return f"""<section><h2>Likeliest after the {which} text</h2>
+<table><thead><tr><th>token</th><th class=number>id</th>
+<th class=number>probability</th><th></th></tr></thead>
+<tbody>{prediction_rows(best)}</tbody></table></section>"""
+
+
+write_patches = register_writer(
+    PatchReport,
+    Writer("jmamba-patch", lambda report: PATCH_PLATES, patch_page, patch_summary),
+)
+"""Writes what brings an answer back."""
