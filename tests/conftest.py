@@ -12,6 +12,10 @@ where a test asks for the fixture `optimised_programs`.
 Slow tests: those that slow.txt lists, `-m "not slow"` leaves them out; find_slow.py
 makes the list.
 
+Exhaustive tests: what takes minutes and shows in large what others hold in small
+(notebooks, processes that are killed, recipes at length, kernels for every chip) is
+left out unless it is asked for, by `-m exhaustive`.
+
 Devices: tests run on the CPU unless JAX_PLATFORMS says otherwise. The CPU counts as 8
 devices, so that sharding is tested without hardware.
 """
@@ -59,10 +63,11 @@ hypothesis.settings.load_profile("quick")
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests that slow.txt lists."""
+    """Mark the tests that slow.txt lists, and those that are exhaustive."""
     slow = set((Path(__file__).parent / "slow.txt").read_text().split())
     for item in items:
-        if item.nodeid.split("[")[0] in slow:
+        is_long = item.get_closest_marker("exhaustive") is not None
+        if is_long or item.nodeid.split("[")[0] in slow:
             item.add_marker(pytest.mark.slow)
 
 

@@ -80,6 +80,7 @@ def walk(
       layers find other trees or shapes, a `ByRun` of them.
 
     Examples:
+      >>> import jax.numpy as jnp
       >>> run = Run(slice(0, 3), jnp.array([2.0, 3.0, 5.0]), open=lambda weight: weight)
       >>> total, found = walk([run], lambda w, x, _: (x * w, x), jnp.array(1.0))
       >>> float(total), found.tolist()
@@ -157,7 +158,9 @@ def run_layers(
       ValueError: there is no such place.
 
     Examples:
+      >>> import jax.numpy as jnp
       >>> import jmamba
+      >>> from flax import nnx
       >>> config = jmamba.MambaConfig(vocab_size=256, d_model=8, num_layers=2)
       >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
       >>> x = model.embed(jnp.array([list(b"hello")]))

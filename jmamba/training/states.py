@@ -61,14 +61,14 @@ class TrainingStates:
 
         silence_orbax()
         self.directory = as_path(directory).absolute()
-        check_all_regular(self.directory)
-        self._held = hold_folder(self.directory)
+        self._held = hold_folder(self.directory)  # nobody else writes from here on
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2,
             save_interval_steps=save_every,
             cleanup_tmp_directories=True,  # of savings that were killed
         )
         try:
+            check_all_regular(self.directory)
             self.manager = _open_manager(self.directory, options)
             self._claim(json.loads(json.dumps(dict(settings))), extend=extend)
         except BaseException:

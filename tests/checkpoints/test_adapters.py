@@ -40,7 +40,7 @@ def draw_factors(model, rank=2, seed=0, targets=TARGETS):
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
-        return 0.3 * torch.randn(shape, generator=generator)
+        return 0.1 * torch.randn(shape, generator=generator)
 
     return {
         name: (draw(rank, module.in_features), draw(module.out_features, rank))

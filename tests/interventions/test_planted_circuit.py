@@ -23,7 +23,10 @@ from jmamba.training.batches import TextBatch, text_loss
 from jmamba.training.config import TrainConfig
 from jmamba.training.loop import fit
 
-pytestmark = pytest.mark.usefixtures("optimised_programs")
+pytestmark = [
+    pytest.mark.exhaustive,
+    pytest.mark.usefixtures("optimised_programs"),
+]
 
 KEYS, VALUES = 5, 4
 ASKING = KEYS * VALUES

@@ -70,6 +70,7 @@ def test_kernels_keep_to_the_memory_of_a_tpu():
         check(TpuTiling(rows=1, chunks=1), inputs, directions=1)
 
 
+@pytest.mark.exhaustive
 @needs("pallas_tpu")
 @pytest.mark.parametrize(
     ("tiling", "directions"),

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 
 import numpy as np
+import pytest
 
 from jmamba.recipes import language, reordering
 from jmamba.recipes.fashion import FILES
@@ -78,6 +79,7 @@ def test_language_runs_to_its_tables(tmp_path, monkeypatch):
         assert part in found
 
 
+@pytest.mark.exhaustive
 def test_reordering_runs_to_its_tables(tmp_path, monkeypatch):
     keep(reordering, ("not reordered", "shuffled"), monkeypatch)
     config = dataclasses.replace(

@@ -28,6 +28,7 @@ from jmamba.recipes.vit import VIT_METHODS
 from jmamba.recipes.workbench import Workbench
 
 
+@pytest.mark.exhaustive
 def test_recipe_runs_to_its_tables_and_goes_on(tmp_path, monkeypatch):
     few = {name: METHODS[name] for name in ("raw_attention", "mamba_attribution")}
     monkeypatch.setattr(explainers, "METHODS", few)

@@ -50,6 +50,7 @@ def test_one_process_has_the_rows_of_all_its_devices():
     assert all(np.array_equal(placed[name], x) for name, x in batch.items())
 
 
+@pytest.mark.exhaustive
 def test_killed_processes_lose_nothing_and_one_goes_on_for_two(tmp_path, fast_programs):
     """kill -9 of one, SIGTERM of one, then one process with another mesh."""
     whole, out = tmp_path / "whole", tmp_path / "killed"
