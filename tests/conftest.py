@@ -3,7 +3,8 @@
 Types: dtypes are never promoted implicitly, ranks neither, and jaxtyping's annotations
 are checked at run time by beartype. A test that uses `pytest.raises` runs without the
 annotation checks, since it asks what a user sees, who does not have them; where
-`raises` is hidden in a helper, ask for the fixture `unchecked`.
+`raises` is hidden in a helper, ask for the fixture `unchecked`. So do slow tests, which
+the checks make a sixth slower; of every file some are quick.
 
 Programs: compiled ones are kept in .jax_cache, or where JAX_COMPILATION_CACHE_DIR says,
 so that a second run is about twice as fast as the first. They are not optimised, but
@@ -89,10 +90,9 @@ def unchecked():
 @pytest.fixture(autouse=True)
 def _check_annotations_where_nothing_raises(request):
     function = getattr(request, "function", None)  # a doctest has none
-    if function is None:
-        return
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    if code is not None and "raises" in code.co_names:
+    code = getattr(inspect.unwrap(function), "__code__", None) if function else None
+    is_raising = code is not None and "raises" in code.co_names
+    if is_raising or request.node.get_closest_marker("slow"):
         request.getfixturevalue("unchecked")
 
 

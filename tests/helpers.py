@@ -42,6 +42,17 @@ Interpreted kernels take seconds to compile. So the tests of what implementation
 own three maps are compared with the definition.
 """
 
+
+def kernels_at_length(names):
+    """Return names as parameters, those of interpreted kernels for `-m exhaustive`."""
+    return [
+        pytest.param(name, marks=[pytest.mark.exhaustive])
+        if name in INTERPRETED
+        else name
+        for name in names
+    ]
+
+
 XLA_FORMS = tuple(name for name in IMPLEMENTATIONS if name not in INTERPRETED)
 
 OPTIONS = ("D", "z", "delta_bias", "initial_state", "segment_ids")

@@ -134,6 +134,7 @@ def test_written_model_loads_in_transformers(kind, tmp_path):
         assert torch.equal(back.state_dict()[key], value), key
 
 
+@pytest.mark.exhaustive
 def test_shape_of_130m_matches_transformers(tmp_path):
     from transformers import MambaForCausalLM
 

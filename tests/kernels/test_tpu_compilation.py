@@ -201,7 +201,10 @@ def read_schedule(folder, *options):
     return {row["map"]: row["bundles"] for row in json.loads(out.read_text())["rows"]}
 
 
-@pytest.mark.parametrize(("options", "most"), [((), 52), (("--bare",), 40)])
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [((), 52), pytest.param(("--bare",), 40, marks=[pytest.mark.exhaustive])],
+)
 def test_schedule_is_as_short_as_promised(tmp_path, options, most):
     bundles = read_schedule(tmp_path, *options)
     assert bundles["scan"] <= most

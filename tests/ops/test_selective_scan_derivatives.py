@@ -9,6 +9,7 @@ from helpers import (
     OPTIONS,
     assert_close,
     in_float64,
+    kernels_at_length,
     make_inputs,
     quick_jit,
     run_definition,
@@ -78,7 +79,7 @@ def test_transform_without_options_equals_that_of_the_definition(name):
 
 
 @pytest.mark.parametrize("case", OPTION_CASES)
-@pytest.mark.parametrize("implementation", OTHERS)
+@pytest.mark.parametrize("implementation", kernels_at_length(OTHERS))
 def test_derivative_with_one_option_equals_that_of_the_definition(implementation, case):
     # gradients of kernels: test_selective_scan_equals_definition
     name = "jvp" if implementation in INTERPRETED else "grad_and_jvp"

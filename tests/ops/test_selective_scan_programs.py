@@ -15,6 +15,7 @@ from helpers import (
     XLA_FORMS,
     assert_close,
     differentiable,
+    kernels_at_length,
     make_inputs,
     quick_jit,
     run_scan,
@@ -192,7 +193,7 @@ def test_scan_under_shard_map_equals_whole(implementation, over):
 
 
 @pytest.mark.parametrize("over", SPECS)
-@pytest.mark.parametrize("implementation", ON_DEVICES)
+@pytest.mark.parametrize("implementation", kernels_at_length(ON_DEVICES))
 def test_scan_of_sharded_operands_equals_whole(implementation, over):
     inputs = make_inputs(batch=2, channels=4, options=OPTIONS)
     mesh = two_devices()

@@ -164,6 +164,7 @@ class FewPictures:
         return None
 
 
+@pytest.mark.exhaustive
 def test_recipe_draws_all_figures(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     (tmp_path / "enwik8").write_bytes(rng.integers(0, 24, 4000, np.uint8).tobytes())
