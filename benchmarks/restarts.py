@@ -186,6 +186,7 @@ def soak(kills: int, seed: int, folder: Path, **options) -> dict[str, float]:
 
 
 def main() -> None:
+    """Kill and go on as often as is asked, and print what was lost."""
     parser = argparse.ArgumentParser(description="Kill runs of two processes.")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

@@ -30,6 +30,9 @@ from jmamba.ops import selective_scan, selective_state_update
 from jmamba.report.environment import lowering_target
 from jmamba_kernels import IMPLEMENTATIONS, choose
 
+DIRECTIONS = ("forward", "gradient", "ungated, of a sum", "ungated, weighted")
+"""What is timed, of each implementation that has it."""
+
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 ON = {"cpu": ("xla_loop", "xla_chunked"), "tpu": ("pallas_tpu", "xla_chunked")}
 """Platform -> implementations to time; elsewhere the chosen one and the XLA form."""
@@ -89,17 +92,27 @@ def draw_operands(mode: Mode, channels: int, states: int, dtype) -> dict:
 
 
 def ours(operands: dict, mode: Mode, implementation: str):
-    """Return name -> program of one implementation."""
+    """Return name -> program of one implementation.
+
+    Beside the gradient of all operands stand two without a gate: of a sum, whose
+    cotangent is a constant, and of a weighted sum.
+    """
     scan = partial(selective_scan, delta_softplus=True, implementation=implementation)
+    ungated = {name: x for name, x in operands.items() if name != "z"}
 
-    def loss(operands):
-        return jnp.sum(scan(**operands).y.astype(jnp.float32))
+    def total(operands, weights=1.0):
+        return jnp.sum(weights * scan(**operands).y.astype(jnp.float32))
 
-    forward = jax.jit(lambda operands: scan(**operands).y).lower(operands).compile()
-    programs = {"forward": lambda: jax.block_until_ready(forward(operands))}
+    def compiled(function, *arguments):
+        run = jax.jit(function).lower(*arguments).compile()
+        return lambda: jax.block_until_ready(run(*arguments))
+
+    programs = {"forward": compiled(lambda operands: scan(**operands).y, operands)}
     if mode.backward:
-        gradient = jax.jit(jax.grad(loss)).lower(operands).compile()
-        programs["gradient"] = lambda: jax.block_until_ready(gradient(operands))
+        gradient, weights = jax.grad(total), operands["z"].astype(jnp.float32)
+        programs["gradient"] = compiled(gradient, operands)
+        programs["ungated, of a sum"] = compiled(gradient, ungated)
+        programs["ungated, weighted"] = compiled(gradient, ungated, weights)
     return programs
 
 
@@ -139,7 +152,7 @@ def measure(shape: str, mode_name: str, dtype: str, implementations, runs: int):
             operands, backward=mode.backward
         )
     device = DEVICES.get(jax.devices()[0].device_kind)
-    for direction in ("forward", "gradient"):
+    for direction in DIRECTIONS:
         beside = {
             name: made[direction]
             for name, made in programs.items()

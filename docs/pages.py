@@ -80,7 +80,7 @@ def with_links_of_site(text: str, page: Path = README) -> str:
       text: of the page, in Markdown.
       page: where it is, which links are relative to.
     """
-    docs, own = ROOT / "docs", {name: page for page, name in TEXTS.items()}
+    docs, own = ROOT / "docs", {name: made for made, name in TEXTS.items()}
 
     def turn(match: re.Match) -> str:
         mark, label, target, anchor = match.groups("")

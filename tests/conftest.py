@@ -88,7 +88,7 @@ def unchecked():
 
 
 @pytest.fixture(autouse=True)
-def _check_annotations_where_nothing_raises(request):
+def _choose_whether_annotations_are_checked(request):
     function = getattr(request, "function", None)  # a doctest has none
     code = getattr(inspect.unwrap(function), "__code__", None) if function else None
     is_raising = code is not None and "raises" in code.co_names

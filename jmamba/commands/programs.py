@@ -9,7 +9,7 @@ import jax
 import platformdirs
 from jaxlib import version as jaxlib
 
-LARGEST = 512 * 1024**2
+LARGEST_CACHE = 512 * 1024**2
 """Bytes kept at most; those that were not used for longest go first."""
 
 
@@ -32,7 +32,7 @@ def keep_programs() -> None:
         return  # nothing can be kept here
     if os.access(place, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(place))
-        jax.config.update("jax_compilation_cache_max_size", LARGEST)
+        jax.config.update("jax_compilation_cache_max_size", LARGEST_CACHE)
         seconds = "jax_persistent_cache_min_compile_time_secs"
         jax.config.update(seconds, LEAST_SECONDS)
 

@@ -17,7 +17,7 @@ from jmamba.commands.stages import stages
 from jmamba.files.untrusted import as_path
 from jmamba.training.data import check_windows, read_bytes
 
-HELD_OUT = 0.1
+COMPARED = 0.1
 """Part of the text, its end, that lenses are compared on."""
 
 WINDOWS = 16
@@ -74,7 +74,7 @@ def tune_command(
 
         language_model, tokenizer, _ = load_text_model(model, revision, dtype)
         tokens = np.asarray(tokenizer.encode(_decode(data, text)), np.int32)
-        stop = int(len(tokens) * (1 - HELD_OUT))
+        stop = int(len(tokens) * (1 - COMPARED))
         check_windows(min(stop, len(tokens) - stop), length)
         lens = train_lens(
             language_model,

@@ -30,7 +30,8 @@ def locate_place(model: LayeredModel, name: str) -> Spelled:
       name: what to look for.
 
     Raises:
-      ValueError: nothing has this name; the message offers the nearest ones.
+      ValueError: nothing has this name, and the message offers the nearest ones; or
+        layers of some kinds alone have it.
 
     Examples:
       >>> import jmamba
@@ -40,6 +41,14 @@ def locate_place(model: LayeredModel, name: str) -> Spelled:
       >>> locate_place(model, "blocks.1.hook_delta")[:2]
       (Place(name='delta', ...), 1)
     """
+    some = getattr(model.layers, "places_of_some", ())
+    rest = _cut(IN_BLOCK, name)[1]
+    if rest not in _spellings(model.places) and rest in _spellings(some):
+        raise ValueError(
+            f"Only some layers of this model have {rest!r}, and interventions take "
+            f"what all have. Read it by model.run_layers(x, show=[{rest!r}], "
+            f"read=...), or change it by edit={{{rest!r}: change}}."
+        )
     return find_spelling(model.places, name)
 
 

@@ -14,7 +14,7 @@ from jmamba.files.untrusted import as_path, check_regular
 from jmamba.files.weight_files import open_safetensors
 from jmamba.layers.model import LayeredModel
 
-MAKER = "jmamba tuned lens"
+MADE_BY = "jmamba tuned lens"
 """What files of lenses say that they are."""
 
 
@@ -99,7 +99,7 @@ class TunedLens(nnx.Module):
             nnx.state(self)).items()}  # fmt: skip
         path = as_path(path)
         with room_for(path, "nothing is written"):
-            write_file(path, save(arrays, metadata={"made_by": MAKER}))
+            write_file(path, save(arrays, metadata={"made_by": MADE_BY}))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "TunedLens":

@@ -16,7 +16,7 @@ from jmamba.layers.selection import make_linear
 NAME = "feed_forward"
 """What the names of its places begin with."""
 
-PLACES = tuple(
+PLACES_OF_FEED_FORWARD = tuple(
     place.under(NAME, is_mirrored=False)._replace(transformer_lens=names)
     for place, names in (
         (Place("input", "blm", "the stream between mixer and it"), ("hook_resid_mid",)),
@@ -51,7 +51,7 @@ class FeedForward(nnx.Module):
       Shazeer, "GLU variants improve transformer", arXiv 2002.05202, SwiGLU.
     """
 
-    places: ClassVar[tuple[Place, ...]] = PLACES
+    places: ClassVar[tuple[Place, ...]] = PLACES_OF_FEED_FORWARD
     letters: ClassVar[Mapping[str, str]] = {
         **{f"{name}.kernel": "md" for name in ("gate_up", "gate_proj", "up_proj")},
         **{f"{name}.bias": "d" for name in ("gate_up", "gate_proj", "up_proj")},

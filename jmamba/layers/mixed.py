@@ -75,7 +75,7 @@ class MixedStack(nnx.Module):
 
         What each kind has of its own can be edited and read by `run_layers`.
         """
-        each = [getattr(self, run.name).places for run in runs_of_kinds(self.kinds)]
+        each = self._places_of_kinds()
         common = [{place.name for place in places} for places in each[1:]]
         return tuple(
             place
@@ -83,6 +83,16 @@ class MixedStack(nnx.Module):
             if place.axes and WIDTH.issuperset(place.axes)
             if all(place.name in names for names in common)
         )
+
+    @property
+    def places_of_some(self) -> tuple[Place, ...]:
+        """Places that some layers have and others have not."""
+        common = {place.name for place in self.places}
+        found = {one.name: one for places in self._places_of_kinds() for one in places}
+        return tuple(place for name, place in found.items() if name not in common)
+
+    def _places_of_kinds(self) -> list[tuple[Place, ...]]:
+        return [getattr(self, run.name).places for run in runs_of_kinds(self.kinds)]
 
     def empty_cache(self, batch: int, dtype: Any) -> Any:
         """Return what the layers remember before the first token."""

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from jmamba.types import KeyValues, SoftmaxAttention
 from jmamba_kernels import accumulation_dtype
 
-ROWS_AT_ONCE = 512
+QUERIES_AT_ONCE = 512
 """Queries whose weights are in memory together."""
 
 
@@ -78,7 +78,7 @@ def attend_values(
         )
         slots = jnp.arange(keys.shape[1], dtype=places.dtype)[None]
     mix = partial(_mix, keys=keys, values=values, slots=slots)
-    if queries.shape[1] <= ROWS_AT_ONCE:
+    if queries.shape[1] <= QUERIES_AT_ONCE:
         return mix((queries, places, begins)), KeyValues(keys, values)
     return _mix_in_parts(mix, (queries, places, begins)), KeyValues(keys, values)
 
@@ -95,12 +95,12 @@ def _mix(rows, *, keys, values, slots):
 
 def _mix_in_parts(mix, rows):
     length = rows[0].shape[1]
-    count = -(-length // ROWS_AT_ONCE)
+    count = -(-length // QUERIES_AT_ONCE)
 
     def cut(x):  # b l ... -> parts b rows ...; padding sees the first token
         rest = ((0, 0),) * (x.ndim - 2)
-        x = jnp.pad(x, ((0, 0), (0, count * ROWS_AT_ONCE - length), *rest))
-        x = x.reshape(x.shape[0], count, ROWS_AT_ONCE, *x.shape[2:])
+        x = jnp.pad(x, ((0, 0), (0, count * QUERIES_AT_ONCE - length), *rest))
+        x = x.reshape(x.shape[0], count, QUERIES_AT_ONCE, *x.shape[2:])
         return jnp.moveaxis(x, 1, 0)
 
     y = jax.lax.map(jax.checkpoint(mix), jax.tree.map(cut, rows))

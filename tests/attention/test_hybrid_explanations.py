@@ -105,7 +105,7 @@ def test_what_all_layers_have_is_captured_and_edited():
     ]
     found = interventions.run(model(), TOKENS, zeros, names="residual_out")
     assert_close(found["residual_out"][2], kept["residual_out"][1], 2e-6)
-    with pytest.raises(ValueError, match="Nothing is called 'delta' here"):
+    with pytest.raises(ValueError, match="Only some layers of this model have 'delta'"):
         interventions.run(model(), TOKENS, interventions.zero("delta"))
 
 
@@ -208,3 +208,12 @@ def test_relevance_is_conserved_through_mixers_side_by_side():
         made.run_layers(x, edit={"y": lambda y, own: y})
     with pytest.raises(TypeError, match="take mixer.recurrent or mixer.attention"):
         block.mixer.recur(block.project(x).recurrence)
+
+
+@pytest.mark.parametrize("name", ["delta", "values", "blocks.1.delta"])
+def test_places_of_some_layers_are_said(name):
+    short = name.rpartition(".")[2]
+    with pytest.raises(ValueError, match=f"Only some layers .* have '{short}'.*show="):
+        interventions.capture(model(), random_tokens(), [name])
+    with pytest.raises(ValueError, match="Nothing is called 'nowhere'"):
+        interventions.capture(model(), random_tokens(), ["nowhere"])

@@ -183,7 +183,7 @@ def test_long_texts_are_made_in_parts(monkeypatch):
         return loss(x)
 
     value, slope = grad(x)
-    monkeypatch.setattr(softmax, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(softmax, "QUERIES_AT_ONCE", 3)
     in_parts, other = grad(x)
     assert_close(in_parts, value, 2e-6)
     assert_close(other, slope, 5e-6)

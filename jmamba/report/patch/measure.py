@@ -13,10 +13,12 @@ from jmamba.figures.labels import label_next, split_pieces, token_labels
 from jmamba.files.tokenizer import Tokenizer
 from jmamba.interventions.names import locate_place
 from jmamba.interventions.patching import (
+    AttributedPatches,
     attribution_patching,
     patching_error,
     sweep_patches,
 )
+from jmamba.interventions.sweep_result import Sweep
 from jmamba.models.language_model import LanguageModel
 from jmamba.progress import Progress, ignore, timed
 from jmamba.report.choices import check_logits, choose_token
@@ -28,7 +30,7 @@ from jmamba.requests import choose_layers
 
 STAGES = ("predictions", "patching", "attribution patching")
 
-SAME = 1e-4
+LEAST_DIFFERENCE = 1e-4
 """Logits that differ by less than this part of them are the same."""
 
 
@@ -102,24 +104,16 @@ def measure_patches(
     asked = _ask(logits, given, top, partial(label_next, tokenizer, both[0][-1]))
     numbers = asked.question.ids.tolist()
     target = numbers[0] if len(numbers) == 1 else Contrast(*numbers)
-    over: dict[str, Any] = {} if is_outside else {"layers": chosen}
-    over["positions"] = range(len(both[0]))
-    with timed(STAGES[1], timings, progress):
-        exact = sweep_patches(
-            model,
-            one,
-            other,
-            spelled.place.name,
-            over,
-            target=target,
-            progress=lambda _, done, total: progress(STAGES[1], done, total),
-        )
-    with timed(STAGES[2], timings, progress):
-        guess = attribution_patching(
-            model, one, other, spelled.place.name, target=target
-        )
-        if not is_outside:
-            guess = guess._replace(values=guess.values[jnp.asarray(chosen)])
+    exact, guess = _patch_everywhere(
+        model,
+        one,
+        other,
+        spelled.place.name,
+        target=target,
+        layers=None if is_outside else chosen,
+        timings=timings,
+        progress=progress,
+    )
     pieces = split_pieces(clean, tokenizer.offsets(clean))
     others = split_pieces(corrupted, tokenizer.offsets(corrupted))
     shape = (len(chosen) or 1, len(both[0]))
@@ -155,6 +149,32 @@ def measure_patches(
     )
 
 
+def _patch_everywhere(
+    model, clean, corrupted, place, *, target, layers, timings, progress
+) -> tuple[Sweep, AttributedPatches]:
+    """Return the exact sweep over layers and tokens, and its estimate.
+
+    Outside of the layers `layers` is None.
+    """
+    over: dict[str, Any] = {} if layers is None else {"layers": layers}
+    over["positions"] = range(clean.shape[1])
+    with timed(STAGES[1], timings, progress):
+        exact = sweep_patches(
+            model,
+            clean,
+            corrupted,
+            place,
+            over,
+            target=target,
+            progress=lambda _, done, total: progress(STAGES[1], done, total),
+        )
+    with timed(STAGES[2], timings, progress):
+        guess = attribution_patching(model, clean, corrupted, place, target=target)
+    if layers is not None:
+        guess = guess._replace(values=guess.values[jnp.asarray(layers)])
+    return exact, guess
+
+
 class _Asked(NamedTuple):
     """What is asked for, what both texts predict, and the logit that is the goal."""
 
@@ -180,7 +200,7 @@ def _ask(logits, given, top, label) -> _Asked:
             "give two different tokens."
         )
     goal, base = (_read(own, ids) for own in logits)
-    if abs(goal - base) <= SAME * max(abs(goal), abs(base), 1):
+    if abs(goal - base) <= LEAST_DIFFERENCE * max(abs(goal), abs(base), 1):
         first, second = (", ".join(one.labels[:3]) for one in (clean, corrupted))
         raise ValueError(
             f"Both texts give {' rather than '.join(question.labels)} the same logit "
