@@ -10,12 +10,12 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.layers.attention_sizes import AttentionSizes
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear, stop_gradient
+from jmamba.layers.linear import make_linear
 from jmamba.layers.mixer import OpenMixer, Projection
 from jmamba.layers.norm import Precision
 from jmamba.layers.places import PASS_BY, Place, Watch
 from jmamba.layers.recurrence import INSIDE, RecurrenceOutput
 from jmamba.layers.rotary import rotate_pairs
-from jmamba.layers.selection import make_linear
 from jmamba.layers.softmax import attend_values
 from jmamba.types import AttentionCache, KeyValues, SeenTokens, SoftmaxAttention
 

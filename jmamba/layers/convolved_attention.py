@@ -11,11 +11,11 @@ from jmamba.layers.attention import SelfAttention
 from jmamba.layers.attention_sizes import AttentionSizes
 from jmamba.layers.convolution import PLACES_OF_CONVOLUTION, Convolver
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear
+from jmamba.layers.linear import make_linear
 from jmamba.layers.mamba import AROUND
 from jmamba.layers.mixer import Projection
 from jmamba.layers.norm import Precision
 from jmamba.layers.places import PASS_BY, Place, Watch
-from jmamba.layers.selection import make_linear
 from jmamba.types import AttentionCache, SeenTokens
 
 

@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 
 from jmamba.layers import freezing
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear
+from jmamba.layers.linear import make_linear
 from jmamba.layers.norm import Precision, RMSNorm
 from jmamba.layers.places import PASS_BY, Place, Watch
-from jmamba.layers.selection import make_linear
 
 NAME = "feed_forward"
 """What the names of its places begin with."""

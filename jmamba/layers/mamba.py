@@ -9,11 +9,12 @@ from jax.nn import initializers
 from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear
+from jmamba.layers.linear import make_linear
 from jmamba.layers.mixer import GATE, OpenMixer, Projection
 from jmamba.layers.norm import Precision
 from jmamba.layers.places import PASS_BY, Place, Watch
 from jmamba.layers.recurrence import INSIDE, PARAMETERS
-from jmamba.layers.selection import SELECTED, MakeGates, Selection, make_linear
+from jmamba.layers.selection import SELECTED, MakeGates, Selection
 from jmamba.layers.sizes import HeadSizes, MixerSizes
 from jmamba.ops.sharding import split_halves
 from jmamba.types import LayerCache

@@ -6,11 +6,11 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.nn import initializers
 from jaxtyping import Array, Float, Int
 
 from jmamba.layers.convolution import PLACES_OF_CONVOLUTION, Convolver
 from jmamba.layers.freezing import NOTHING, Frozen, stop_gradient
+from jmamba.layers.linear import make_linear
 from jmamba.layers.mixer import Projection
 from jmamba.layers.norm import Precision, rms_norm
 from jmamba.layers.places import PASS_BY, Place, Watch
@@ -20,9 +20,6 @@ from jmamba.types import Recurrence
 
 MakeGates = Callable[..., Callable[[], tuple[Array, Array]] | None]
 """Makes S_B and S_C of a mixer, from (sizes, precision=, rngs=); None for free ones."""
-
-torch_uniform = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the initialisation of the released models."""
 
 _U, _DELTA, _B, _C, _ = PARAMETERS
 SELECTED = (
@@ -46,27 +43,6 @@ SELECTED = (
     _C,
 )
 """Where values pass in a selection."""
-
-
-def make_linear(
-    size_in: int,
-    size_out: int,
-    *,
-    use_bias: bool = False,
-    kernel_init=torch_uniform,
-    precision: Precision,
-    rngs: nnx.Rngs,
-) -> nnx.Linear:
-    """Return a linear map in a model's precision."""
-    return nnx.Linear(
-        size_in,
-        size_out,
-        use_bias=use_bias,
-        kernel_init=kernel_init,
-        dtype=precision.compute,
-        param_dtype=precision.param,
-        rngs=rngs,
-    )
 
 
 class GateMatrices(NamedTuple):

@@ -9,11 +9,15 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jmamba.layers.freezing import NOTHING
+from jmamba.layers.linear import pick_layer
 from jmamba.layers.places import Keeping
 from jmamba.layers.runs import Run, cut_by_runs, join_layers
 from jmamba.ops.rematerialisation import scans_like_products
+from jmamba.ops.sharding import is_spread
 
 PLACES = (
     "residual_in",
@@ -61,6 +65,7 @@ def walk(
     *,
     reverse: bool = False,
     remat: Remat = False,
+    in_place: bool = False,
 ) -> tuple[Any, Any]:
     """Go from layer to layer, in one scan per run.
 
@@ -74,6 +79,8 @@ def walk(
       remat: whether the backward pass computes each step again; or a policy that says
         which values it keeps instead, to which a recurrence counts as a product:
         `jax.checkpoint_policies.dots_saveable` keeps both.
+      in_place: whether large matrices are read where those of all layers lie, which is
+        for a single token; see `pick_layer`.
 
     Returns:
       The last carry, and what was found, with a leading axis of layers; where kinds of
@@ -88,16 +95,19 @@ def walk(
     """
     owns, found = cut_by_runs(own, [run.layers for run in runs]), []
     pairs = list(zip(runs, owns, strict=True))
-    for (_, parameters, open_block), mine in reversed(pairs) if reverse else pairs:
+    for (layers, parameters, open_block), mine in reversed(pairs) if reverse else pairs:
 
-        def body(carry, layer, open_block=open_block):
-            parameters, own = layer
+        def body(carry, layer, open_block=open_block, stacked=parameters):
+            given, own = layer
+            parameters = pick_layer(stacked, given) if in_place else given
             return step(open_block(parameters), carry, own)
+
+        given = jnp.arange(layers.stop - layers.start) if in_place else parameters
 
         if remat is not False:
             policy = None if remat is True else scans_like_products(remat)
             body = jax.checkpoint(body, policy=policy)
-        carry, seen = jax.lax.scan(body, carry, (parameters, mine), reverse=reverse)
+        carry, seen = jax.lax.scan(body, carry, (given, mine), reverse=reverse)
         found.append(seen)
     return carry, join_layers(found[::-1] if reverse else found)
 
@@ -230,7 +240,12 @@ def _pass_run(run: Run, look: _Look, see: Callable, carry, own, chosen, remat):
             kept, found = keeping.put(kept, found), None
         return (out.x, see(seen, x, out), kept), (out.cache, found)
 
-    (x, seen, kept), found = walk([run], step, (x, seen, kept), own, remat=remat)
+    is_ordinary = look.options.get("frozen", NOTHING).linear is None
+    is_single = x.shape[0] * x.shape[1] == 1
+    in_place = is_single and is_ordinary and not is_spread((x, run.parameters))
+    (x, seen, kept), found = walk(
+        [run], step, (x, seen, kept), own, remat=remat, in_place=in_place
+    )
     if keeping is not None:
         found = found[0], keeping.take(kept)
     return (x, seen), found

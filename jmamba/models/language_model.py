@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.letters import shared_letters
+from jmamba.layers.linear import torch_uniform
 from jmamba.layers.places import PASS_BY, Watch
-from jmamba.layers.selection import torch_uniform
 from jmamba.layers.tabulation import tabulated
 from jmamba.models.base import Loaded
 from jmamba.models.cache import GenerationCache, cache_letters, open_cache

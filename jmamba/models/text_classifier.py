@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.letters import shared_letters
+from jmamba.layers.linear import torch_uniform
 from jmamba.layers.mixer import Mixer
 from jmamba.layers.norm import Precision
 from jmamba.layers.places import PASS_BY, Watch
-from jmamba.layers.selection import torch_uniform
 from jmamba.layers.tabulation import tabulated
 from jmamba.models.language_model import LanguageModel
 from jmamba.models.text_model import TextModel

@@ -92,6 +92,15 @@ def hold(x: jax.Array, axes: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, place)
 
 
+def is_spread(operands: Any) -> bool:
+    """Say whether types, or what is known of places, spread operands over a mesh.
+
+    Args:
+      operands: a pytree of arrays.
+    """
+    return bool(_OVER.get()) or explicit_mesh(jax.tree.leaves(operands)) is not None
+
+
 def split_halves(x: jax.Array, axes: str) -> tuple[jax.Array, jax.Array]:
     """Return the halves of an array's last axis, each where its letters are.
 

@@ -23,8 +23,8 @@ from jmamba.layers import (
     Recurrence,
     freezing,
 )
+from jmamba.layers.linear import make_linear
 from jmamba.layers.norm import rms_norm
-from jmamba.layers.selection import make_linear
 from jmamba.models.config import LanguageModelConfig
 from jmamba.models.language_model import LanguageModel
 from jmamba_kernels import accumulation_dtype
