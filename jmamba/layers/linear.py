@@ -1,59 +1,17 @@
-"""Linear maps of a model, and products that read a layer's weights where they lie.
+"""Linear maps of a model."""
 
-The weights of all layers lie stacked. A scan over layers copies those of each layer
-before it multiplies with them, which for a single token takes longer than the product:
-on a CPU one token meets them by `multiply_row`, row by row, in their own dtype.
-"""
+from typing import Any
 
-from typing import Any, NamedTuple
-
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.custom_derivatives import SymbolicZero
 from jax.nn import initializers
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
-from jmamba.layers.letters import path_of
+from jmamba.layers.in_place import LayerWeights, multiply_row
 from jmamba.layers.norm import Precision
-from jmamba_kernels import accumulation_dtype
-from jmamba_kernels.versions import matmul_into
 
 torch_uniform = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the initialisation of the released models."""
-
-ENTRIES = 1 << 16
-"""Entries of a matrix that are added up in one step, about."""
-
-ROWS = 32, 64
-"""Fewest and most rows of one step: each is an instruction of its program."""
-
-SUMS = 4
-"""Sums that do not wait for each other."""
-
-LARGE = 1 << 16
-"""Entries of a layer's matrix from which on it is read where it lies."""
-
-WIDE = 256
-"""Columns from which on it is: rows of fewer cost more steps than they save."""
-
-
-class LayerWeights(NamedTuple):
-    """A matrix of one layer, not yet taken from those of all layers.
-
-    A parameter may hold it in an array's stead: `parameter[...]` takes it.
-
-    Attributes:
-      stacked: of all layers.
-      layer: which one.
-    """
-
-    stacked: Float[Array, "s m d"]
-    layer: Int[Array, ""]
-
-    def __getitem__(self, index: Any) -> Any:  # pyright: ignore
-        """Return the matrix, or a part of it."""
-        return _take(self.stacked, self.layer)[index]
 
 
 class Linear(nnx.Linear):
@@ -91,113 +49,3 @@ def make_linear(
         param_dtype=precision.param,
         rngs=rngs,
     )
-
-
-def pick_layer(parameters: Any, layer: Int[Array, ""]) -> Any:
-    """Return the parameters of one of the stacked layers, large matrices untaken.
-
-    Args:
-      parameters: of all layers, a pytree with a leading axis of layers.
-      layer: which one.
-    """
-
-    def pick(keys, x):
-        is_kernel = path_of(keys)[-1:] == ("kernel",)
-        if is_kernel and x.ndim == 3 and is_read_in_place(*x.shape[1:]):
-            return LayerWeights(x, layer)
-        return _take(x, layer)
-
-    return jax.tree.map_with_path(pick, parameters)
-
-
-def is_read_in_place(size_in: int, size_out: int) -> bool:
-    """Say whether a token meets a matrix of this size without a copy of it."""
-    return size_in * size_out >= LARGE and size_out >= WIDE
-
-
-@jax.custom_jvp
-def multiply_row(
-    x: Float[Array, "m"], stacked: Float[Array, "s m d"], layer: Int[Array, ""]
-) -> Float[Array, "d"]:
-    """Return x W of the matrix W of one layer, summed in float32 or better.
-
-    Args:
-      x: one token; the product is in its dtype.
-      stacked: matrices of all layers, which no copy is made of on a CPU.
-      layer: which one.
-
-    Examples:
-      >>> stacked = jnp.arange(12.0).reshape(2, 3, 2)
-      >>> multiply_row(jnp.ones(3), stacked, jnp.asarray(1)).tolist()
-      [24.0, 27.0]
-    """
-    return jax.lax.platform_dependent(
-        x, stacked, layer, cpu=_sum_rows, default=_multiply
-    )
-
-
-def _differentiate(primals, tangents):
-    """Return the product and its tangent, which is not summed row by row."""
-    (x, stacked, layer), (dx, dW, _) = primals, tangents
-    y = multiply_row(x, stacked, layer)
-    parts = []
-    if not isinstance(dx, SymbolicZero):
-        parts.append(_multiply(dx, stacked, layer))
-    if not isinstance(dW, SymbolicZero):
-        parts.append(_multiply(x, dW, layer))
-    return y, sum(parts[1:], *parts[:1]) if parts else jnp.zeros_like(y)
-
-
-multiply_row.defjvp(_differentiate, symbolic_zeros=True)
-
-
-def _take(stacked, layer):
-    return jax.lax.dynamic_index_in_dim(stacked, layer, keepdims=False)
-
-
-def _multiply(x, stacked, layer):
-    W = _take(stacked, layer).astype(x.dtype)
-    return matmul_into(x, W, accumulation_dtype(x.dtype)).astype(x.dtype)
-
-
-def _sum_rows(x, stacked, layer):
-    """Return the sum over rows x[m] W[m], which reads each where it lies."""
-    dtype = accumulation_dtype(x.dtype)
-    layers, size, width = stacked.shape
-    table = _bits(stacked.reshape(layers * size, width))
-    first_row = layer.astype(jnp.uint32) * jnp.uint32(size)
-    rows = min(max(ENTRIES // width, ROWS[0]), ROWS[1])
-
-    def add_up(start, count: int):
-        """Return the sum over so many rows."""
-        values = jax.lax.dynamic_slice(x, (start,), (count,)).astype(dtype)
-        sums: list[Any] = [0.0] * SUMS
-        for r in range(count):
-            at = first_row + start + jnp.uint32(r)
-            row = jax.lax.dynamic_slice(table, (at, jnp.uint32(0)), (1, width))[0]
-            sums[r % SUMS] += values[r] * _widen(row, x.dtype, dtype)
-        return sum(sums)
-
-    steps, rest = divmod(size, rows)
-    y = add_up(jnp.uint32(size - rest), rest) if rest else jnp.zeros(width, dtype)
-    if steps:
-        y = y + add_up(jnp.uint32(0), rows)
-    if steps > 1:
-        step = lambda j, y: y + add_up(j * jnp.uint32(rows), rows)  # noqa: E731
-        y = jax.lax.fori_loop(jnp.uint32(1), jnp.uint32(steps), step, y)
-    return y.astype(x.dtype)
-
-
-def _bits(table):
-    """Return the bits of bfloat16, which XLA would widen in all layers at once."""
-    if table.dtype != jnp.bfloat16:
-        return table
-    return jax.lax.bitcast_convert_type(table, jnp.uint16)
-
-
-def _widen(row, narrow, wide):
-    """Return numbers rounded to a narrow dtype, or bits of bfloat16, in a wide one."""
-    if row.dtype == jnp.uint16:
-        bits = row.astype(jnp.uint32) << jnp.uint32(16)
-        return jax.lax.bitcast_convert_type(bits, jnp.float32).astype(wide)
-    return row.astype(narrow).astype(wide)

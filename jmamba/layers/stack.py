@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jmamba.layers.freezing import NOTHING
-from jmamba.layers.linear import pick_layer
+from jmamba.layers.in_place import pick_layer
 from jmamba.layers.places import Keeping
 from jmamba.layers.runs import Run, cut_by_runs, join_layers
 from jmamba.ops.rematerialisation import scans_like_products

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import jmamba
-from jmamba.layers.linear import LayerWeights, is_read_in_place, multiply_row
+from jmamba.layers.in_place import LayerWeights, is_read_in_place, multiply_row
 
 LAYERS, SIZE, WIDTH = 3, 70, 1100
 TOLERANCE = {"float32": 2e-6, "bfloat16": 1e-2}
