@@ -11,6 +11,7 @@ from jmamba.commands.options import (
     MOST,
     Dtype,
     File,
+    MatrixWeights,
     Model,
     Revision,
     load_text_model,
@@ -29,6 +30,7 @@ def generate_command(
     model: Model = None,
     revision: Revision = None,
     dtype: Dtype = None,
+    weights: MatrixWeights = None,
     max_new_tokens: Annotated[
         int, typer.Option(help="Most tokens to add.", min=1, max=MOST)
     ] = 200,
@@ -60,7 +62,7 @@ def generate_command(
     prompt = read_text(prompt, file)
     with stages() as show:
         show("loading the model", 0, 1)
-        language_model, tokenizer, _ = load_text_model(model, revision, dtype)
+        language_model, tokenizer, _ = load_text_model(model, revision, dtype, weights)
     speed = print_continuation(
         language_model,
         tokenizer,

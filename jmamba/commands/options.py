@@ -23,6 +23,9 @@ Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the
 Dtype = Annotated[
     str | None, typer.Option(help="float32 (if left out), bfloat16 or float16.")
 ]
+MatrixWeights = Annotated[
+    str | None, typer.Option("--weights", help="int8 for matrices in 8 bits.")
+]
 File = Annotated[
     Path | None,
     typer.Option(
@@ -36,24 +39,31 @@ Overwrite = Annotated[
 
 
 def load_text_model(
-    model: str | None, revision: str | None, dtype: str | None
+    model: str | None,
+    revision: str | None,
+    dtype: str | None,
+    weights: str | None = None,
 ) -> tuple[Any, Any, str]:
     """Return a model, its tokenizer and its name.
 
     Raises:
       ValueError: a revision is given without a model, or as `from_pretrained` says.
     """
+    from jmamba.models.quantisation import check_weights
+
     check_dtype(dtype)
+    check_weights(weights)
+    options = {"dtype": dtype, "weights": weights}
     if model is None:
         check_revision(revision)
         from jmamba.embedded.text import load_embedded
 
-        return *load_embedded(dtype=dtype), "embedded byte-level model"
+        return *load_embedded(**options), "embedded byte-level model"
     from jmamba import LanguageModel
     from jmamba.models.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(model, revision=revision)
-    loaded = LanguageModel.from_pretrained(model, dtype=dtype, revision=revision)
+    loaded = LanguageModel.from_pretrained(model, revision=revision, **options)
     return loaded, tokenizer, model
 
 

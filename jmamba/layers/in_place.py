@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from jmamba_kernels import accumulation_dtype
 from jmamba_kernels.versions import matmul_into
@@ -41,7 +41,7 @@ class LayerWeights(NamedTuple):
       layer: which one.
     """
 
-    stacked: Float[Array, "s m d"]
+    stacked: Shaped[Array, "s m d"]
     layer: Int[Array, ""]
 
     def __getitem__(self, index: Any) -> Any:  # pyright: ignore
@@ -74,7 +74,7 @@ def is_read_in_place(size_in: int, size_out: int) -> bool:
 
 @jax.custom_jvp
 def multiply_row(
-    x: Float[Array, "m"], stacked: Float[Array, "s m d"], layer: Int[Array, ""]
+    x: Float[Array, "m"], stacked: Shaped[Array, "s m d"], layer: Int[Array, ""]
 ) -> Float[Array, "d"]:
     """Return x W of the matrix W of one layer, summed in float32 or better.
 
@@ -100,7 +100,7 @@ def _differentiate(primals, tangents):
     parts = []
     if not isinstance(dx, SymbolicZero):
         parts.append(_multiply(dx, stacked, layer))
-    if not isinstance(dW, SymbolicZero):
+    if not isinstance(dW, SymbolicZero) and dW.dtype != jax.dtypes.float0:
         parts.append(_multiply(x, dW, layer))
     return y, sum(parts[1:], *parts[:1]) if parts else jnp.zeros_like(y)
 
@@ -113,7 +113,17 @@ def _take(stacked, layer):
 
 
 def _multiply(x, stacked, layer):
-    W = _take(stacked, layer).astype(x.dtype)
+    return multiply(x, _take(stacked, layer))
+
+
+def multiply(x: Float[Array, "*b m"], W: Array) -> Float[Array, "*b d"]:
+    """Return x W in the dtype of x, summed in float32 or better.
+
+    Args:
+      x: tokens.
+      W: a matrix (m, d) of any dtype.
+    """
+    W = W.astype(x.dtype)
     return matmul_into(x, W, accumulation_dtype(x.dtype)).astype(x.dtype)
 
 

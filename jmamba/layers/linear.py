@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array
 
-from jmamba.layers.in_place import LayerWeights, multiply_row
+from jmamba.layers.in_place import LayerWeights, multiply, multiply_row
+from jmamba.layers.int8 import split_steps, stretch
 from jmamba.layers.norm import Precision
 
 torch_uniform = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -15,19 +15,23 @@ torch_uniform = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Linear(nnx.Linear):
-    """A linear map that takes `LayerWeights`, too: x W, and a bias or none."""
+    """A linear map x W + b, of weights in 8 bits, too, and of those of all layers."""
 
     def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
         """Return x W + b."""
         weights = self.kernel.get_value()
-        if not isinstance(weights, LayerWeights) or inputs.size != inputs.shape[-1]:
+        values, steps = split_steps(weights, inputs=-2)
+        is_row = isinstance(values, LayerWeights) and inputs.size == inputs.shape[-1]
+        if steps is None and not is_row:
             return super().__call__(inputs, out_sharding=out_sharding)
-        x, *bias = self.promote_dtype(
-            (inputs, *([] if self.bias is None else [self.bias[...]])),
-            dtype=self.dtype or jnp.result_type(inputs, weights.stacked),
-        )
-        y = multiply_row(x.reshape(-1), *weights)
-        return sum(bias, y.reshape(*x.shape[:-1], -1))
+        bias = [] if self.bias is None else [self.bias[...]]
+        x, *bias = self.promote_dtype((inputs, *bias), dtype=self.dtype)
+        if is_row:
+            y = multiply_row(x.reshape(-1), *values).reshape(*x.shape[:-1], -1)
+        else:
+            y = multiply(x, values[...])
+        y = stretch(y, steps)
+        return y + bias[0].reshape((1,) * (y.ndim - 1) + (-1,)) if bias else y
 
 
 def make_linear(

@@ -8,6 +8,7 @@ from jmamba.layers.model import LayeredModel
 from jmamba.layers.stack import Remat
 from jmamba.models.architecture import architectures_below
 from jmamba.models.loading import Choices, ShardingChoice, load_model
+from jmamba.models.quantisation import check_weights, quantise
 from jmamba.models.saving import push_safetensors, save_safetensors
 
 Loaded = TypeVar("Loaded", bound="StackedModel")
@@ -33,6 +34,7 @@ class StackedModel(LayeredModel):
         base: str | os.PathLike | None = None,
         remat: Remat = False,
         sharding: ShardingChoice | None = None,
+        weights: str | None = None,
         **options: Any,
     ) -> Loaded:
         """Load a model from a file, a folder or the Hub.
@@ -64,6 +66,8 @@ class StackedModel(LayeredModel):
           sharding: a `Sharding`, by which each device reads its own part of the files,
             or called as sharding(path, shape) -> jax.sharding.Sharding; None for the
             default device.
+          weights: "int8" for matrices in 8 bits, see `jmamba.surgery.quantise`; None
+            for the dtypes.
           **options: for a `Vim`, `part`, "model" or "model_ema" for the moving average
             of the weights; `filename`, which file of a Hub repository; `changes`,
             fields of the configuration that the checkpoint does not tell, such as
@@ -73,8 +77,8 @@ class StackedModel(LayeredModel):
           CheckpointError: the checkpoint cannot be found, read or understood, or is of
             another architecture; the message says what to do.
           TypeError: an option is not one of the class.
-          ValueError: a dtype is not a floating one, the part is unknown, or the mesh
-            does not divide the model.
+          ValueError: a dtype is not a floating one, the part is unknown, the mesh does
+            not divide the model, or weights in 8 bits are to be spread over one.
         """
         kinds = architectures_below(cls)
         has_bare = any(one.bare is not None for one in kinds)
@@ -82,10 +86,12 @@ class StackedModel(LayeredModel):
         if set(options) - known:
             unknown = ", ".join(sorted(set(options) - known))
             raise TypeError(f"{cls.__name__}.from_pretrained takes no {unknown}.")
+        check_weights(weights, sharding)
         choices = Choices(dtype, param_dtype, remat, sharding)
-        return load_model(
+        loaded = load_model(
             kinds, path_or_id, choices, revision=revision, base=base, **options
         )
+        return loaded if weights is None else quantise(loaded)
 
     def save_pretrained(
         self,

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen
+from jmamba.layers.int8 import split_steps, stretch
 from jmamba.layers.letters import shared_letters
 from jmamba.layers.linear import torch_uniform
 from jmamba.layers.places import PASS_BY, Watch
@@ -149,10 +150,14 @@ class LanguageModel(TextModel):
     ) -> Float[Array, "*b v"]:
         """Return float32 logits of a residual stream after the last block."""
         x = at("final_norm", self.norm_f(x, frozen=frozen.norm))
-        head = self.embedding[...].T if self.lm_head is None else self.lm_head[...]
+        if self.lm_head is None:
+            head, steps = split_steps(self.embedding.get_value(), inputs=-1)
+            head = head.T
+        else:
+            head, steps = split_steps(self.lm_head.get_value(), inputs=-2)
         head = hold(head, "mv")
         dtype = accumulation_dtype(x.dtype)
-        logits = matmul_into(x, head.astype(x.dtype), dtype)
+        logits = stretch(matmul_into(x, head.astype(x.dtype), dtype), steps)
         return at("logits", self.scale_logits(logits))
 
     def scale_logits(self, logits: Float[Array, "*b v"]) -> Float[Array, "*b v"]:

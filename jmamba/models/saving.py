@@ -17,6 +17,7 @@ from jmamba.files.tokenizer import copy_tokenizer
 from jmamba.files.untrusted import as_path
 from jmamba.files.upload import check_repository_name, upload
 from jmamba.models.architecture import architecture_of
+from jmamba.models.quantisation import is_quantised
 from jmamba.models.skeleton import (
     make_skeleton,
     parameters_of,
@@ -125,6 +126,12 @@ def check_parameters(model: Any) -> None:
     Raises:
       CheckpointError: they are others; the message lists them.
     """
+    if is_quantised(model):
+        raise CheckpointError(
+            "The model's weights are in 8 bits, which its files have no place for. "
+            "Nothing was written. Save the model that was given to `quantise`, or load "
+            'it without weights="int8".'
+        )
     found = shapes_of(variables_of(model))
     skeleton = make_skeleton(model.config, dtype="float32", param_dtype="float32")
     needed = skeleton.shapes

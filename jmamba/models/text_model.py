@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.layers.block import Block
 from jmamba.layers.freezing import NOTHING, Frozen
+from jmamba.layers.int8 import Int8Weights
 from jmamba.layers.mixer import Mixer
 from jmamba.layers.norm import Precision, RMSNorm
 from jmamba.layers.runs import stack_layers
@@ -99,7 +100,10 @@ class TextModel(StackedModel):
         self, inputs: Tokens, *, frozen: Frozen = NOTHING
     ) -> Float[Array, "b l m"]:
         """Return the residual stream before the first block."""
-        table = hold(self.embedding[...], "vm")  # parts of m are gathered, not of v
+        table = self.embedding.get_value()
+        if isinstance(table, Int8Weights):
+            return self.as_residual(table.look_up(inputs))
+        table = hold(table, "vm")  # parts of m are gathered, not of v
         return self.as_residual(jnp.take(table, inputs, axis=0))
 
     def embed_texts(self, texts: Texts) -> Float[Array, "b l m"]:

@@ -1,5 +1,6 @@
 """Models made from other models."""
 
+from jmamba.models.quantisation import quantise as quantise
 from jmamba.surgery.polarisation import polarise_states as polarise_states
 from jmamba.surgery.projection import ProjectedModel as ProjectedModel
 from jmamba.surgery.projection import project_from_pretrained as project_from_pretrained
