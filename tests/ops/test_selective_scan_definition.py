@@ -91,13 +91,22 @@ def check(inputs, delta_softplus, implementation, expected):
     assert_close(gradients, expected[1], bound.gradient, "gradient")
 
 
+def rows():
+    """Yield all rows for the scan that runs here by itself, every other for others."""
+    for implementation in IMPLEMENTATIONS:
+        for row, options in enumerate(ROWS):
+            is_half = implementation != "xla_loop" and row % 2
+            marks = [pytest.mark.exhaustive] if is_half else []
+            name = f"{implementation}-{options}"
+            yield pytest.param(implementation, row, marks=marks, id=name)
+
+
 @cache
 def expected_of_row(row):
     return expected_outcome(*configuration(row))
 
 
-@pytest.mark.parametrize("row", range(len(ROWS)), ids=ROWS)
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("implementation", "row"), rows())
 def test_selective_scan_equals_definition(implementation, row):
     check(*configuration(row), implementation, expected_of_row(row))
 
@@ -113,12 +122,17 @@ def half_precision(dtype, wide_delta):
     return wide if wide_delta else inputs
 
 
+def half_precisions():
+    """Yield all for the scan that runs here by itself, what mixers give for others."""
+    for implementation in IMPLEMENTATIONS:
+        for dtype, wide in (("bfloat16", True), ("bfloat16", False), ("float16", False)):
+            is_usual = implementation == "xla_loop" or wide
+            marks = [] if is_usual else [pytest.mark.exhaustive]
+            yield pytest.param(implementation, dtype, wide, marks=marks)
+
+
 # the mixer gives delta in float32 whatever the others are
-@pytest.mark.parametrize(
-    ("dtype", "wide_delta"),
-    [("bfloat16", False), ("bfloat16", True), ("float16", False)],
-)
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("implementation", "dtype", "wide_delta"), half_precisions())
 def test_selective_scan_in_half_precision_equals_definition(
     implementation, dtype, wide_delta
 ):
