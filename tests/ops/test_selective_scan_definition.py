@@ -1,5 +1,6 @@
 """Every implementation against the float64 definition of its rounded operands."""
 
+import itertools
 from functools import cache, partial
 
 import jax
@@ -107,7 +108,7 @@ def expected_of_row(row):
     return expected_outcome(*configuration(row))
 
 
-@pytest.mark.parametrize(("implementation", "row"), rows())
+@pytest.mark.parametrize(("implementation", "row"), [*rows()])
 def test_selective_scan_equals_definition(implementation, row):
     check(*configuration(row), implementation, expected_of_row(row))
 
@@ -125,19 +126,17 @@ def half_precision(dtype, wide_delta):
 
 def half_precisions():
     """Yield all for the scan that runs here by itself, what mixers give for others."""
-    for implementation in IMPLEMENTATIONS:
-        for dtype, wide in (
-            ("bfloat16", True),
-            ("bfloat16", False),
-            ("float16", False),
-        ):
-            is_usual = implementation == "xla_loop" or wide
-            marks = [] if is_usual else [pytest.mark.exhaustive]
-            yield pytest.param(implementation, dtype, wide, marks=marks)
+    dtypes = [("bfloat16", True), ("bfloat16", False), ("float16", False)]
+    for implementation, (dtype, wide) in itertools.product(IMPLEMENTATIONS, dtypes):
+        is_usual = implementation == "xla_loop" or wide
+        marks = [] if is_usual else [pytest.mark.exhaustive]
+        yield pytest.param(implementation, dtype, wide, marks=marks)
 
 
 # the mixer gives delta in float32 whatever the others are
-@pytest.mark.parametrize(("implementation", "dtype", "wide_delta"), half_precisions())
+@pytest.mark.parametrize(
+    ("implementation", "dtype", "wide_delta"), [*half_precisions()]
+)
 def test_selective_scan_in_half_precision_equals_definition(
     implementation, dtype, wide_delta
 ):

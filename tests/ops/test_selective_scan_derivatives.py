@@ -72,7 +72,7 @@ def maps():
         yield pytest.param(implementation, name, marks=marks)
 
 
-@pytest.mark.parametrize(("implementation", "name"), maps())
+@pytest.mark.parametrize(("implementation", "name"), [*maps()])
 def test_transform_of_implementation_equals_that_of_the_definition(
     implementation, name
 ):
