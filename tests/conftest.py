@@ -56,7 +56,7 @@ compiler.get_compile_options = quicken(compiler.get_compile_options)
 hypothesis.settings.register_profile(
     "quick",
     deadline=None,  # the first example of a shape compiles
-    max_examples=8,
+    max_examples=5,
     derandomize="CI" in os.environ,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
