@@ -1,7 +1,7 @@
 """Measure what a language model loses by fewer bits, and what a token then takes.
 
     python benchmarks/precision.py --data enwik8.gz --bytes 500000
-    python benchmarks/precision.py --model mamba-130m        # random weights, speed alone
+    python benchmarks/precision.py --model mamba-130m   # random weights, speed alone
 
 Bits per byte are of the embedded model on the last bytes of a file, read in 16 streams
 from front to back. Speed is of greedy `generate` and of a loop of compiled steps in

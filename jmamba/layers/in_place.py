@@ -143,10 +143,12 @@ def _sum_rows(x, stacked, layer):
             at = first_row + start + jnp.uint32(r)
             row = jax.lax.dynamic_slice(table, (at, jnp.uint32(0)), (1, width))[0]
             sums[r % SUMS] += values[r] * _widen(row, x.dtype, dtype)
-        return sum(sums)
+        return sum(sums[1:], sums[0])
 
     steps, rest = divmod(size, rows)
-    y = add_up(jnp.uint32(size - rest), rest) if rest else jnp.zeros(width, dtype)
+    y: Any = jnp.zeros(width, dtype)
+    if rest:
+        y = add_up(jnp.uint32(size - rest), rest)
     if steps:
         y = y + add_up(jnp.uint32(0), rows)
     if steps > 1:

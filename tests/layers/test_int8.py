@@ -1,5 +1,7 @@
 """Weights in 8 bits."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +19,8 @@ TOKENS = jnp.asarray(np.random.default_rng(0).integers(1, 40, (1, 9)))
 
 
 def make_model(**changes):
-    sizes = {"vocab_size": 40, "d_model": 128, "num_layers": 3} | changes
-    return jmamba.MambaLM(jmamba.MambaConfig(**sizes), rngs=nnx.Rngs(0))
+    sizes: dict[str, Any] = {"vocab_size": 40, "d_model": 128, "num_layers": 3}
+    return jmamba.MambaLM(jmamba.MambaConfig(**sizes | changes), rngs=nnx.Rngs(0))
 
 
 def as_float(model):
