@@ -102,6 +102,14 @@ def explain_command(
             rich_help_panel=IMAGES,
         ),
     ] = None,
+    groups: Annotated[
+        bool | None,
+        typer.Option(
+            help="Attention of groups of channels, folded and rolled out, or not; if "
+            "left out, unless that takes long.",
+            rich_help_panel=TEXTS,
+        ),
+    ] = None,
     jacobian: Annotated[
         bool | None,
         typer.Option(
@@ -138,7 +146,9 @@ def explain_command(
     """
     check_dtype(dtype)
     picture = find_picture(text, image)
-    of_texts = _given(jacobian=jacobian, probes=probes, max_tokens=max_tokens)
+    of_texts = _given(
+        groups=groups, jacobian=jacobian, probes=probes, max_tokens=max_tokens
+    )
     of_images = _given(crop=crop)
     common = {"layers": parse_layers(layers)} | _given(
         matrices=matrices,

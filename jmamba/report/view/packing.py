@@ -114,7 +114,7 @@ def _fit(one, limit):
 
 
 def _deflate(scales, codes) -> str:
-    data = zlib.compress(scales.tobytes() + codes.tobytes(), 9)
+    data = zlib.compress(scales.tobytes() + codes.tobytes())
     return base64.b64encode(data).decode()
 
 
