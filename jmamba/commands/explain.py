@@ -81,8 +81,24 @@ def explain_command(
         str | None,
         typer.Option(help=f"Of methods by attention: {' or '.join(PRESETS)}."),
     ] = None,
-    compare: Annotated[
+    all_methods: Annotated[
         bool | None, typer.Option(help="All other methods too, which takes longer.")
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            help="Another text, to stand beside the first.",
+            metavar="TEXT",
+            rich_help_panel=TEXTS,
+        ),
+    ] = None,
+    compare_model: Annotated[
+        str | None,
+        typer.Option(
+            help="Another model, to stand beside the first: a checkpoint.",
+            metavar="MODEL",
+            rich_help_panel=TEXTS,
+        ),
     ] = None,
     target: Annotated[
         str | None,
@@ -147,7 +163,12 @@ def explain_command(
     check_dtype(dtype)
     picture = find_picture(text, image)
     of_texts = _given(
-        groups=groups, jacobian=jacobian, probes=probes, max_tokens=max_tokens
+        compare=compare,
+        compare_model=compare_model,
+        groups=groups,
+        jacobian=jacobian,
+        probes=probes,
+        max_tokens=max_tokens,
     )
     of_images = _given(crop=crop)
     common = {"layers": parse_layers(layers)} | _given(
@@ -155,7 +176,7 @@ def explain_command(
         top=top,
         method=method,
         settings=settings,
-        compare=compare,
+        all_methods=all_methods,
         target=target,
         against=against,
     )

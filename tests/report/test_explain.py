@@ -94,7 +94,7 @@ def test_any_token_can_be_asked_for_and_why_it_rather_than_another():
 
 def test_all_methods_are_compared():
     found = explain_text(
-        MODEL, BYTES, "ab", compare=True, matrices=False, jacobian=False
+        MODEL, BYTES, "ab", all_methods=True, matrices=False, jacobian=False
     )
     assert set(found.relevance) == set(METHODS) and found.method == "mamba_lrp"
     assert "refused" not in found.settings

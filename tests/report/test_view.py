@@ -13,7 +13,7 @@ from test_page import Reader
 
 from jmamba.report.text.shown import maps_of, view_of
 from jmamba.report.view.maps import PairMap, Series, name_layers
-from jmamba.report.view.packing import STEPS, WHOLE, decode, encode, pack_maps
+from jmamba.report.view.packing import STEPS, WHOLE, pack_maps, quantise, restore
 from jmamba.report.view.view import TokenView, render_fragment, render_view
 
 TEXT = "né\tש 👩\u200d🚀\n"
@@ -58,7 +58,7 @@ def test_what_is_stored_is_what_was_measured(whole):
 @given(st.integers(0, 99), st.sampled_from(STEPS))
 def test_codes_are_as_exact_as_they_say(seed, steps):
     one = random_map(1, 6, seed=seed)
-    back = decode(one, *encode(one, steps), steps)
+    back = restore(one, *quantise(one, steps), steps)
     largest = np.repeat(one.shares.max(axis=-1), np.arange(1, 7), axis=1)
     off = np.abs(back - one.rows)
     assert (off <= largest / steps + 2 / WHOLE).all()
@@ -111,7 +111,7 @@ def pieces_of(count):
 
 
 def test_maps_of_a_text_are_of_its_characters():
-    """Whole characters read and are read: what their last byte reads, bytes added up."""
+    """A character reads what its last byte reads, and is read as all of its bytes."""
     found = made_up(TEXT, 2)
     attention, jacobian = maps_of(found)
     count = len(found.pieces)
@@ -138,7 +138,7 @@ def test_every_script_reads_as_characters_and_blanks_are_visible():
 
 
 def test_a_fragment_brings_all_it_needs_and_names_nothing_outside():
-    html = render_fragment(view_of(made_up("ab", 1)))
+    html = render_fragment(render_view(view_of(made_up("ab", 1))))
     read = Reader(html)
     assert not any("id" in attrs for _, attrs in read.elements)
     assert read.data["script"].strip().startswith("(() => {")

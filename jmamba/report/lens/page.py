@@ -7,7 +7,23 @@ from jmamba.report.display import register_writer
 from jmamba.report.folder import Writer, describe_arrays
 from jmamba.report.lens.measure import LensReport
 from jmamba.report.lens.plates import LENS_PLATES
-from jmamba.report.page import code, colophon, document, figure_section, quoted
+from jmamba.report.page import (
+    code,
+    colophon,
+    document,
+    figure_section,
+    quoted,
+    wide,
+)
+from jmamba.report.view.maps import Series, name_layers
+from jmamba.report.view.view import (
+    TokenView,
+    render_fragment,
+    render_view,
+    view_script,
+    view_style,
+)
+from jmamba.report.words import quote
 
 INTRO = """<p>The logit lens reads the residual stream behind a layer as if it were the
 last (nostalgebraist, 2020); a tuned lens translates it first, by an affine map that was
@@ -28,9 +44,9 @@ def lens_page(report: LensReport, figures: dict[str, bytes]) -> str:
 <p class="kicker">jmamba lens · {escape(report.model)} · {report.lens}</p>
 <h1>After this text the model expects {quoted(best.labels[0])}
 <small>{100 * best.probabilities[0]:.1f} % sure</small></h1>
-<p class="text" dir="auto">{escape(visible(report.text))}</p>
 <p>{escape(report.verdict[0].upper() + report.verdict[1:])}.</p>
 </header>
+{render_view(lens_view(report))}
 <section>
 <h2>Layers</h2>
 {_layer_table(report)}
@@ -41,7 +57,41 @@ def lens_page(report: LensReport, figures: dict[str, bytes]) -> str:
 {"".join(plates)}
 </section>
 {colophon(report, INTRO, {"tokens": len(report.ids)})}"""
-    return document(title, body)
+    return document(title, body, view_style(), view_script())
+
+
+def lens_view(report: LensReport) -> TokenView:
+    """Return the view of a lens: how far each layer is from the model, and its word."""
+    ends = [piece.stop - 1 for piece in report.pieces]
+    reading = report.reading
+    said = [
+        [
+            f"{quote(labels[0])} {100 * p[0]:.1f} %"
+            for labels, p in zip(row, ps, strict=True)
+        ]
+        for row, ps in zip(report.top_labels, reading.probabilities, strict=True)
+    ]
+    words = [[f"{report.lens}: {row[i]} next" for i in ends] for row in said]
+    layers = name_layers(report.layers)
+    far = "far from what the model says after the token"
+    behind = "tokens that are likelier here than the model's"
+    return TokenView(
+        name="The text",
+        pieces=report.pieces,
+        labels=report.piece_labels,
+        series=[
+            Series("from the model", reading.divergence[:, ends], "bits", far,
+                   layers=layers, words=words),
+            Series("rank of the model's token", 1.0 * reading.rank[:, ends], "", behind,
+                   layers=layers),
+        ],
+        after=report.predictions.labels[0],
+    )  # fmt: skip
+
+
+def lens_fragment(report: LensReport) -> str:
+    """Return the view of a lens, to stand in a notebook."""
+    return render_fragment(render_view(lens_view(report)))
 
 
 def lens_summary(report: LensReport, files: list[str]) -> dict:
@@ -96,13 +146,14 @@ def _layer_table(report: LensReport) -> str:
             f"<td class=number>{reading.divergence[row].mean():.2f}</td></tr>"
         )
     best = code(report.predictions.labels[0])
-    return f"""<div style="overflow-x: auto"><table>
+    table = f"""<table>
 <thead><tr><th>layer</th><th>likeliest after the text</th>
 <th class=number>{best}</th><th class=number>likelier than {best}</th>
 <th class=number>bits from the model</th>
 <th class=number>mean over tokens</th></tr></thead>
 <tbody>{"".join(rows)}</tbody>
-</table></div>"""
+</table>"""
+    return wide(table, "What each layer says after the text")
 
 
 def _token_table(report: LensReport) -> str:
@@ -119,15 +170,22 @@ def _token_table(report: LensReport) -> str:
             )
         )
         rows.append(f"<tr><th>{layer}</th>{cells}</tr>")
-    return f"""<details><summary>Every layer after every token</summary>
-<div style="overflow-x: auto"><table>
+    title = "Every layer after every token"
+    table = f"""<table>
 <thead><tr><th>layer</th>{heads}</tr></thead>
 <tbody>{"".join(rows)}</tbody>
-</table></div></details>"""
+</table>"""
+    return f"<details><summary>{title}</summary>{wide(table, title)}</details>"
 
 
 write_lens = register_writer(
     LensReport,
-    Writer("jmamba-lens", lambda report: LENS_PLATES, lens_page, lens_summary),
+    Writer(
+        "jmamba-lens",
+        lambda report: LENS_PLATES,
+        lens_page,
+        lens_summary,
+        lens_fragment,
+    ),
 )
 """Writes what each layer would say."""

@@ -92,7 +92,8 @@ def plan_costs(
     Args:
       length: tokens of the text.
       size: of the model's layers.
-      matrices, groups, jacobian: whether they are asked for; None for what does not take long.
+      matrices, groups, jacobian: whether they are asked for; None for what does not
+        take long.
       probes: random directions per token that are asked for; None for as many as take
         a moment.
       max_tokens: longest text for matrices.

@@ -47,7 +47,7 @@ def explain_text(
     layers: Sequence[int] | None = None,
     method: str = DEFAULT_METHOD,
     settings: str | None = None,
-    compare: bool = False,
+    all_methods: bool = False,
     target: int | str | None = None,
     against: int | str | None = None,
     top: int = 8,
@@ -73,7 +73,7 @@ def explain_text(
       method: an explanation of `jmamba.attention.METHODS`.
       settings: of the method, a name in `jmamba.attention.PRESETS`; None for its usual
         ones.
-      compare: whether to compute all other explanations too.
+      all_methods: whether to compute all other explanations too.
       target: the next token to explain, its text or its id; None for the likeliest.
       against: another, to ask why the target comes rather than this; None to ask why
         it comes at all.
@@ -147,7 +147,7 @@ def explain_text(
             partial(_ask, model, tokens, asked),
             method,
             usual,
-            compare=compare,
+            all_methods=all_methods,
             progress=partial(progress, STAGES[2]),
         )
     with timed(STAGES[3], timings, progress):
@@ -188,7 +188,7 @@ def explain_text(
             "settings": usual,
             "target": question[0],
             "against": question[1] if len(question) > 1 else None,
-            "compare": compare,
+            "all_methods": all_methods,
             "layers": list(chosen),
             "top": top,
             "matrices": plan.matrices,

@@ -57,7 +57,9 @@ def text_page(explanation: Explanation, figures: dict[str, bytes]) -> str:
 
 def text_fragment(explanation: Explanation) -> str:
     """Return the view of an explanation and its heading, to stand in a notebook."""
-    return render_fragment(view_of(explanation), heading(explanation, "p"))
+    return render_fragment(
+        text_heading(explanation, "p") + render_view(view_of(explanation))
+    )
 
 
 def text_summary(explanation: Explanation, files: list[str]) -> dict:
@@ -101,12 +103,12 @@ def _listed(outcomes: Predictions) -> list[dict]:
 def _text_section(explanation: Explanation) -> str:
     return f"""<header>
 <p class="kicker">jmamba explain · {escape(explanation.model)}</p>
-{heading(explanation, "h1")}
+{text_heading(explanation, "h1")}
 </header>
 {render_view(view_of(explanation))}"""
 
 
-def heading(explanation: Explanation, tag: str) -> str:
+def text_heading(explanation: Explanation, tag: str) -> str:
     """Return what the model expects and what is asked, as HTML.
 
     Args:
@@ -147,7 +149,7 @@ def _tables(explanation: Explanation) -> str:
     return f"""<div class="columns">
 <section><h2>Likeliest next tokens</h2>
 <table><thead><tr><th>token</th><th class=number>id</th>
-<th class=number>probability</th><th></th></tr></thead>
+<th class=number>probability</th><td></td></tr></thead>
 <tbody>{prediction_rows(best)}</tbody></table></section>
 <section><h2>Tokens that drove {escape(explanation.explained)} most</h2>
 <table><thead><tr><th>token</th><th class=number>position</th>

@@ -1,4 +1,4 @@
-"""How tokens read each other, beyond the mean over channels: groups, folded, rolled out."""
+"""How tokens read each other: groups of channels, all folded in, rolled out."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -129,7 +129,9 @@ def _split(alpha):
     if count >= len(QUARTERS):
         order = np.argsort(reach(alpha), kind="stable")
         parts = np.array_split(order, len(QUARTERS))
-        groups |= {k: alpha[i].mean(axis=0) for k, i in zip(QUARTERS, parts, strict=True)}
+        groups |= {
+            k: alpha[i].mean(axis=0) for k, i in zip(QUARTERS, parts, strict=True)
+        }
     if count <= MOST_HEADS:
         groups |= {f"head {k}": alpha[k] for k in range(count)}
     return groups

@@ -11,7 +11,7 @@ ABOUT = {
     "hidden attention": "Hidden attention is mean |α| over channels.",
     "unified attention": "Unified attention is mean |gate (α + D) slope conv| over "
     "channels: convolution, SiLU, skip and gate folded in.",
-    "rollout": "Rollout multiplies I + mean α over all layers; shares are of magnitudes.",
+    "rollout": "Rollout multiplies I + mean α over all layers; magnitudes of it.",
     "Jacobian": "The Jacobian says how far a token's end moves with another's start, "
     "through all layers.",
 }

@@ -19,14 +19,16 @@ class Series(NamedTuple):
       unit: of the values, "" for none.
       toward, against: what positive and negative values say, in words.
       layers: what the layers are called; none where there is one row for all.
+      words: what is said of each piece beside its value, likewise; none for nothing.
     """
 
     name: str
     values: Float[np.ndarray, "s p"]
     unit: str
     toward: str
-    against: str
+    against: str = ""
     layers: tuple[str, ...] = ()
+    words: Sequence[Sequence[str]] = ()
 
 
 class PairMap(NamedTuple):

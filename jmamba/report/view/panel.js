@@ -32,6 +32,8 @@ function facts(view, token) {
     const value = seriesRow(view, series)[token];
     const name = series.layers.length ? `${series.name}, ${view.layerName(series)}` : series.name;
     rows.append(make("dt", "", name), make("dd", "", withUnit(value, series.unit)));
+    const words = series.words[layerOf(view, series)]?.[token];
+    if (words) rows.append(make("dd", "words", words));
   }
   return rows;
 }
@@ -67,6 +69,8 @@ function tell(view, token) {
   if (view.series) {
     const row = seriesRow(view, view.series);
     parts.push(`${view.series.name} ${withUnit(row[token], view.series.unit)}`);
+    parts.push(view.layerName(view.series));
+    parts.push(view.series.words[layerOf(view, view.series)]?.[token]);
   } else {
     parts.push(view.pairs.map.title, view.layerName(view.pairs.map));
     const name = ({ other, share }) => `${quote(data.labels[other])} ${percent(share)}`;

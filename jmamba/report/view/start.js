@@ -1,3 +1,5 @@
+const MIRRORED = "mirrored";
+
 function listen(view) {
   const { root, text, form } = view;
   text.addEventListener("mouseover", (event) => {
@@ -21,9 +23,10 @@ function listen(view) {
   form.addEventListener("input", (event) => {
     if (event.target.name === "layer") {
       const of = view.series ?? view.pairs.map;
-      view.layerLabel = layersOf(of)[event.target.value].label;
+      view.layerLabel = layersOf(of)[event.target.value]?.label ?? null;
     }
     view.draw();
+    if (event.detail !== MIRRORED) mirror(view, event.target);
   });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.elements.reset.addEventListener("click", () => reset(view));
@@ -36,12 +39,36 @@ function label(view) {
   view.text.setAttribute("aria-orientation", "horizontal");
   view.tokens.forEach((token, j) => {
     token.setAttribute("role", "option");
+    if (!token.textContent.trim()) token.setAttribute("aria-label", view.data.labels[j]);
     token.tabIndex = j === count - 1 ? 0 : -1; // one stop for Tab, arrows inside
   });
   view.form.hidden = false;
   view.panel.setAttribute("role", "region");
   view.panel.setAttribute("aria-label", "The token and what it reads");
   for (const hidden of view.root.querySelectorAll(".keys")) hidden.hidden = false;
+}
+
+// Of two views beside each other, what is chosen in one is chosen in the other.
+function mirror(view, control) {
+  const pair = view.root.closest(".jmamba-pair");
+  if (!pair) return;
+  for (const root of pair.querySelectorAll(".jmamba-view")) {
+    if (root === view.root) continue;
+    const other = root.querySelector(".controls").elements[control.name];
+    copyChoice(control, other);
+    const detail = MIRRORED;
+    other.dispatchEvent(new CustomEvent("input", { bubbles: true, detail }));
+  }
+}
+
+// What has the same name is chosen, whatever its place.
+function copyChoice(from, to) {
+  if (from.type === "range") to.value = from.value;
+  else {
+    const chosen = from.selectedOptions[0].label;
+    const same = [...to.options].findIndex(({ label }) => label === chosen);
+    if (same >= 0) to.selectedIndex = same;
+  }
 }
 
 async function start(root) {

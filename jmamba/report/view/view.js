@@ -47,10 +47,12 @@ function indexOfLayer(view, of) {
   return asked >= 0 ? asked : "share" in of ? 0 : layers.length - 1;
 }
 
-function seriesRow(view, series) {
-  const layer = layersOf(series)[indexOfLayer(view, series)];
-  return series.values[layer ? layer.at : 0];
+// The layer that is shown of something; null is the mean of all.
+function layerOf(view, of) {
+  return of.layers.length ? layersOf(of)[indexOfLayer(view, of)].at : 0;
 }
+
+const seriesRow = (view, series) => series.values[layerOf(view, series)];
 
 // Reads the controls: what shades the text, and what lists between tokens are of.
 function read(view) {
@@ -61,8 +63,7 @@ function read(view) {
   const name = view.names()[view.series ? 0 : index];
   const ofName = maps.filter((map) => map.name === name);
   const map = ofName.find((one) => one.of === form.elements.of.value) ?? ofName[0];
-  view.pairs = map ? { map, layer: null } : null;
-  if (map) view.pairs.layer = layersOf(map)[indexOfLayer(view, map)]?.at ?? 0;
+  view.pairs = map ? { map, layer: layerOf(view, map) } : null;
   fillGroups(view, ofName, map);
 }
 
@@ -158,7 +159,10 @@ function legend(view, focus, largest) {
 function choose(view, token) {
   view.chosen = token;
   const { shade } = view.form.elements;
-  if (view.series && view.pairs) shade.value = "m0";
+  if (view.series && view.pairs) {
+    shade.value = "m0";
+    mirror(view, shade);
+  }
   view.draw();
   tell(view, token);
 }

@@ -73,18 +73,16 @@ def render_view(view: TokenView, limit: int = VIEW_BYTES) -> str:
 """
 
 
-def render_fragment(view: TokenView, heading: str = "") -> str:
-    """Return a view that needs nothing else, such as a notebook shows it.
+def render_fragment(html: str) -> str:
+    """Return views that need nothing else, such as a notebook shows them.
 
     Args:
-      view: what to show.
-      heading: HTML above it.
+      html: the views, and what is around them.
     """
     return f"""<div class="jmamba jmamba-cell">
 <style>
 {view_style()}</style>
-{heading}
-{render_view(view)}
+{html}
 <script>
 {view_script()}</script>
 </div>"""
@@ -146,9 +144,11 @@ def _after(view: TokenView) -> str:
 
 
 def _legend(series: Series) -> str:
-    return (
-        f'<span class="swatch toward"></span> {escape(series.toward)} '
-        f'<span class="swatch against"></span> {escape(series.against)}'
+    kinds = [("toward", series.toward), ("against", series.against)]
+    return " ".join(
+        f'<span class="swatch {kind}"></span> {escape(words)}'
+        for kind, words in kinds
+        if words
     )
 
 
@@ -189,6 +189,8 @@ def _notes(view: TokenView, packed: Packed) -> str:
         "Keys in the text: arrows move the token, Page Up and Page Down the layer, "
         "Enter keeps a token, Escape resets."
     )
+    if not packed.maps:
+        keys = keys.replace("Enter keeps a token, ", "")
     exact = ""
     if packed.maps:
         steps = min(entry["steps"] for entry in packed.maps)
