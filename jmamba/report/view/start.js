@@ -29,7 +29,7 @@ function listen(view) {
     if (event.detail !== MIRRORED) mirror(view, event.target);
   });
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.elements.reset.addEventListener("click", () => reset(view));
+  form.elements["start-over"].addEventListener("click", () => reset(view));
 }
 
 function label(view) {
@@ -43,7 +43,7 @@ function label(view) {
     token.tabIndex = j === count - 1 ? 0 : -1; // one stop for Tab, arrows inside
   });
   view.form.hidden = false;
-  view.panel.setAttribute("role", "region");
+  view.panel.setAttribute("role", "group");
   view.panel.setAttribute("aria-label", "The token and what it reads");
   for (const hidden of view.root.querySelectorAll(".keys")) hidden.hidden = false;
 }

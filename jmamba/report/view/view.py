@@ -173,7 +173,7 @@ def _controls(view: TokenView) -> str:
 value="0"><output name="layer-name"></output></label>
 <label>Hide below <input type="range" name="threshold" min="0" max="9" value="0">
 <output name="threshold-name"></output></label>
-<button type="button" name="reset">Reset</button>
+<button type="button" name="start-over">Start over</button>
 </form>"""
 
 
@@ -187,7 +187,7 @@ def _notes(view: TokenView, packed: Packed) -> str:
     """Return how to use a view, how exact it is, and what is left out of it."""
     keys = (
         "Keys in the text: arrows move the token, Page Up and Page Down the layer, "
-        "Enter keeps a token, Escape resets."
+        "Enter keeps a token, Escape starts over."
     )
     if not packed.maps:
         keys = keys.replace("Enter keeps a token, ", "")
