@@ -102,7 +102,7 @@ def test_a_long_text_of_many_layers_fits_on_a_page():
             [random_map(24, 512)],
         )
     )
-    assert len(html) < 2.2e6 and "Left out" not in html
+    assert len(html) < 1.8e6 and "Left out" not in html
 
 
 def pieces_of(count):

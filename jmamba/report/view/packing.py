@@ -13,7 +13,7 @@ from jmamba.report.view.maps import PairMap
 STEPS = (255, 127, 63, 31, 15, 7)
 """How many steps codes may have, the finest first."""
 
-VIEW_BYTES = 2_000_000
+VIEW_BYTES = 1_600_000
 """What the maps of one view may take of a page."""
 
 WHOLE = 65535
