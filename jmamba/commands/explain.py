@@ -163,13 +163,12 @@ def explain_command(
     check_dtype(dtype)
     picture = find_picture(text, image)
     of_texts = _given(
-        compare=compare,
-        compare_model=compare_model,
         groups=groups,
         jacobian=jacobian,
         probes=probes,
         max_tokens=max_tokens,
     )
+    of_two = _given(compare=compare, compare_model=compare_model)
     of_images = _given(crop=crop)
     common = {"layers": parse_layers(layers)} | _given(
         matrices=matrices,
@@ -182,16 +181,23 @@ def explain_command(
     )
     source, place = (model, revision, dtype), (out, overwrite)
     if picture is not None:
-        _check_foreign(of_texts | _given(file=file), "an image", "texts")
+        _check_foreign(of_texts | of_two | _given(file=file), "an image", "texts")
         from jmamba.commands.explain_image import explain_picture
 
         page = explain_picture(picture, source, common | of_images, *place)
     else:
         _check_foreign(of_images, "a text", "images")
         text = read_text(text, file)
-        from jmamba.commands.explain_text import explain_words
+        options = common | of_texts
+        if of_two:
+            from jmamba.commands.explain_two import explain_both
 
-        page = explain_words(text, source, common | of_texts, *place)
+            pair = (text, compare, compare_model)
+            page = explain_both(*pair, source, options, *place)
+        else:
+            from jmamba.commands.explain_text import explain_words
+
+            page = explain_words(text, source, options, *place)
     if open_page:
         import webbrowser
 

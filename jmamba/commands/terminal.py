@@ -7,7 +7,6 @@ from rich.table import Table
 from rich.text import Text
 
 from jmamba.figures.labels import BLANKS, visible
-from jmamba.report.compare.measure import TextComparison
 from jmamba.report.predictions import Predictions
 from jmamba.report.text.explanation import Explanation
 
@@ -35,12 +34,6 @@ def render(explanation: Explanation) -> Group:
             for part, why in explanation.settings.get("skipped", {}).items()
         ),
     )
-
-
-def render_both(both: TextComparison) -> Group:
-    """Return what the terminal shows of two explanations: one under the other."""
-    parts = [(Text(name, "bold underline"), render(one)) for name, one in both.pairs]
-    return Group(*(line for part in parts for line in ("", *part)))
 
 
 def shaded_text(explanation: Explanation) -> Text:

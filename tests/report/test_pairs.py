@@ -12,7 +12,7 @@ from jmamba.checkpoints import ByteTokenizer
 from jmamba.report import explain_text, explained_patterns, head_patterns
 from jmamba.report.size import size_of
 from jmamba.report.text.cost import check_groups, plan_costs
-from jmamba.report.text.pairs import QUARTERS, LayerPairs, join_layers, reach
+from jmamba.report.text.pairs import QUARTERS, LayerPairs, join_pairs, reach
 from jmamba.report.text.shown import maps_of
 from jmamba.tracing.trace import trace
 
@@ -62,7 +62,7 @@ def test_groups_that_not_every_layer_has_are_left_out(found):
     alpha = found.attention[0]
     one = {"nearest": alpha, "head 0": alpha}, {"nearest": alpha}
     layers = [LayerPairs(groups, alpha, alpha) for groups in one]
-    assert list(join_layers(layers).groups) == ["nearest"]
+    assert list(join_pairs(layers).groups) == ["nearest"]
 
 
 def test_groups_are_stored_and_shown(found):

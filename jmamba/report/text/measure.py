@@ -28,7 +28,7 @@ from jmamba.report.size import size_of
 from jmamba.report.text.cost import plan_costs
 from jmamba.report.text.explanation import Explanation
 from jmamba.report.text.left_out import leave_out
-from jmamba.report.text.pairs import join_layers, measure_layer_pairs
+from jmamba.report.text.pairs import join_pairs, measure_layer_pairs
 
 STAGES = (
     "prediction",
@@ -158,7 +158,7 @@ def explain_text(
             look=measure_layer_pairs if plan.groups else None,
             progress=partial(progress, STAGES[3]),
         )
-    pairs = join_layers(depth.looks) if plan.groups else None
+    pairs = join_pairs(depth.looks) if plan.groups else None
     blocks = None
     if plan.probes is not None:
         with timed(STAGES[4], timings, progress):

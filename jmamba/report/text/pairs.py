@@ -71,7 +71,7 @@ def measure_layer_pairs(
     )
 
 
-def join_layers(layers: Sequence[LayerPairs]) -> Pairs:
+def join_pairs(layers: Sequence[LayerPairs]) -> Pairs:
     """Return layers together; of groups, those that every layer has."""
     names = [k for k in layers[0].groups if all(k in one.groups for one in layers)]
     return Pairs(
