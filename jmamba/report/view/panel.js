@@ -31,7 +31,7 @@ function facts(view, token) {
   for (const series of view.data.series) {
     const value = seriesRow(view, series)[token];
     const name = series.layers.length ? `${series.name}, ${view.layerName(series)}` : series.name;
-    rows.append(make("dt", "", name), make("dd", "", withUnit(value, series.unit)));
+    rows.append(make("dt", "", name), make("dd", "", withUnit(value, series)));
     const words = series.words[layerOf(view, series)]?.[token];
     if (words) rows.append(make("dd", "words", words));
   }
@@ -68,7 +68,7 @@ function tell(view, token) {
   const parts = [`${quote(data.labels[token])}, ${whereIs(data.spans[token])}`];
   if (view.series) {
     const row = seriesRow(view, view.series);
-    parts.push(`${view.series.name} ${withUnit(row[token], view.series.unit)}`);
+    parts.push(`${view.series.name} ${withUnit(row[token], view.series)}`);
     parts.push(view.layerName(view.series));
     parts.push(view.series.words[layerOf(view, view.series)]?.[token]);
   } else {

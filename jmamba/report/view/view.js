@@ -44,7 +44,15 @@ function layersOf(of) {
 function indexOfLayer(view, of) {
   const layers = layersOf(of);
   const asked = layers.findIndex(({ label }) => label === view.layerLabel);
-  return asked >= 0 ? asked : "share" in of ? 0 : layers.length - 1;
+  return asked >= 0 ? asked : "share" in of ? 0 : strongestRow(of);
+}
+
+const sizeOf = (row) => Math.max(...row.map((value) => Math.abs(value ?? 0)));
+
+// The layer of a series that has its largest value: what is seen first.
+function strongestRow({ values }) {
+  const sizes = values.map(sizeOf);
+  return sizes.indexOf(Math.max(...sizes));
 }
 
 // The layer that is shown of something; null is the mean of all.
@@ -112,7 +120,9 @@ function draw(view) {
   showLayer(view);
   const focus = view.over ?? view.chosen;
   const all = shades(view, focus);
-  const largest = Math.max(...all.map(({ value }) => Math.abs(value ?? 0))) || 1;
+  // of a series in all layers, so that layers can be compared
+  const rows = view.series?.values ?? [all.map(({ value }) => value)];
+  const largest = Math.max(...rows.map(sizeOf)) || 1;
   const part = PARTS[view.form.elements.threshold.value];
   all.forEach(({ value, kind }, j) => shade(view, j, kind, value, largest, part));
   const threshold = view.form.elements["threshold-name"];
@@ -139,8 +149,9 @@ function shade(view, j, kind, value, largest, part) {
 function legend(view, focus, largest) {
   const line = view.root.querySelector(".legend");
   if (view.series) {
-    const { toward, against, unit } = view.series;
-    const strongest = `strongest: ${signed(largest).slice(1)} ${unit}`.trim();
+    const { toward, against, unit, layers } = view.series;
+    const of = layers.length ? "strongest of all layers" : "strongest";
+    const strongest = `${of}: ${withUnit(largest, { unit })}`;
     const parts = [swatch("toward"), ` ${toward} `];
     if (against) parts.push(swatch("against"), ` ${against} `);
     line.replaceChildren(...parts, `(${strongest})`);

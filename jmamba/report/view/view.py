@@ -118,8 +118,9 @@ def _short(row: list[float]) -> list[float | None]:
 
 
 def _tokens(view: TokenView) -> str:
-    values = np.nan_to_num(view.series[0].values[-1])
-    largest = float(np.abs(values).max(initial=0)) or 1.0
+    rows = np.nan_to_num(view.series[0].values)
+    sizes = np.abs(rows).max(axis=1, initial=0)
+    values, largest = rows[int(sizes.argmax())], float(sizes.max()) or 1.0
     weights = np.sqrt(np.abs(values) / largest)  # the root: weak ones show
     weights = np.where(weights < FAINT, 0, weights)
     return "".join(

@@ -9,7 +9,13 @@ function signed(x) {
 }
 
 const known = (x) => x !== undefined && x !== null;
-const withUnit = (x, unit) => (known(x) ? `${signed(x)} ${unit}`.trim() : "not known");
+
+// A value of a series: with its sign where there are two.
+function withUnit(x, { unit, against }) {
+  if (!known(x)) return "not known";
+  const number = against ? signed(x) : String(Number(x.toPrecision(3)));
+  return `${number} ${unit}`.trim();
+}
 
 function whereIs([start, stop]) {
   return stop - start > 1 ? `tokens ${start}–${stop - 1}` : `token ${start}`;
