@@ -30,6 +30,7 @@ def found_pairs():
     """Return an explanation that has everything a view can show."""
     found = made_up(TEXT, 3)
     rng, attention = np.random.default_rng(1), found.attention
+    assert attention is not None
     return found.__class__(
         **vars(found)
         | {
@@ -310,12 +311,14 @@ def test_pages_of_comparisons_lenses_and_patches_follow_axe(visit, pair, tmp_pat
     lens = measure_lens(model, ByteTokenizer(), "né is")
     patches = measure_patches(model, ByteTokenizer(), "né is", "né as", place="output")
     pages = {"pair": pair}
-    for name, report, write in (
-        ("lens", lens, lens_page),
-        ("patch", patches, patch_page),
-    ):
+    pictures = dict.fromkeys(PICTURES, b"")
+    written = {
+        "lens": lens_page(lens, pictures),
+        "patch": patch_page(patches, pictures),
+    }
+    for name, html in written.items():
         path = tmp_path / f"{name}.html"
-        path.write_text(write(report, dict.fromkeys(PICTURES, b"")), encoding="utf-8")
+        path.write_text(html, encoding="utf-8")
         pages[name] = path.as_uri()
     for name, address in pages.items():
         page = visit(address)

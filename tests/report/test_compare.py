@@ -1,6 +1,7 @@
 """Two texts or two models beside each other."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from jmamba.report.compare.figures import draw_comparison
 from jmamba.report.compare.page import comparison_fragment, comparison_page
 
 MODEL, BYTES = tiny_model(2), ByteTokenizer()
-FEW = {"matrices": False, "jacobian": False}
+FEW: dict[str, Any] = {"matrices": False, "jacobian": False}
 BOTH = TextComparison(made_up("one né", 2), made_up("two", 2), ("first", "second"))
 
 

@@ -55,6 +55,9 @@ def test_explanation_arrays_are_finite_and_named(found):
         "last_attention": (3, length),
         "residual_norms": (4, length),
         "attention": (3, length, length),
+        "attention_groups": (4 + 32, 3, length, length),  # quarters, and each channel
+        "attention_folded": (3, length, length),
+        "rollout": (length, length),
         "jacobian_norms": (length, length),
     }
     assert all(np.isfinite(array).all() for array in arrays.values())

@@ -118,6 +118,7 @@ def test_maps_of_a_text_are_of_its_characters():
     assert attention.shares.shape == (2, count, count) and count < len(found.ids)
     np.testing.assert_allclose(attention.shares.sum(axis=-1), 1, atol=1e-5)
     last, e = found.pieces[3], found.pieces[1]
+    assert found.attention is not None
     row = found.attention[1, last.stop - 1]
     assert attention.shares[1, 3, 1] == pytest.approx(
         row[e.start : e.stop].sum() / row.sum(), rel=1e-4

@@ -2,6 +2,8 @@
 
 from html import escape
 
+import numpy as np
+
 from jmamba.figures.labels import isolate, visible
 from jmamba.report.display import register_writer
 from jmamba.report.folder import Writer, describe_arrays
@@ -63,30 +65,33 @@ def lens_page(report: LensReport, figures: dict[str, bytes]) -> str:
 def lens_view(report: LensReport) -> TokenView:
     """Return the view of a lens: how far each layer is from the model, and its word."""
     ends = [piece.stop - 1 for piece in report.pieces]
-    reading = report.reading
-    said = [
-        [
-            f"{quote(labels[0])} {100 * p[0]:.1f} %"
-            for labels, p in zip(row, ps, strict=True)
-        ]
-        for row, ps in zip(report.top_labels, reading.probabilities, strict=True)
+    far = Series(
+        "from the model",
+        np.maximum(np.asarray(report.reading.divergence)[:, ends], 0),  # rounding
+        "bits",
+        "far from what the model says after the token",
+        layers=name_layers(report.layers),
+        words=_words(report, ends),
+    )
+    behind = far._replace(
+        name="rank of the model's token",
+        values=np.asarray(report.reading.rank, np.float32)[:, ends],
+        unit="",
+        toward="tokens that are likelier here than the model's",
+        words=(),
+    )
+    best = report.predictions.labels[0]
+    labels = report.piece_labels
+    return TokenView("The text", report.pieces, labels, [far, behind], after=best)
+
+
+def _words(report: LensReport, tokens: list[int]) -> list[list[str]]:
+    """Return what each layer says after each of some tokens, in words."""
+    shares = 100 * np.asarray(report.reading.probabilities)[..., 0]
+    return [
+        [f"{report.lens}: {quote(row[i][0])} {p[i]:.1f} % next" for i in tokens]
+        for row, p in zip(report.top_labels, shares, strict=True)
     ]
-    words = [[f"{report.lens}: {row[i]} next" for i in ends] for row in said]
-    layers = name_layers(report.layers)
-    far = "far from what the model says after the token"
-    behind = "tokens that are likelier here than the model's"
-    return TokenView(
-        name="The text",
-        pieces=report.pieces,
-        labels=report.piece_labels,
-        series=[
-            Series("from the model", reading.divergence[:, ends], "bits", far,
-                   layers=layers, words=words),
-            Series("rank of the model's token", 1.0 * reading.rank[:, ends], "", behind,
-                   layers=layers),
-        ],
-        after=report.predictions.labels[0],
-    )  # fmt: skip
 
 
 def lens_fragment(report: LensReport) -> str:
