@@ -326,6 +326,8 @@ def test_pages_of_comparisons_lenses_and_patches_follow_axe(visit, pair, tmp_pat
         found = page.evaluate("axe.run()")
         assert [broken(rule) for rule in found["violations"]] == [], name
         if name != "pair":
+            layers = re.findall(r"layer \d", page.inner_text(".panel"))
+            assert len(layers) == 2 and len(set(layers)) == 1  # both of one layer
             token(page, 1).hover()
             page.locator("input[name=layer]").fill("0")
             token(page, 1).hover()

@@ -17,6 +17,7 @@ function makeView(root) {
     chosen: tokens.length - 1,
     over: null,
     layerLabel: null, // the layer that was asked for, of whatever is shown
+    shown: null, // the layer that is shown, asked for or not
   };
   const names = () => [...new Set(view.maps.map((map) => map.name))];
   view.names = names;
@@ -43,7 +44,8 @@ function layersOf(of) {
 
 function indexOfLayer(view, of) {
   const layers = layersOf(of);
-  const asked = layers.findIndex(({ label }) => label === view.layerLabel);
+  const name = view.layerLabel ?? view.shown;
+  const asked = layers.findIndex(({ label }) => label === name);
   return asked >= 0 ? asked : "share" in of ? 0 : strongestRow(of);
 }
 
@@ -72,6 +74,7 @@ function read(view) {
   const ofName = maps.filter((map) => map.name === name);
   const map = ofName.find((one) => one.of === form.elements.of.value) ?? ofName[0];
   view.pairs = map ? { map, layer: layerOf(view, map) } : null;
+  view.shown = view.layerName(view.series ?? map) || null;
   fillGroups(view, ofName, map);
 }
 
@@ -192,7 +195,7 @@ function hover(view, token) {
 function reset(view) {
   view.form.reset();
   view.over = null;
-  view.layerLabel = null;
+  view.layerLabel = view.shown = null;
   view.chosen = view.tokens.length - 1;
   view.draw();
 }
