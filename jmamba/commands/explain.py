@@ -81,8 +81,24 @@ def explain_command(
         str | None,
         typer.Option(help=f"Of methods by attention: {' or '.join(PRESETS)}."),
     ] = None,
-    compare: Annotated[
+    all_methods: Annotated[
         bool | None, typer.Option(help="All other methods too, which takes longer.")
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            help="Another text, to stand beside the first.",
+            metavar="TEXT",
+            rich_help_panel=TEXTS,
+        ),
+    ] = None,
+    compare_model: Annotated[
+        str | None,
+        typer.Option(
+            help="Another model, to stand beside the first: a checkpoint.",
+            metavar="MODEL",
+            rich_help_panel=TEXTS,
+        ),
     ] = None,
     target: Annotated[
         str | None,
@@ -100,6 +116,14 @@ def explain_command(
         typer.Option(
             help="The picture's middle square only, not the whole resized to fit.",
             rich_help_panel=IMAGES,
+        ),
+    ] = None,
+    groups: Annotated[
+        bool | None,
+        typer.Option(
+            help="Attention of groups of channels, folded and rolled out, or not; if "
+            "left out, unless that takes long.",
+            rich_help_panel=TEXTS,
         ),
     ] = None,
     jacobian: Annotated[
@@ -138,29 +162,42 @@ def explain_command(
     """
     check_dtype(dtype)
     picture = find_picture(text, image)
-    of_texts = _given(jacobian=jacobian, probes=probes, max_tokens=max_tokens)
+    of_texts = _given(
+        groups=groups,
+        jacobian=jacobian,
+        probes=probes,
+        max_tokens=max_tokens,
+    )
+    of_two = _given(compare=compare, compare_model=compare_model)
     of_images = _given(crop=crop)
     common = {"layers": parse_layers(layers)} | _given(
         matrices=matrices,
         top=top,
         method=method,
         settings=settings,
-        compare=compare,
+        all_methods=all_methods,
         target=target,
         against=against,
     )
     source, place = (model, revision, dtype), (out, overwrite)
     if picture is not None:
-        _check_foreign(of_texts | _given(file=file), "an image", "texts")
+        _check_foreign(of_texts | of_two | _given(file=file), "an image", "texts")
         from jmamba.commands.explain_image import explain_picture
 
         page = explain_picture(picture, source, common | of_images, *place)
     else:
         _check_foreign(of_images, "a text", "images")
         text = read_text(text, file)
-        from jmamba.commands.explain_text import explain_words
+        options = common | of_texts
+        if of_two:
+            from jmamba.commands.explain_two import explain_both
 
-        page = explain_words(text, source, common | of_texts, *place)
+            pair = (text, compare, compare_model)
+            page = explain_both(*pair, source, options, *place)
+        else:
+            from jmamba.commands.explain_text import explain_words
+
+            page = explain_words(text, source, options, *place)
     if open_page:
         import webbrowser
 

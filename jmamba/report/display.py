@@ -23,8 +23,11 @@ class Displayed:
     """A report whose page a notebook shows where it is the value of a cell."""
 
     def _repr_html_(self) -> str:
-        """Return the page in a frame of its own, as notebooks ask for."""
-        page = escape(_WRITERS[type(self)].render(self), quote=True)
+        """Return what notebooks show: the report's view, or its page in a frame."""
+        writer = _WRITERS[type(self)]
+        if writer.fragment is not None:
+            return writer.fragment(self)
+        page = escape(writer.render(self), quote=True)
         return (
             f'<iframe srcdoc="{page}" width="100%" height="{HEIGHT}" '
             'style="border:0" title="jmamba report"></iframe>'

@@ -45,12 +45,14 @@ class Writer:
       plates: returns the pictures of a report.
       page: returns the page, from the report and its pictures by name.
       summary: returns what goes to summary.json, from the report and the files' names.
+      fragment: returns what a notebook shows; None for the page in a frame.
     """
 
     directory: str
     plates: Callable[[Any], Sequence[Plate]]
     page: Callable[[Any, dict[str, bytes]], str]
     summary: Callable[[Any, list[str]], dict]
+    fragment: Callable[[Any], str] | None = None
 
     def draw(self, report: Any, progress: Progress = ignore) -> dict[str, bytes]:
         """Return the pictures of a report as PNG files, by name."""

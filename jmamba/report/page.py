@@ -1,37 +1,51 @@
 """The look of all reports: one HTML page that needs nothing but itself."""
 
 import base64
+import io
 from html import escape
-from importlib import resources
 from typing import Any
+
+from PIL import Image
 
 from jmamba.report.plate import Plate
 from jmamba.report.predictions import Predictions
+from jmamba.report.resources import resource
+
+SMALL = 60_000
+"""Pictures of so many bytes are on the page as they are; larger ones as WebP."""
+
+QUALITY = 80
+"""Of pictures on the page; the files beside it are exact."""
+
+LARGE = 400_000
+"""Pictures of more bytes are beside the page only."""
 
 
-def document(title: str, body: str, scripts: str = "") -> str:
+def document(title: str, body: str, style: str = "", script: str = "") -> str:
     """Return a whole page in the reports' look.
 
     Args:
       title: of the window.
       body: HTML inside of the page's column.
-      scripts: HTML behind it.
+      style: of parts of it, which brings the palette; "" for the palette alone.
+      script: of parts of it, "" for none.
     """
+    running = f"<script>\n{script}</script>\n" if script else ""
     return f"""<!doctype html>
-<html lang="en">
+<html lang="en" class="jmamba">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{escape(title)} · jmamba</title>
 <style>
-{resource("page.css")}</style>
+{style or resource("palette.css")}{resource("page.css")}</style>
 </head>
 <body>
 <main>
 {body}
 </main>
-{scripts}</body>
+{running}</body>
 </html>
 """
 
@@ -64,14 +78,12 @@ def figure_section(plate: Plate, png: bytes, report: Any) -> str:
       png: its file.
       report: what it was drawn from.
     """
-    source = base64.b64encode(png).decode()
     arrays = ", ".join(f"<code>{escape(name)}</code>" for name in plate.arrays)
     return f"""<figure id="{plate.name}">
 <h3>{escape(plate.title)}</h3>
 <figcaption>{escape(plate.caption)}
 <span class="formula">{escape(plate.formula)}</span></figcaption>
-<div class="picture"><img alt="{escape(plate.describe(report))}"
-src="data:image/png;base64,{source}"></div>
+{_picture(png, plate.title, plate.describe(report))}
 <p class="source">Numbers: {arrays} in <a href="arrays.npz">arrays.npz</a> ·
 <a href="{plate.name}.png">picture alone</a></p>
 </figure>
@@ -117,6 +129,39 @@ def definitions(group: dict) -> str:
     )
 
 
-def resource(name: str) -> str:
-    """Return a file that lies beside this module."""
-    return resources.files("jmamba.report").joinpath(name).read_text(encoding="utf-8")
+def wide(table: str, label: str) -> str:
+    """Return a table that scrolls where it is wider than the page.
+
+    Args:
+      table: HTML.
+      label: what is scrolled, for those who do not see it.
+    """
+    return (
+        f'<div class="wide" role="region" tabindex="0" aria-label="{escape(label)}">'
+        f"{table}</div>"
+    )
+
+
+def _picture(png: bytes, title: str, described: str) -> str:
+    """Return a picture as HTML, in the page itself unless it is too large for one."""
+    kind, data = _shrink(png)
+    if len(data) > LARGE:
+        return (
+            f"<p>{escape(described)}. The picture is beside this page only: it would "
+            f"take {len(data) / 1e6:.1f} MB of it.</p>"
+        )
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return (
+        f'<div class="picture" role="region" tabindex="0" aria-label="{escape(title)}">'
+        f'<img alt="{escape(described)}" src="{source}"></div>'
+    )
+
+
+def _shrink(png: bytes) -> tuple[str, bytes]:
+    """Return the kind and the bytes of the smaller of two files of a picture."""
+    if len(png) <= SMALL:
+        return "png", png
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").save(buffer, "WEBP", quality=QUALITY)
+    webp = buffer.getvalue()
+    return ("webp", webp) if len(webp) < len(png) else ("png", png)

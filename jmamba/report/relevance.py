@@ -35,7 +35,7 @@ def measure_relevance(
     method: str,
     settings: str | None,
     *,
-    compare: bool = False,
+    all_methods: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Relevance:
     """Return the relevance that a method finds, and all others if that is asked for.
@@ -44,14 +44,14 @@ def measure_relevance(
       ask: called as ask(method, **options), returns relevance.
       method: a name in `METHODS`; it must not refuse.
       settings: of the method; the others have their usual ones.
-      compare: whether to ask all others too.
+      all_methods: whether to ask all others too.
       progress: called as progress(done, total).
 
     Raises:
       ValueError: as the method says, or its relevance is not finite.
     """
     found, refused, warned = {}, {}, {}
-    names = [method, *(name for name in METHODS if compare and name != method)]
+    names = [method, *(name for name in METHODS if all_methods and name != method)]
     for done, name in enumerate(names):
         chosen = settings if name == method else USUAL.get(name)
         options: dict[str, Any] = {} if chosen is None else {"settings": chosen}

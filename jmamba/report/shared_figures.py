@@ -4,6 +4,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -98,9 +99,14 @@ def draw_predictions(best: Predictions, one: str, several: str) -> Figure:
       one: what one of them is called.
       several: what they are called.
     """
+    figure = new_figure(6.5, 0.3 * len(best.ids) + 1.1)
+    fill_predictions(figure.subplots(), best, one, several)
+    return figure
+
+
+def fill_predictions(ax: Axes, best: Predictions, one: str, several: str) -> None:
+    """Draw on axes what `draw_predictions` draws as a figure."""
     count = len(best.ids)
-    figure = new_figure(6.5, 0.3 * count + 1.1)
-    ax = figure.subplots()
     ax.barh(np.arange(count), best.probabilities, color=TOWARD, height=0.72)
     labels = [drawable(shorten(label, 24)) for label in best.labels]
     ax.set_yticks(np.arange(count), labels)
@@ -125,4 +131,3 @@ def draw_predictions(best: Predictions, one: str, several: str) -> Figure:
     ax.set_axisbelow(True)
     ax.set_xlabel(f"probability of the {one}", fontsize=8, color=MUTED)
     frame(ax, f"likeliest {several}", sides=("left", "bottom"))
-    return figure

@@ -20,6 +20,7 @@ SHOWN_BY = {
     "jmamba/models": {"convert"},
     "jmamba/planning": {"plan"},
     "jmamba/recipes": {"reproduce"},
+    "jmamba/report/compare": {"explain"},
     "jmamba/report/folder.py": {"explain", "dynamics", "lens", "patch"},
     "jmamba/report/lens": {"lens"},
     "jmamba/report/patch": {"patch"},
@@ -102,6 +103,7 @@ def commands_for(path: Path, function: str) -> set[str]:
             return commands
     if path.parent.name == "commands":
         own = {"explain_text": "explain", "explain_image": "explain",
+               "explain_two": "explain",
                "train_run": "train", "step_reports": "train"}  # fmt: skip
         name = own.get(path.stem, path.stem)
         return {name} if name in LATER else callers_within(path, function)

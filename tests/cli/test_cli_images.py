@@ -108,7 +108,7 @@ def test_checkpoints_explain_what_they_read(tmp_path):
         (["a picture.PNG", "--max-tokens", 9, "--no-jacobian"],
          "--jacobian, --max-tokens: only for texts, but this is an image."),
         (["a picture.PNG", "--against", "9"], "There is no class 9"),
-        (["a text", "--target", 1, "--compare", "--crop", "--method", "mamba_lrp"],
+        (["a text", "--target", 1, "--all-methods", "--crop", "--method", "mamba_lrp"],
          "--crop: only for images, but this is a text."),
     ],
 )  # fmt: skip

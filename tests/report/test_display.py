@@ -13,18 +13,27 @@ from jmamba.report.text.page import write_text
 from jmamba.report.text.plates import TEXT_PLATES
 
 FOUND = made_up("a <b>\n", 2)
+FEW = [plate for plate in TEXT_PLATES if plate.name == "drivers"]
 
 
 @pytest.fixture(autouse=True)
 def _few_pictures():
     """Draw one picture only, to be quick."""
-    few = [plate for plate in TEXT_PLATES if plate.name == "drivers"]
-    register_writer(Explanation, dataclasses.replace(write_text, plates=lambda _: few))
+    register_writer(Explanation, dataclasses.replace(write_text, plates=lambda _: FEW))
     yield
     register_writer(Explanation, write_text)
 
 
-def test_a_notebook_gets_the_page_in_a_frame():
+def test_a_notebook_gets_the_view_of_a_text():
+    """No pictures, and no frame: it takes the notebook's width and theme."""
+    cell = FOUND._repr_html_()
+    assert cell.startswith('<div class="jmamba jmamba-cell">') and "<img" not in cell
+    assert "After this text the model expects" in cell and 'class="controls"' in cell
+
+
+def test_a_notebook_gets_other_reports_in_a_frame():
+    plain = dataclasses.replace(write_text, plates=lambda _: FEW, fragment=None)
+    register_writer(Explanation, plain)
     frame = FOUND._repr_html_()
     assert frame.startswith("<iframe srcdoc=") and frame.endswith("</iframe>")
     page = html.unescape(frame.split('"')[1])

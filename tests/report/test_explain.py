@@ -55,6 +55,9 @@ def test_explanation_arrays_are_finite_and_named(found):
         "last_attention": (3, length),
         "residual_norms": (4, length),
         "attention": (3, length, length),
+        "attention_groups": (4 + 32, 3, length, length),  # quarters, and each channel
+        "attention_folded": (3, length, length),
+        "rollout": (length, length),
         "jacobian_norms": (length, length),
     }
     assert all(np.isfinite(array).all() for array in arrays.values())
@@ -94,7 +97,7 @@ def test_any_token_can_be_asked_for_and_why_it_rather_than_another():
 
 def test_all_methods_are_compared():
     found = explain_text(
-        MODEL, BYTES, "ab", compare=True, matrices=False, jacobian=False
+        MODEL, BYTES, "ab", all_methods=True, matrices=False, jacobian=False
     )
     assert set(found.relevance) == set(METHODS) and found.method == "mamba_lrp"
     assert "refused" not in found.settings

@@ -46,7 +46,13 @@ def found():
             "jmamba.report.relevance.METHODS", {name: METHODS[name] for name in FEW}
         )
         return explain_image(
-            MODEL, PICTURE, method=FEW[0], target="dog", top=3, crop=True, compare=True
+            MODEL,
+            PICTURE,
+            method=FEW[0],
+            target="dog",
+            top=3,
+            crop=True,
+            all_methods=True,
         )
 
 
@@ -226,7 +232,7 @@ def test_methods_that_refuse_are_named(found, monkeypatch):
 
     monkeypatch.setattr(MODULE, "explain", refuse)
     few = explain_image(
-        MODEL, PICTURE, method="mamba_lrp", matrices=False, crop=True, compare=True
+        MODEL, PICTURE, method="mamba_lrp", matrices=False, crop=True, all_methods=True
     )
     assert few.others is None
     assert few.settings["refused"] == {

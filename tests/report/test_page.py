@@ -1,15 +1,18 @@
-import base64
 import dataclasses
+import io
 import json
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 from reports import made_up
 
 from jmamba.figures.labels import isolate
-from jmamba.report.text.page import page_data, text_page
+from jmamba.report.page import LARGE, SMALL, figure_section
+from jmamba.report.text.page import text_page
+from jmamba.report.text.plates import TEXT_PLATES
 
 ATTACK = "</script><img src=x onerror=alert(1)>&'\"é\n"
 PNG = b"\x89PNG"
@@ -41,7 +44,7 @@ class Reader(HTMLParser):
 
     def handle_data(self, data):
         if self.inside is not None and self.inside[0] in ("script", "style"):
-            self.data[self.inside[1].get("id", self.inside[0])] = data
+            self.data[self.inside[1].get("class", self.inside[0])] = data
         else:
             self.text += data
 
@@ -76,12 +79,12 @@ def test_page_escapes_the_text(read):
     assert len(read.all("script")) == 2
     assert not any("onerror" in attrs for _, attrs in read.elements)
     assert "</script><img src=x onerror=alert(1)>&'\"é↵" in read.text
-    spans = [a for a in read.all("span") if "token" in a.get("class", "")]
+    spans = [a for a in read.all("span") if "token" in a.get("class", "").split()]
     assert len(spans) == len(ATTACK)  # é is two tokens, but one character
 
 
 def test_page_shades_without_script(read):
-    spans = [a for a in read.all("span") if "token" in a.get("class", "")]
+    spans = [a for a in read.all("span") if "token" in a.get("class", "").split()]
     assert len(spans) == len(ATTACK)
     weights = [float(a["style"].removeprefix("--w:")) for a in spans]
     assert max(weights) == 1 and min(weights) >= 0
@@ -112,60 +115,58 @@ def test_labels_keep_their_own_direction():
     best = dataclasses.replace(found.predictions, labels=("ם", "↵"))
     html = text_page(dataclasses.replace(found, predictions=best), FIGURES)
     read = Reader(html)
-    assert next(a for a in read.all("div") if a.get("id") == "text")["dir"] == "auto"
-    assert '<bdi class="next">ם</bdi></div>' in html
+    assert next(a for a in read.all("div") if a.get("class") == "text")["dir"] == "auto"
+    assert '<bdi class="next">ם</bdi>\n</div>' in html
     assert "<code><bdi>ם</bdi></code>" in html
     assert '<q class="best"><bdi>ם</bdi></q>' in html
     assert f"<title>{isolate('שלום')} → {isolate('ם')} · jmamba</title>" in html
-    assert "“${isolate(name)}”" in read.data["script"]
+    assert "“\\u2068${label}\\u2069”" in read.data["script"]
     assert "unicode-bidi: plaintext" in read.data["style"]
 
 
 def test_graphemes_are_one_span():
     found = made_up("e\u0301👩\u200d🚀x", 1)
     read = Reader(text_page(found, FIGURES))
-    spans = [a for a in read.all("span") if "token" in a.get("class", "")]
+    spans = [a for a in read.all("span") if "token" in a.get("class", "").split()]
     assert len(spans) == 3 and "e\u0301👩\u200d🚀x" in read.text
 
 
-def test_tips_end_with_escape_and_figures_are_never_inverted(read):
-    assert 'event.key === "Escape") hideTip()' in read.data["script"]
+def test_figures_are_never_inverted(read):
     assert "prefers-color-scheme: dark" in read.data["style"]
     assert "invert(" not in read.data["style"]  # bright would mean little
 
 
-def rows_of(data):
-    packed = np.frombuffer(base64.b64decode(data["rows"]), "<u2") / 65535
-    return packed.reshape(data["layers"], -1)
+def noise(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
-def test_page_data_holds_every_row_of_attention(read):
+@pytest.mark.parametrize(("size", "kind"), [(8, "png"), (150, "webp"), (150, None)])
+def test_pictures_take_little_of_a_page(monkeypatch, size, kind):
+    """Large ones are smaller on the page than beside it, very large ones only there."""
+    png, found = noise(size), made_up("ab", 1)
+    monkeypatch.setattr("jmamba.report.page.LARGE", 1000 if kind is None else LARGE)
+    assert (len(png) > SMALL) == (kind != "png")
+    html = figure_section(TEXT_PLATES[1], png, found)
+    assert len(html) < 4 / 3 * len(png) + 3000
+    if kind is None:
+        assert "beside this page only" in html and "<img" not in html
+    else:
+        assert f'src="data:image/{kind};base64,' in html
+    assert "strongest for or against" in html and "drivers.png" in html
+
+
+def test_page_data_holds_what_each_token_did(read):
     data = json.loads(read.data["data"])
     found = made_up(ATTACK, 3)
-    assert data["full"] and data["pieces"][-1] == "↵"
-    count = len(data["pieces"])
-    matrices = np.zeros((3, count, count))
-    matrices[:, *np.tril_indices(count)] = rows_of(data)
-    np.testing.assert_allclose(matrices.sum(axis=-1), 1, atol=count * 1e-5)
-    e = ATTACK.index("é")
-    np.testing.assert_allclose(
-        matrices[:, -1, e], found.layer_shares[:, e : e + 2].sum(axis=1), atol=1e-4
-    )
+    assert data["labels"][-1] == "↵"
+    assert data["spans"][-1] == [len(found.ids) - 1, len(found.ids)]
+    by_name = {one["name"]: one["values"][0] for one in data["series"]}
+    np.testing.assert_allclose(by_name["leaving each out"], found.left_out, rtol=1e-3)
     total = found.relevance["mamba_lrp"].sum()
-    assert sum(data["relevance"]["mamba lrp"]) == pytest.approx(total, abs=1e-2)
-    np.testing.assert_allclose(data["left_out"], found.left_out, rtol=1e-3)
-
-
-@pytest.mark.parametrize("matrices", [True, False])
-def test_page_data_of_long_texts_is_the_last_row(monkeypatch, matrices):
-    monkeypatch.setattr("jmamba.report.text.page.MATRIX_BYTES", 10)
-    found = made_up("abcé", 2, matrices=matrices)
-    data = page_data(found)
-    assert not data["full"]
-    assert rows_of(data).shape == (2, 4)
-    np.testing.assert_allclose(
-        rows_of(data)[:, 3], found.layer_shares[:, 3:].sum(axis=1), atol=1e-4
-    )
+    assert sum(by_name["mamba lrp"]) == pytest.approx(total, abs=1e-2)
 
 
 def test_page_of_a_text_without_matrices_has_fewer_figures():

@@ -13,6 +13,7 @@ from jmamba.report.page import (
     definitions,
     document,
     figure_section,
+    wide,
 )
 
 INTRO = "<p>Regimes after Vo et al., arXiv 2410.03292, sections 4 and 5.</p>"
@@ -85,13 +86,14 @@ def _token_table(report: DynamicsReport) -> str:
             )
         )
         rows.append(f"<tr><td>{i}</td>{cells}</tr>")
+    table = f"""<table>
+<thead><tr><th>layer</th>{heads}</tr></thead>
+<tbody>{"".join(rows)}</tbody>
+</table>"""
     return f"""<details><summary>Every token in every layer</summary>
 <p>+ if the layer moves the token along with the tokens it remembers, − if against them;
 "fast" if more than half of the channels are; then ln(‖h out‖ / ‖h in‖).</p>
-<div style="overflow-x: auto"><table>
-<thead><tr><th>layer</th>{heads}</tr></thead>
-<tbody>{"".join(rows)}</tbody>
-</table></div></details>"""
+{wide(table, "Every token in every layer")}</details>"""
 
 
 def _layer_table(report: DynamicsReport) -> str:
@@ -105,10 +107,11 @@ def _layer_table(report: DynamicsReport) -> str:
         cells = "".join(f"<td>{column[i]:.3g}</td>" for column in columns.values())
         rows.append(f"<tr><th>{i}</th>{cells}</tr>")
     legend = definitions({k.replace("_", " "): COLUMNS[k] for k in columns})
-    return f"""<div style="overflow-x: auto"><table>
+    table = f"""<table>
 <thead><tr><th>layer</th>{heads}</tr></thead>
 <tbody>{"".join(rows)}</tbody>
-</table></div>
+</table>"""
+    return f"""{wide(table, "Regimes of all layers")}
 <details><summary>What the columns hold</summary><dl>{legend}</dl></details>"""
 
 

@@ -74,7 +74,7 @@ def methods(explanation: ImageExplanation) -> Figure:
     if explanation.others is None:
         raise ValueError(
             "This explanation holds one method; make it with "
-            "explain_image(..., compare=True) to draw all."
+            "explain_image(..., all_methods=True) to draw all."
         )
     found = explanation.others
     picture = _thin(explanation.part)

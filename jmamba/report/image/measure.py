@@ -47,7 +47,7 @@ def explain_image(
     layers: Sequence[int] | None = None,
     top: int = 5,
     crop: bool = False,
-    compare: bool = False,
+    all_methods: bool = False,
     matrices: bool = True,
     name: str = "model",
     progress: Progress = ignore,
@@ -69,7 +69,7 @@ def explain_image(
         for about a quarter, half and three quarters of the depth and the last.
       top: how many of the likeliest classes to keep.
       crop: whether the model reads the middle square alone, in its own size.
-      compare: whether to compute all other explanations too; those that refuse, for
+      all_methods: whether to compute all other explanations too; those that refuse, for
         want of a class token or of memory, are named in the report's settings.
       matrices: whether to keep hidden attention between all pairs of tokens.
       name: name of the model in the report.
@@ -132,7 +132,7 @@ def explain_image(
             ),
             method,
             chosen,
-            compare=compare,
+            all_methods=all_methods,
             progress=partial(progress, STAGES[1]),
         )
     with timed(STAGES[2], timings, progress):
@@ -160,7 +160,7 @@ def explain_image(
             "against": other,
             "layers": list(large),
             "top": top,
-            "compare": compare,
+            "all_methods": all_methods,
             "matrices": matrices,
             **relevance.notes,
             "crop": crop,

@@ -124,7 +124,7 @@ patch</th>
     return f"""<div class="columns">
 <section><h2>Likeliest classes</h2>
 <table><thead><tr><th>class</th><th class=number>number</th>
-<th class=number>probability</th><th></th></tr></thead>
+<th class=number>probability</th><td></td></tr></thead>
 <tbody>{prediction_rows(explanation.predictions)}</tbody></table></section>
 {others if agreement else ""}
 </div>"""

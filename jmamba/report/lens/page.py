@@ -2,12 +2,30 @@
 
 from html import escape
 
+import numpy as np
+
 from jmamba.figures.labels import isolate, visible
 from jmamba.report.display import register_writer
 from jmamba.report.folder import Writer, describe_arrays
 from jmamba.report.lens.measure import LensReport
 from jmamba.report.lens.plates import LENS_PLATES
-from jmamba.report.page import code, colophon, document, figure_section, quoted
+from jmamba.report.page import (
+    code,
+    colophon,
+    document,
+    figure_section,
+    quoted,
+    wide,
+)
+from jmamba.report.view.maps import Series, name_layers
+from jmamba.report.view.view import (
+    TokenView,
+    render_fragment,
+    render_view,
+    view_script,
+    view_style,
+)
+from jmamba.report.words import quote
 
 INTRO = """<p>The logit lens reads the residual stream behind a layer as if it were the
 last (nostalgebraist, 2020); a tuned lens translates it first, by an affine map that was
@@ -28,9 +46,9 @@ def lens_page(report: LensReport, figures: dict[str, bytes]) -> str:
 <p class="kicker">jmamba lens · {escape(report.model)} · {report.lens}</p>
 <h1>After this text the model expects {quoted(best.labels[0])}
 <small>{100 * best.probabilities[0]:.1f} % sure</small></h1>
-<p class="text" dir="auto">{escape(visible(report.text))}</p>
 <p>{escape(report.verdict[0].upper() + report.verdict[1:])}.</p>
 </header>
+{render_view(lens_view(report))}
 <section>
 <h2>Layers</h2>
 {_layer_table(report)}
@@ -41,7 +59,44 @@ def lens_page(report: LensReport, figures: dict[str, bytes]) -> str:
 {"".join(plates)}
 </section>
 {colophon(report, INTRO, {"tokens": len(report.ids)})}"""
-    return document(title, body)
+    return document(title, body, view_style(), view_script())
+
+
+def lens_view(report: LensReport) -> TokenView:
+    """Return the view of a lens: how far each layer is from the model, and its word."""
+    ends = [piece.stop - 1 for piece in report.pieces]
+    far = Series(
+        "from the model",
+        np.maximum(np.asarray(report.reading.divergence)[:, ends], 0),  # rounding
+        "bits",
+        "far from what the model says after the token",
+        layers=name_layers(report.layers),
+        words=_words(report, ends),
+    )
+    behind = far._replace(
+        name="rank of the model's token",
+        values=np.asarray(report.reading.rank, np.float32)[:, ends],
+        unit="",
+        toward="tokens that are likelier here than the model's",
+        words=(),
+    )
+    best = report.predictions.labels[0]
+    labels = report.piece_labels
+    return TokenView("The text", report.pieces, labels, [far, behind], after=best)
+
+
+def _words(report: LensReport, tokens: list[int]) -> list[list[str]]:
+    """Return what each layer says after each of some tokens, in words."""
+    shares = 100 * np.asarray(report.reading.probabilities)[..., 0]
+    return [
+        [f"{report.lens}: {quote(row[i][0])} {p[i]:.1f} % next" for i in tokens]
+        for row, p in zip(report.top_labels, shares, strict=True)
+    ]
+
+
+def lens_fragment(report: LensReport) -> str:
+    """Return the view of a lens, to stand in a notebook."""
+    return render_fragment(render_view(lens_view(report)))
 
 
 def lens_summary(report: LensReport, files: list[str]) -> dict:
@@ -96,13 +151,14 @@ def _layer_table(report: LensReport) -> str:
             f"<td class=number>{reading.divergence[row].mean():.2f}</td></tr>"
         )
     best = code(report.predictions.labels[0])
-    return f"""<div style="overflow-x: auto"><table>
+    table = f"""<table>
 <thead><tr><th>layer</th><th>likeliest after the text</th>
 <th class=number>{best}</th><th class=number>likelier than {best}</th>
 <th class=number>bits from the model</th>
 <th class=number>mean over tokens</th></tr></thead>
 <tbody>{"".join(rows)}</tbody>
-</table></div>"""
+</table>"""
+    return wide(table, "What each layer says after the text")
 
 
 def _token_table(report: LensReport) -> str:
@@ -119,15 +175,22 @@ def _token_table(report: LensReport) -> str:
             )
         )
         rows.append(f"<tr><th>{layer}</th>{cells}</tr>")
-    return f"""<details><summary>Every layer after every token</summary>
-<div style="overflow-x: auto"><table>
+    title = "Every layer after every token"
+    table = f"""<table>
 <thead><tr><th>layer</th>{heads}</tr></thead>
 <tbody>{"".join(rows)}</tbody>
-</table></div></details>"""
+</table>"""
+    return f"<details><summary>{title}</summary>{wide(table, title)}</details>"
 
 
 write_lens = register_writer(
     LensReport,
-    Writer("jmamba-lens", lambda report: LENS_PLATES, lens_page, lens_summary),
+    Writer(
+        "jmamba-lens",
+        lambda report: LENS_PLATES,
+        lens_page,
+        lens_summary,
+        lens_fragment,
+    ),
 )
 """Writes what each layer would say."""

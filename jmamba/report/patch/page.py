@@ -2,6 +2,8 @@
 
 from html import escape
 
+import numpy as np
+
 from jmamba.figures.labels import isolate, visible
 from jmamba.report.display import register_writer
 from jmamba.report.folder import Writer, describe_arrays
@@ -12,9 +14,18 @@ from jmamba.report.page import (
     figure_section,
     prediction_rows,
     quoted,
+    wide,
 )
 from jmamba.report.patch.plates import PATCH_PLATES
 from jmamba.report.patch.report import PatchReport
+from jmamba.report.view.maps import Series, name_layers
+from jmamba.report.view.view import (
+    TokenView,
+    render_fragment,
+    render_view,
+    view_script,
+    view_style,
+)
 
 INTRO = """<p>Activation patching after Meng et al., arXiv 2202.05262; attribution
 patching after Nanda, 2023, and Syed, Rager and Conmy, arXiv 2310.10348. A patch that
@@ -39,6 +50,7 @@ def patch_page(report: PatchReport, figures: dict[str, bytes]) -> str:
 <p>The answer's logit is {report.goal:.2f} after the clean text and {report.base:.2f}
 after the corrupted one; a patch of 100 % brings all of the difference back.</p>
 </header>
+{render_view(patch_view(report))}
 <section>
 <h2>Patches that do most</h2>
 {_patch_table(report)}
@@ -52,7 +64,38 @@ after the corrupted one; a patch of 100 % brings all of the difference back.</p>
 {_predictions("corrupted", report.corrupted_predictions)}
 </div>
 {colophon(report, INTRO, {"tokens": len(report.ids)})}"""
-    return document(title, body)
+    return document(title, body, view_style(), view_script())
+
+
+def patch_view(report: PatchReport) -> TokenView:
+    """Return the view of patches: what each brings back, layer by layer."""
+    layers = name_layers(report.layers)
+    words = "brings the answer back", "takes it further away"
+    recovered = {"brought back": report.recovered, "estimated": report.estimated}
+    return TokenView(
+        name="The clean text",
+        pieces=report.pieces,
+        labels=report.piece_labels,
+        series=[
+            Series(name, 100 * _strongest(values, report.pieces), "%", *words, layers)
+            for name, values in recovered.items()
+        ],
+        after=report.predictions.labels[0],
+    )
+
+
+def patch_fragment(report: PatchReport) -> str:
+    """Return the view of patches, to stand in a notebook."""
+    return render_fragment(render_view(patch_view(report)))
+
+
+def _strongest(values, pieces):
+    """Return of each piece the value of the largest magnitude among its tokens."""
+    parts = (values[:, piece.start : piece.stop] for piece in pieces)
+    largest = [
+        np.take_along_axis(x, np.abs(x).argmax(axis=1)[:, None], axis=1) for x in parts
+    ]
+    return np.concatenate(largest, axis=1)
 
 
 def patch_summary(report: PatchReport, files: list[str]) -> dict:
@@ -115,22 +158,29 @@ def _patch_table(report: PatchReport) -> str:
         f"<td class=number>{100 * report.estimated[row, token]:.1f} %</td></tr>"
         for row, token in report.strongest(LISTED)
     )
-    return f"""<div style="overflow-x: auto"><table>
+    table = f"""<table>
 <thead><tr><th>where</th><th class=number>position</th><th>clean token</th>
 <th>corrupted token</th><th class=number>brought back</th>
 <th class=number>estimated</th></tr></thead>
-<tbody>{rows}</tbody></table></div>"""
+<tbody>{rows}</tbody></table>"""
+    return wide(table, "Patches that do most")
 
 
 def _predictions(which: str, best) -> str:
     return f"""<section><h2>Likeliest after the {which} text</h2>
 <table><thead><tr><th>token</th><th class=number>id</th>
-<th class=number>probability</th><th></th></tr></thead>
+<th class=number>probability</th><td></td></tr></thead>
 <tbody>{prediction_rows(best)}</tbody></table></section>"""
 
 
 write_patches = register_writer(
     PatchReport,
-    Writer("jmamba-patch", lambda report: PATCH_PLATES, patch_page, patch_summary),
+    Writer(
+        "jmamba-patch",
+        lambda report: PATCH_PLATES,
+        patch_page,
+        patch_summary,
+        patch_fragment,
+    ),
 )
 """Writes what brings an answer back."""

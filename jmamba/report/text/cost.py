@@ -12,6 +12,10 @@ ACCELERATED = 3e13
 PATIENCE = 10
 """How many moments a user who asked for nothing special is made to wait."""
 MOST_PROBES = 16
+EXPONENTIAL = 10
+"""Operations that an exponential takes as long as."""
+LAYER_BYTES = 256 * 2**20
+"""What the matrices of all channels of one layer may take."""
 
 
 def jacobian_operations(length: int, size: Size) -> float:
@@ -62,11 +66,13 @@ class Plan(NamedTuple):
 
     Attributes:
       matrices: whether attention between all pairs of tokens is.
+      groups: whether that of groups of channels, folded and rolled out is.
       probes: random directions per token for the Jacobian; None for no Jacobian.
       skipped: part -> why it was left out unasked.
     """
 
     matrices: bool
+    groups: bool
     probes: int | None
     skipped: dict[str, str]
 
@@ -76,6 +82,7 @@ def plan_costs(
     size: Size,
     *,
     matrices: bool | None,
+    groups: bool | None,
     jacobian: bool | None,
     probes: int | None,
     max_tokens: int,
@@ -85,7 +92,8 @@ def plan_costs(
     Args:
       length: tokens of the text.
       size: of the model's layers.
-      matrices, jacobian: whether they are asked for; None for what does not take long.
+      matrices, groups, jacobian: whether they are asked for; None for what does not
+        take long.
       probes: random directions per token that are asked for; None for as many as take
         a moment.
       max_tokens: longest text for matrices.
@@ -107,11 +115,13 @@ def plan_costs(
                 skipped[part] = str(error)
 
     fits = ask("matrices", matrices, check_length, length, max_tokens, size)
+    also = groups if fits or groups else False
+    grouped = ask("groups", also, check_groups, length, bool(fits), size)
     wanted = jacobian if probes is None or jacobian is False else True
     chosen = ask("jacobian", wanted, choose_probes, length, size, probes)
     if complaints:
         raise ValueError(" ".join(complaints))
-    return Plan(bool(fits), chosen, skipped)
+    return Plan(bool(fits), bool(grouped), chosen, skipped)
 
 
 def check_length(length: int, max_tokens: int, size: Size) -> bool:
@@ -129,4 +139,31 @@ def check_length(length: int, max_tokens: int, size: Size) -> bool:
         f"{size.states * length**2:.1e} exponentials. Shorten the text, keep only what "
         "the last token attends to with --no-matrices (matrices=False), or accept the "
         f"cost with --max-tokens {length} (max_tokens={length})."
+    )
+
+
+def check_groups(length: int, matrices: bool, size: Size) -> bool:
+    """Return True unless matrices of all channels of a layer take much.
+
+    Raises:
+      ValueError: they do, or matrices between all tokens are not computed at all; the
+        message says what it would cost.
+    """
+    if not matrices:
+        raise ValueError(
+            "Attention of groups of channels is between all pairs of tokens, which are "
+            "left out here: ask for both with --matrices --groups (matrices=True, "
+            "groups=True), or for none with --no-groups (groups=False)."
+        )
+    layer = 4 * size.channels * length**2
+    moment = MOMENT.get(jax.default_backend(), ACCELERATED)
+    times = 3.0 * size.states * length**2 * EXPONENTIAL / moment
+    if layer <= LAYER_BYTES and times <= PATIENCE:
+        return True
+    raise ValueError(
+        f"Attention of groups of channels, folded and rolled out would take "
+        f"{layer / 2**20:.0f} MiB for the matrices of one layer of a text of {length} "
+        f"tokens, and {times:.0f} times what takes a moment on a "
+        f"{jax.default_backend()}. Shorten the text, or leave it out with --no-groups "
+        "(groups=False)."
     )

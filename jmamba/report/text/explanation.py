@@ -44,6 +44,10 @@ class Explanation(Displayed):
       settings: what was asked for.
       environment: versions, device and implementation.
       timings: seconds per stage.
+      groups: channels or heads -> mean |alpha| over them from every token, in every
+        layer; none where they were not asked for. So with the next two.
+      folded: mean |gate (alpha + D) slope conv| over channels, likewise.
+      rollout: the product of I + mean alpha over layers; row i is token i's.
     """
 
     model: str
@@ -63,6 +67,11 @@ class Explanation(Displayed):
     settings: dict[str, Any]
     environment: dict[str, Any]
     timings: dict[str, float]
+    groups: dict[str, Float[np.ndarray, "s l l"]] = dataclasses.field(
+        default_factory=dict
+    )
+    folded: Float[np.ndarray, "s l l"] | None = None
+    rollout: Float[np.ndarray, "l l"] | None = None
 
     def __repr__(self) -> str:
         """Return the prediction and what drove it, without the arrays."""
@@ -154,6 +163,12 @@ class Explanation(Displayed):
             arrays["attention"] = self.attention
         if self.jacobian is not None:
             arrays["jacobian_norms"] = self.jacobian
+        if self.groups:
+            arrays["attention_groups"] = np.stack(list(self.groups.values()))
+        if self.folded is not None:
+            arrays["attention_folded"] = self.folded
+        if self.rollout is not None:
+            arrays["rollout"] = self.rollout
         return arrays
 
 

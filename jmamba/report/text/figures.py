@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jmamba.figures.canvas import (
@@ -24,6 +25,7 @@ from jmamba.figures.canvas import (
     token_width,
 )
 from jmamba.figures.fonts import drawable, plain_text
+from jmamba.figures.labels import Piece
 from jmamba.report.text.explanation import Explanation
 
 AXES = {"x": "source token j", "y": "reading token i"}
@@ -150,12 +152,33 @@ def draw_jacobian_norms(explanation: Explanation) -> Figure:
 
 def draw_drivers(explanation: Explanation) -> Figure:
     """Draw what each token did for what is explained: left out, and by a method."""
-    first = len(explanation.pieces) - len(explanation.left_out)
-    reached = explanation.pieces[first:]
-    start, length = reached[0].start, len(explanation.ids)
+    start, length = _first_left_out(explanation).start, len(explanation.ids)
     width = token_width(length - start)
     figure = new_figure(width, 4.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[1.6, 1])
+    fill_drivers(upper, lower, explanation, width - 1)
+    asked = drawable(explanation.explained)
+    title = f"what spoke for (orange) and against (blue) {asked} as the next token"
+    if start > 0:
+        title += f" (the last {length - start} of {length} tokens)"
+    plain_text(upper.set_title(title, fontsize=9, loc="left", color=INK), mono=False)
+    return figure
+
+
+def fill_drivers(
+    upper: Axes, lower: Axes, explanation: Explanation, inches: float
+) -> None:
+    """Draw on axes what `draw_drivers` draws as a figure, without its title.
+
+    Args:
+      upper: for what is lost without each token.
+      lower: for relevance.
+      explanation: what to draw.
+      inches: width of the axes.
+    """
+    first = _first_left_out(explanation)
+    reached = [piece for piece in explanation.pieces if piece.start >= first.start]
+    start, length = first.start, len(explanation.ids)
     middles = [(piece.start + piece.stop - 1) / 2 for piece in reached]
     widths = [piece.stop - piece.start - 0.15 for piece in reached]
     _signed_bars(upper, middles, explanation.left_out, widths)
@@ -165,13 +188,11 @@ def draw_drivers(explanation: Explanation) -> Figure:
     method = explanation.method.replace("_", " ")
     lower.set_ylabel(method, fontsize=8, color=MUTED)
     lower.set_xlim(start - 0.6, length - 0.4)
-    token_axis(lower, explanation, axis="x", inches=width - 1, start=start)
-    asked = drawable(explanation.explained)
-    title = f"what spoke for (orange) and against (blue) {asked} as the next token"
-    if start > 0:
-        title += f" (the last {length - start} of {length} tokens)"
-    plain_text(upper.set_title(title, fontsize=9, loc="left", color=INK), mono=False)
-    return figure
+    token_axis(lower, explanation, axis="x", inches=inches, start=start)
+
+
+def _first_left_out(explanation: Explanation) -> Piece:
+    return explanation.pieces[len(explanation.pieces) - len(explanation.left_out)]
 
 
 def _signed_bars(ax, x, values, widths) -> None:

@@ -28,6 +28,7 @@ from jmamba.report.size import size_of
 from jmamba.report.text.cost import plan_costs
 from jmamba.report.text.explanation import Explanation
 from jmamba.report.text.left_out import leave_out
+from jmamba.report.text.pairs import join_pairs, measure_layer_pairs
 
 STAGES = (
     "prediction",
@@ -46,11 +47,12 @@ def explain_text(
     layers: Sequence[int] | None = None,
     method: str = DEFAULT_METHOD,
     settings: str | None = None,
-    compare: bool = False,
+    all_methods: bool = False,
     target: int | str | None = None,
     against: int | str | None = None,
     top: int = 8,
     matrices: bool | None = None,
+    groups: bool | None = None,
     jacobian: bool | None = None,
     probes: int | None = None,
     max_tokens: int = 512,
@@ -71,7 +73,7 @@ def explain_text(
       method: an explanation of `jmamba.attention.METHODS`.
       settings: of the method, a name in `jmamba.attention.PRESETS`; None for its usual
         ones.
-      compare: whether to compute all other explanations too.
+      all_methods: whether to compute all other explanations too.
       target: the next token to explain, its text or its id; None for the likeliest.
       against: another, to ask why the target comes rather than this; None to ask why
         it comes at all.
@@ -79,6 +81,9 @@ def explain_text(
       matrices: whether to compute hidden attention between all pairs of tokens, and
         not only what the last token attends to; None for yes unless the text has more
         than `max_tokens`.
+      groups: whether to compute such matrices of groups of channels, of all channels
+        with what is around the recurrence folded in, and their rollout, too; None for
+        yes where `matrices` are computed and it does not take long.
       jacobian: whether to compute the norms of the Jacobian's blocks; None for yes
         unless that takes long.
       probes: random directions per token for those norms, d_model or more for exact
@@ -121,6 +126,7 @@ def explain_text(
         len(ids),
         size_of(model),
         matrices=matrices,
+        groups=groups,
         jacobian=jacobian,
         probes=probes,
         max_tokens=max_tokens,
@@ -141,7 +147,7 @@ def explain_text(
             partial(_ask, model, tokens, asked),
             method,
             usual,
-            compare=compare,
+            all_methods=all_methods,
             progress=partial(progress, STAGES[2]),
         )
     with timed(STAGES[3], timings, progress):
@@ -149,8 +155,10 @@ def explain_text(
             model,
             tokens,
             rows=None if plan.matrices else [-1],
+            look=measure_layer_pairs if plan.groups else None,
             progress=partial(progress, STAGES[3]),
         )
+    pairs = join_pairs(depth.looks) if plan.groups else None
     blocks = None
     if plan.probes is not None:
         with timed(STAGES[4], timings, progress):
@@ -172,15 +180,19 @@ def explain_text(
         attention=depth.attention if plan.matrices else None,
         norms=depth.norms,
         jacobian=blocks,
+        groups={} if pairs is None else pairs.groups,
+        folded=None if pairs is None else pairs.folded,
+        rollout=None if pairs is None else pairs.rollout,
         settings={
             "method": method,
             "settings": usual,
             "target": question[0],
             "against": question[1] if len(question) > 1 else None,
-            "compare": compare,
+            "all_methods": all_methods,
             "layers": list(chosen),
             "top": top,
             "matrices": plan.matrices,
+            "groups": plan.groups,
             "jacobian": plan.probes is not None,
             "probes": plan.probes,
             **({"skipped": plan.skipped} if plan.skipped else {}),

@@ -1,12 +1,8 @@
 """The page of a text's explanation, and its folder."""
 
-import base64
-import json
 from html import escape
 
-import numpy as np
-
-from jmamba.figures.labels import BLANKS, isolate, visible
+from jmamba.figures.labels import isolate, visible
 from jmamba.report.display import register_writer
 from jmamba.report.folder import Writer, describe_arrays
 from jmamba.report.page import (
@@ -16,16 +12,18 @@ from jmamba.report.page import (
     figure_section,
     prediction_rows,
     quoted,
-    resource,
 )
 from jmamba.report.plate import ALPHA
 from jmamba.report.predictions import Predictions
-from jmamba.report.text.explanation import Explanation, shares
+from jmamba.report.text.explanation import Explanation
 from jmamba.report.text.plates import text_plates_of
-
-MATRIX_BYTES = 4 * 2**20
-"""Attention matrices beyond this size stay in arrays.npz: pages must open fast."""
-
+from jmamba.report.text.shown import view_of
+from jmamba.report.view.view import (
+    render_fragment,
+    render_view,
+    view_script,
+    view_style,
+)
 
 INTRO = f"""<p>Hidden attention: <span class="formula">{ALPHA}</span></p>
 <p>Shares divide a layer's mean |α| over channels by its sum over tokens read.</p>"""
@@ -47,7 +45,6 @@ def text_page(explanation: Explanation, figures: dict[str, bytes]) -> str:
         # The table of the page says the same as the picture of the predictions.
         if plate.name in figures and plate.name != "predictions"
     ]
-    script = json.dumps(page_data(explanation)).replace("<", "\\u003c")
     body = f"""{_text_section(explanation)}
 {_tables(explanation)}
 <section>
@@ -55,14 +52,13 @@ def text_page(explanation: Explanation, figures: dict[str, bytes]) -> str:
 {"".join(plates)}
 </section>
 {colophon(explanation, INTRO, {"tokens": len(explanation.ids)})}"""
-    return document(
-        title,
-        body,
-        f"""<div id="tip" role="status" hidden></div>
-<script type="application/json" id="data">{script}</script>
-<script>
-{resource("page.js")}</script>
-""",
+    return document(title, body, view_style(), view_script())
+
+
+def text_fragment(explanation: Explanation) -> str:
+    """Return the view of an explanation and its heading, to stand in a notebook."""
+    return render_fragment(
+        text_heading(explanation, "p") + render_view(view_of(explanation))
     )
 
 
@@ -78,6 +74,7 @@ def text_summary(explanation: Explanation, files: list[str]) -> dict:
         "words": _words(explanation),
         "predictions": _listed(explanation.predictions),
         "explained": _listed(explanation.question),
+        "groups": list(explanation.groups),
         "settings": explanation.settings,
         "environment": explanation.environment,
         "seconds": explanation.timings,
@@ -103,95 +100,25 @@ def _listed(outcomes: Predictions) -> list[dict]:
     ]
 
 
-def page_data(explanation: Explanation) -> dict:
-    """Return the numbers behind the shaded text, one entry per piece.
-
-    `rows` holds attention shares as unsigned 16-bit integers (65535 is 1), base64:
-    per layer the lower triangle of (piece, piece), or only the last row if the
-    triangle would make the page slow to open (`full` says which).
-    """
-    ends = np.array([piece.stop - 1 for piece in explanation.pieces])
-    count, layers = len(ends), len(explanation.last_attention)
-    entries = layers * count * (count + 1) // 2
-    full = explanation.attention is not None and 2 * entries <= MATRIX_BYTES
-    if full:
-        assert explanation.attention is not None
-        by_piece = explanation.by_piece(explanation.attention[:, ends])
-        rows = shares(by_piece)[:, *np.tril_indices(count)]
-    else:
-        rows = explanation.by_piece(explanation.layer_shares)
-    packed = np.round(rows * 65535).astype("<u2")
-    relevance = {
-        name.replace("_", " "): explanation.by_piece(values).tolist()
-        for name, values in explanation.relevance.items()
-    }
-    return {
-        "pieces": [visible(text) for text, _, _ in explanation.pieces],
-        "spans": [[start, stop] for _, start, stop in explanation.pieces],
-        "left_out": [_short(value) for value in explanation.drivers.tolist()],
-        "relevance": {k: [_short(x) for x in v] for k, v in relevance.items()},
-        "layers": layers,
-        "full": full,
-        "rows": base64.b64encode(packed.tobytes()).decode(),
-        "explained": explanation.explained,
-    }
-
-
-def _short(value: float) -> float | None:
-    """Return a number with four digits, None for one that is not known."""
-    return None if np.isnan(value) else float(f"{value:.4g}")
-
-
 def _text_section(explanation: Explanation) -> str:
-    best = explanation.predictions
-    drivers = np.nan_to_num(explanation.drivers)
-    largest = float(np.abs(drivers).max()) or 1.0
-    labels, spans = explanation.piece_labels, []
-    for i, ((text, _, _), value) in enumerate(
-        zip(explanation.pieces, drivers, strict=True)
-    ):
-        kind = "toward" if value >= 0 else "against"
-        weight = np.sqrt(abs(value) / largest)  # so that weak ones show
-        spans.append(
-            f'<span class="token {kind}" data-i="{i}" style="--w:{weight:.3f}">'
-            f"{_shown(text, labels[i])}</span>"
-        )
-    last = len(explanation.last_attention)
-    methods = "".join(
-        f'<label><input type="radio" name="mode" value="{name.replace("_", " ")}"> '
-        f"{name.replace('_', ' ')}</label>\n"
-        for name in explanation.relevance
-    )
     return f"""<header>
 <p class="kicker">jmamba explain · {escape(explanation.model)}</p>
-<h1>After this text the model expects
-{quoted(best.labels[0])}
-<small>{100 * best.probabilities[0]:.1f} % sure</small></h1>
-{_question(explanation)}
+{text_heading(explanation, "h1")}
 </header>
-<section aria-label="The text">
-<form id="controls" hidden>
-<fieldset><legend>Shade tokens by</legend>
-<label><input type="radio" name="mode" value="left_out" checked>
-leaving each out</label>
-{methods}<label><input type="radio" name="mode" value="attention">
-hidden attention</label>
-</fieldset>
-<div id="attention-controls" hidden>
-<label for="layer">Layer</label>
-<input type="range" id="layer" min="0" max="{last}" value="0">
-<output id="layer-name" for="layer">mean of all</output>
-<button type="button" id="reset">read from the last token</button>
-</div>
-</form>
-<div id="text" dir="auto">{"".join(spans)}<bdi class="next">{
-        escape(best.labels[0])
-    }</bdi></div>
-<p class="legend" id="legend"><span class="swatch toward"></span> spoke for
-{quoted(explanation.explained)} <span class="swatch against"></span> spoke against it
-<span id="strongest">(strongest: {largest:.3g} bits)</span>. The dashed box is the
-prediction.</p>
-</section>"""
+{render_view(view_of(explanation))}"""
+
+
+def text_heading(explanation: Explanation, tag: str) -> str:
+    """Return what the model expects and what is asked, as HTML.
+
+    Args:
+      explanation: of a text.
+      tag: of the first line.
+    """
+    best = explanation.predictions
+    return f"""<{tag}>After this text the model expects {quoted(best.labels[0])}
+<small>{100 * best.probabilities[0]:.1f} % sure</small></{tag}>
+{_question(explanation)}"""
 
 
 def _question(explanation: Explanation) -> str:
@@ -204,14 +131,6 @@ def _question(explanation: Explanation) -> str:
         for label, p in zip(asked.labels, asked.probabilities, strict=True)
     )
     return f"<p>Asked here: why {shown}?</p>"
-
-
-def _shown(text: str, label: str) -> str:
-    """Return the HTML of a piece: as it reads, but nothing invisible."""
-    if not text:
-        return f"<i>{escape(label)}</i>"
-    lines = (escape(visible(line, keep=" ")) for line in text.split("\n"))
-    return (BLANKS["\n"] + "<br>").join(lines)
 
 
 def _tables(explanation: Explanation) -> str:
@@ -230,7 +149,7 @@ def _tables(explanation: Explanation) -> str:
     return f"""<div class="columns">
 <section><h2>Likeliest next tokens</h2>
 <table><thead><tr><th>token</th><th class=number>id</th>
-<th class=number>probability</th><th></th></tr></thead>
+<th class=number>probability</th><td></td></tr></thead>
 <tbody>{prediction_rows(best)}</tbody></table></section>
 <section><h2>Tokens that drove {escape(explanation.explained)} most</h2>
 <table><thead><tr><th>token</th><th class=number>position</th>
@@ -243,6 +162,6 @@ def _tables(explanation: Explanation) -> str:
 
 write_text = register_writer(
     Explanation,
-    Writer("jmamba-out", text_plates_of, text_page, text_summary),
+    Writer("jmamba-out", text_plates_of, text_page, text_summary, text_fragment),
 )
 """Writes the explanation of a text."""

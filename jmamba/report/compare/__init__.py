@@ -1,0 +1,1 @@
+"""Two explanations of texts beside each other."""

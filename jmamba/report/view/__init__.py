@@ -1,0 +1,1 @@
+"""The view of tokens that reports share: shaded text that answers to hand and key."""
