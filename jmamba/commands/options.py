@@ -36,9 +36,15 @@ Overwrite = Annotated[
 
 
 def load_text_model(
-    model: str | None, revision: str | None, dtype: str | None
+    model: str | None, revision: str | None, dtype: str | None, *, sharding: Any = None
 ) -> tuple[Any, Any, str]:
     """Return a model, its tokenizer and its name.
+
+    Args:
+      model: folder or Hub id; None for the embedded one.
+      revision: on the Hub.
+      dtype: of the weights.
+      sharding: a `Sharding` over which it is laid; None for one device.
 
     Raises:
       ValueError: a revision is given without a model, or as `from_pretrained` says.
@@ -48,12 +54,16 @@ def load_text_model(
         check_revision(revision)
         from jmamba.embedded.text import load_embedded
 
-        return *load_embedded(dtype=dtype), "embedded byte-level model"
+        loaded, tokenizer = load_embedded(dtype=dtype)
+        loaded = loaded if sharding is None else sharding.place_model(loaded)
+        return loaded, tokenizer, "embedded byte-level model"
     from jmamba import LanguageModel
     from jmamba.models.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(model, revision=revision)
-    loaded = LanguageModel.from_pretrained(model, dtype=dtype, revision=revision)
+    loaded = LanguageModel.from_pretrained(
+        model, dtype=dtype, revision=revision, sharding=sharding
+    )
     return loaded, tokenizer, model
 
 
