@@ -1,5 +1,6 @@
 """Joining the processes of a run that several machines share."""
 
+import signal
 from typing import Annotated
 
 import typer
@@ -59,8 +60,9 @@ def join_processes(
         )
     import jax
 
-    if "cpu" in (jax.config.read("jax_platforms") or "").split(","):
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # SIGTERM is JAX's from here on, which tells all processes of it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
             coordinator, processes, process, initialization_timeout=LONGEST_START

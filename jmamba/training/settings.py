@@ -21,7 +21,7 @@ from jmamba.training.processes import gather_array
 SETTINGS = "settings.json"
 """File beside the states that says what they are states of."""
 
-_FREE = ("save_every",)
+_FREE = ("save_every", "evaluate_every")
 """Settings that may differ, for the result is the same."""
 
 

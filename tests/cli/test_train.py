@@ -106,6 +106,7 @@ def test_steps_are_written_for_tensorboard(tmp_path):
         bars=bars,
         unit="byte",
         tensorboard=True,
+        in_step=16,
         peak=Peak(1, 1),
         begin=lambda: None,
     ) as report:
