@@ -212,7 +212,7 @@ def test_a_mesh_finds_the_same(model, rows, tmp_path):
         ({"documents": []}, "no documents to analyse"),
         ({"analyses": ["row"]}, "no analysis row; give some of rows, matrices"),
         ({"memory_limit": 100},
-         r"rows of a batch would take 0.0 GiB \(2 x 2 x 12\), over .* rows and lens are"),
+         r"rows of a batch would take 0.0 GiB \(2 x 2 x 12\), over .* rows and"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(model, rows, change, message):

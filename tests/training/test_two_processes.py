@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,8 +11,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import assert_close
 
-from jmamba import Sharding
+from jmamba import MambaLM, Sharding
+from jmamba.training.metrics import METRICS, read_metrics
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from restarts import (
@@ -77,3 +81,66 @@ def test_killed_processes_lose_nothing_and_one_goes_on_for_two(tmp_path, fast_pr
     found, expected = losses_in(out), losses_in(whole)
     assert sorted(found) == sorted(expected) == [*range(1, STEPS + 1)]
     assert largest_difference(found, expected) < 1e-5
+
+
+def type_train(out: Path, processes: int, text: Path, *options: str):
+    """Start `jmamba train` in several processes, four devices in all."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    words = ["train", str(text), "--out", str(out), *options]
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}"
+    }
+    joined = [["--coordinator", f"localhost:{port}", "--processes", f"{processes}"]]
+    joined = joined * processes if processes > 1 else [[]]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "jmamba", *words, *more,
+             *(["--process", f"{number}"] if more else [])],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=environment,
+        )
+        for number, more in enumerate(joined)
+    ]  # fmt: skip
+
+
+SIZES = ("--d-model 16 --num-layers 1 --d-state 4 --batch 8 --length 16 --warmup 2 "
+         "--dtype float32 --evaluate-every 100 --save-every 20").split()  # fmt: skip
+
+
+@pytest.mark.exhaustive
+def test_the_command_trains_in_two_processes(tmp_path, fast_programs):
+    """SIGTERM to one ends both with 0; they go on, and end as one process does."""
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"the cat sat on the mat. " * 400)
+    options = [*SIZES, "--steps", f"{STEPS}", "--mesh", "data=2,fsdp=2"]
+    two, one = tmp_path / "two", tmp_path / "one"
+    run = type_train(two, 2, text, *options)
+    wait_for_state(two, run, after=0)
+    run[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=600) for process in run]
+    assert [process.returncode for process in run] == [0, 0], said
+    assert "Ended by SIGTERM; what is done is kept" in said[0][1]
+    stopped = max(states_in(two))
+    assert 0 < stopped < STEPS and max(losses_in(two)) == stopped
+    run = type_train(two, 2, text, *options)
+    said = [process.communicate(timeout=600) for process in run]
+    assert [process.returncode for process in run] == [0, 0], said
+    assert "bits per byte on the last" in said[0][0] and not said[1][0]
+    (alone,) = type_train(one, 1, text, *options)
+    out, error = alone.communicate(timeout=600)
+    assert alone.returncode == 0, error
+    found, expected = losses_in(two), losses_in(one)
+    assert sorted(found) == sorted(expected) == [*range(1, STEPS + 1)]
+    assert largest_difference(found, expected) < 1e-5
+    evaluated = [
+        {k: row["held_out"] for k, row in read_metrics(x / METRICS).items()
+         if "held_out" in row}
+        for x in (two, one)
+    ]  # fmt: skip
+    assert sorted(evaluated[0]) == sorted(evaluated[1]) == [100, 200, 300]
+    assert largest_difference(evaluated[0], evaluated[1]) < 1e-5
+    both = [MambaLM.from_pretrained(x / "best") for x in (two, one)]
+    tokens = jax.numpy.asarray([list(b"the cat")])
+    assert_close(both[0](tokens).logits, both[1](tokens).logits, 1e-4)
