@@ -1,6 +1,8 @@
 """Joining the processes of a run that several machines share."""
 
 import signal
+import socket
+import time
 from typing import Annotated
 
 import typer
@@ -58,6 +60,8 @@ def join_processes(
             f"--process {process}: {processes} processes have the numbers 0 to "
             f"{processes - 1}."
         )
+    if coordinator is not None and process:
+        _wait_for(coordinator)
     import jax
 
     # SIGTERM is JAX's from here on, which tells all processes of it
@@ -73,6 +77,31 @@ def join_processes(
             f"The processes of the run cannot be joined: {said[0][:300]} Give "
             "--coordinator HOST:PORT, --processes and --process to each of them."
         ) from error
+
+
+def _wait_for(coordinator: str) -> None:
+    """Wait until the first process listens; JAX would end this one without a word.
+
+    Raises:
+      ValueError: it is no address, or nobody listens there.
+    """
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(
+            f"--coordinator {coordinator} is no HOST:PORT; give for example host0:1234."
+        )
+    stop = time.monotonic() + LONGEST_START
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+            return
+        except OSError as error:
+            if time.monotonic() > stop:
+                raise ValueError(
+                    f"Nobody listens at {coordinator} ({error}). Start the first "
+                    "process (--process 0) there, and let others reach its port."
+                ) from error
+            time.sleep(0.2)
 
 
 def is_first_process() -> bool:

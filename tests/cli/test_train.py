@@ -206,9 +206,14 @@ def test_a_folder_of_pictures_trains_a_vim(tmp_path):
         (["--coordinator", "localhost:1"], "--processes, --process must be given, too"),
         (["--coordinator", "h:1", "--processes", "2", "--process", "2"],
          "--process 2: 2 processes have the numbers 0 to 1"),
+        (["--coordinator", "h1", "--processes", "2", "--process", "1"],
+         "--coordinator h1 is no HOST:PORT"),
+        (["--coordinator", "localhost:9", "--processes", "2", "--process", "1"],
+         "Nobody listens at localhost:9"),
     ],
 )  # fmt: skip
-def test_processes_that_cannot_be_joined_are_refused(text, typed, message):
+def test_processes_that_cannot_be_joined_are_refused(text, typed, message, monkeypatch):
+    monkeypatch.setattr("jmamba.commands.processes.LONGEST_START", 0)
     result = type_train(text, *typed)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())

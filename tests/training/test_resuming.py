@@ -320,7 +320,7 @@ def test_too_little_memory_names_the_plan(tmp_path, monkeypatch):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 9G")
 
     (tmp_path / "out").mkdir()
-    monkeypatch.setattr(command, "train", fail)
+    monkeypatch.setattr(command, "new_model", fail)
     result = type_train(tmp_path)
     said = " ".join(result.stderr.split())
     assert result.exit_code == 2 and "Out of memory: 9G. Try --remat full" in said
