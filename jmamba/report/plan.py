@@ -52,7 +52,7 @@ def _draw_memory(ax: Any, data: Mapping[str, Any]) -> None:
     start, capacity = 0.0, data["capacity"]
     for (name, size), colour in zip(data["memory"].items(), SERIES, strict=False):
         width = size / GIB
-        label = f"{name} {width:.3g}"
+        label = f"{name} {_plain(width)}"
         ax.barh(0, width, left=start, color=colour, height=0.5, label=label)
         start += width
     if capacity is not None:
@@ -64,10 +64,10 @@ def _draw_memory(ax: Any, data: Mapping[str, Any]) -> None:
     fits = "" if capacity is None else ": fits" if not data["advice"] else ": too much"
     frame(ax, f"memory of each device, {start:.3g}{of} GiB{fits}", sides=("bottom",))
     ax.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=5, fontsize=7,
+        loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, fontsize=7,
         frameon=False,
     )  # fmt: skip
-    _plain_axis(ax, [], "GiB")
+    _plain_axis(ax, [], "")
 
 
 def _draw_bounds(ax: Any, bounds: Mapping[str, float]) -> None:
@@ -75,11 +75,18 @@ def _draw_bounds(ax: Any, bounds: Mapping[str, float]) -> None:
     for place, value in enumerate(bounds.values()):
         colour = TOWARD if value == most else AGAINST
         ax.barh(place, value, color=colour, height=0.6)
-        ax.text(value, place, f" {value:,.3g}", va="center", fontsize=7, color=INK)
+        ax.text(value, place, f" {_plain(value)}", va="center", fontsize=7, color=INK)
     ax.set_xlim(0, 1.12 * most or 1)
     ax.invert_yaxis()
     frame(ax, "a run takes at least, ms; the longest decides", sides=("bottom",))
     _plain_axis(ax, list(bounds), "ms")
+
+
+def _plain(value: float) -> str:
+    """Return three digits of a number, without a power of ten."""
+    if value < 0.001:
+        return "0"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _plain_axis(ax: Any, names: list[str], unit: str) -> None:
