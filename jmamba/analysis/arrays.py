@@ -52,7 +52,7 @@ def plan_arrays(
     }  # fmt: skip
     for name, one in chosen.items():
         found, padded = _find_shapes(model, one, (batch, pad(longest)), pad(1), place)
-        check_names(name, one, found)
+        check_array_names(name, one, found)
         for array, axes in one.axes.items():
             if array in arrays:
                 raise ValueError(f"Two analyses have an array {array!r}; rename one.")
@@ -111,7 +111,7 @@ def _plan_array(name, array, axes, found, padded, documents, attributes) -> RowA
     )
 
 
-def check_names(name: str, one: Analysis, found: Mapping[str, Any]) -> None:
+def check_array_names(name: str, one: Analysis, found: Mapping[str, Any]) -> None:
     """Raise unless an analysis returned the arrays whose axes it names.
 
     Raises:

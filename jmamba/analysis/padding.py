@@ -32,7 +32,7 @@ def read_batch(
     return tokens, lengths
 
 
-def padded_length(length: int, multiple: int = 1) -> int:
+def round_length(length: int, multiple: int = 1) -> int:
     """Return the length that a document is padded to: a power of two, or 3/2 of one.
 
     Less than a third of it is padding.
@@ -42,7 +42,7 @@ def padded_length(length: int, multiple: int = 1) -> int:
       multiple: that it is to be of.
 
     Examples:
-      >>> [padded_length(length) for length in (5, 9, 13, 1000)]
+      >>> [round_length(length) for length in (5, 9, 13, 1000)]
       [8, 12, 16, 1024]
     """
     powers = (2**n for n in itertools.count(3))

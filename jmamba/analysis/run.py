@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jmamba.analysis.arrays import check_array_sizes, check_names, plan_arrays
+from jmamba.analysis.arrays import check_array_names, check_array_sizes, plan_arrays
 from jmamba.analysis.documents import Documents, as_documents, check_documents
 from jmamba.analysis.kinds import Analysis, AnalysisOptions, named_analyses
-from jmamba.analysis.padding import blank_padding, padded_length, read_batch
+from jmamba.analysis.padding import blank_padding, read_batch, round_length
 from jmamba.analysis.results import AnalysedDocuments, AnalysisFolder
 from jmamba.files.untrusted import as_path
 from jmamba.layers.model import LayeredModel
@@ -106,7 +106,7 @@ def analyse(
     if sharding is not None:
         sharding.check_batch(batch, 0)
         model = sharding.place_model(model)
-    pad = partial(padded_length, multiple=1 if sharding is None else sharding.sequence)
+    pad = partial(round_length, multiple=1 if sharding is None else sharding.sequence)
     place = partial(_place, sharding=sharding)
     arrays = plan_arrays(model, chosen, documents, batch, pad, place)
     check_array_sizes(arrays, documents, batch, memory_limit, directory)
@@ -148,7 +148,7 @@ def _measure_all(folder, model, documents, chosen, pad, place, report) -> None:
         folder.write("length", start, lengths[: stop - start])
         for name, one in chosen.items():
             found = one.measure(model, *place(tokens, lengths))
-            check_names(name, one, found)
+            check_array_names(name, one, found)
             for array in one.axes:
                 rows = gather_array(found[array])[: stop - start]
                 rows = blank_padding(rows, one.axes[array], lengths[: stop - start])

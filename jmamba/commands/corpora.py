@@ -44,7 +44,7 @@ HELD_OUT_PICTURES = 0.1
 """Part of the pictures of each class that is measured on."""
 
 
-class Corpus(NamedTuple):
+class TrainingCorpus(NamedTuple):
     """What there is to train and to measure on.
 
     Attributes:
@@ -107,7 +107,7 @@ def plain_value(value: Any) -> Any:
     return value.value if isinstance(value, StrEnum) else value
 
 
-def open_corpus(data: Path, config: Any, settings: TrainConfig) -> Corpus:
+def open_corpus(data: Path, config: Any, settings: TrainConfig) -> TrainingCorpus:
     """Return a text by its file, or tokenized texts or pictures by their folder.
 
     Raises:
@@ -123,7 +123,7 @@ def open_corpus(data: Path, config: Any, settings: TrainConfig) -> Corpus:
         train_part, middle, test = split_bytes(read_bytes(data))
         check_windows(len(train_part), settings.length)
         bytes_per_stream(len(test))
-        return Corpus(
+        return TrainingCorpus(
             _train_on(
                 ByteWindows(train_part, **choices),
                 None
@@ -143,7 +143,7 @@ def open_corpus(data: Path, config: Any, settings: TrainConfig) -> Corpus:
     rows = TokenRows(texts, **choices)
     test = rows.test(MEASURED_ROWS)
     is_bytes = texts.about["tokenizer"] == "bytes"
-    return Corpus(
+    return TrainingCorpus(
         _train_on(rows, rows.test(HELD_OUT_ROWS)),
         "bytes" if is_bytes else str(data),
         "byte" if is_bytes else "token",
@@ -158,7 +158,9 @@ def _train_on(source: Source, held_out: TextBatch | None) -> Callable[..., Any]:
     return partial(train, data=source, held_out=held_out)
 
 
-def _open_pictures(data: Path, config: VimConfig, settings: TrainConfig) -> Corpus:
+def _open_pictures(
+    data: Path, config: VimConfig, settings: TrainConfig
+) -> TrainingCorpus:
     pictures = ImageFolder(
         data, config, batch=settings.batch, seed=settings.seed,
         hold_out=HELD_OUT_PICTURES,
@@ -181,7 +183,7 @@ def _open_pictures(data: Path, config: VimConfig, settings: TrainConfig) -> Corp
         report(len(test.labels), len(test.labels), found)
         return found
 
-    return Corpus(
+    return TrainingCorpus(
         fit_pictures,
         None,
         "picture",

@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from jmamba.checkpoints import convert
 from jmamba.commands.best_model import BEST, BestModel
-from jmamba.commands.corpora import Corpus, open_corpus
+from jmamba.commands.corpora import TrainingCorpus, open_corpus
 from jmamba.commands.processes import is_first_process
 from jmamba.commands.settings_files import options_text
 from jmamba.commands.signals import Terminated, resumable
@@ -104,7 +104,7 @@ def run_training(run: TrainRun) -> None:
         Console().print(_tell(run, corpus, found), soft_wrap=True)
 
 
-def _tell(run: TrainRun, corpus: Corpus, found: float) -> str:
+def _tell(run: TrainRun, corpus: TrainingCorpus, found: float) -> str:
     """Return what came out, in a sentence, and what to type next."""
     unit, (_, test), model = corpus.unit, corpus.sizes, run.out / MODEL
     if corpus.has_pictures:
@@ -148,7 +148,7 @@ def _advising(run: TrainRun) -> Iterator[None]:
         ) from error
 
 
-def _check(run: TrainRun) -> Corpus:
+def _check(run: TrainRun) -> TrainingCorpus:
     """Return what there is to train on, if all that was asked for can be."""
     check_dtype(run.dtype)
     check_dtype(run.compute)
@@ -165,7 +165,7 @@ def _check(run: TrainRun) -> Corpus:
     return open_corpus(run.data, run.config, settings)
 
 
-def _train(run: TrainRun, corpus: Corpus, bars: Progress) -> Any:
+def _train(run: TrainRun, corpus: TrainingCorpus, bars: Progress) -> Any:
     settings, sharding = run.settings, run.sharding
     devices = jax.devices()[:1] if sharding is None else sharding.mesh.devices.flatten()
     peak = find_peak(run.config, settings.batch, settings.length, list(devices))
@@ -197,7 +197,7 @@ def _train(run: TrainRun, corpus: Corpus, bars: Progress) -> Any:
         )  # fmt: skip
 
 
-def _store(run: TrainRun, model: Any, corpus: Corpus, bars: Progress) -> float:
+def _store(run: TrainRun, model: Any, corpus: TrainingCorpus, bars: Progress) -> float:
     """Store a model, and return how well it predicts what was held out."""
     exact = run.out / EXACT
     model.save_pretrained(exact, tokenizer=corpus.tokenizer, overwrite=True)
@@ -214,7 +214,7 @@ def _store(run: TrainRun, model: Any, corpus: Corpus, bars: Progress) -> float:
     return found
 
 
-def _measure(bars: Progress, model: Any, corpus: Corpus) -> float:
+def _measure(bars: Progress, model: Any, corpus: TrainingCorpus) -> float:
     task = bars.add_task("measuring", total=corpus.sizes[1], figures="")
 
     def show(done: int, total: int, found: float) -> None:
