@@ -1,8 +1,12 @@
 """Analyses of many documents: the same as of each alone, on disk, and resumed."""
 
 import json
+import os
+import subprocess
+import sys
 import tracemalloc
 from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -272,3 +276,45 @@ def test_all_analyses_find_on_a_mesh_what_one_device_does(model, tmp_path, name)
         theirs = two.document(number)
         for array, x in one.document(number).items():
             np.testing.assert_allclose(x, theirs[array], rtol=1e-4, atol=1e-5)
+
+
+KILLED = """
+import sys
+sys.path.insert(0, sys.argv[2])
+import jax
+jax.config.update("jax_num_cpu_devices", 1)
+from flax import nnx
+from test_analysis import CONFIG, COUNTED, MambaLM, analyse
+documents = [[1 + i % 9] * (1 + i % 17) for i in range(200)]
+model = MambaLM(CONFIG, rngs=nnx.Rngs(0))
+analyse(model, documents, COUNTED, sys.argv[1], batch=2)
+"""
+
+
+@pytest.mark.exhaustive
+def test_what_kill_9_leaves_is_whole_and_goes_on(tmp_path):
+    """Three kills while documents are written: every finished one is as it will be."""
+
+    def start(folder):
+        words = [sys.executable, "-c", KILLED, folder, Path(__file__).parent]
+        paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        return subprocess.Popen(words, env=os.environ | paths)
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert start(whole).wait(600) == 0
+    expected, done = AnalysedDocuments(whole), 0
+    for _ in range(3):
+        run = start(cut)
+        finished = cut / "results.zarr" / "finished" / "c"
+        while len(list(finished.glob("*"))) < done // 2 + 10:
+            assert run.poll() is None
+        run.kill()
+        run.wait()
+        there = AnalysedDocuments(cut)
+        assert there.finished.sum() > done
+        done = int(there.finished.sum())
+        for number in np.flatnonzero(there.finished):
+            for name, x in there.document(int(number)).items():
+                assert np.array_equal(x, expected.document(int(number))[name])
+    assert start(cut).wait(600) == 0
+    assert shards_in(cut) == shards_in(whole)
