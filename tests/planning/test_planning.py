@@ -242,7 +242,8 @@ def test_figure_has_the_bytes_and_bounds_of_a_plan(tmp_path):
         "memory": {"parameters": 2 * GIB, "temporary": 15 * GIB},
         "bounds": {"products": 0.25, "memory": 0.125}, "advice": "halve the batch",
     }  # fmt: skip
-    memory, bounds = draw_plan(data).axes
+    axes: list[Any] = draw_plan(data).axes
+    memory, bounds = axes
     bars = [bar.get_width() for bar in memory.containers for bar in bar]
     assert bars == [2, 15] and memory.get_title(loc="left").endswith("too much")
     assert memory.lines[0].get_xdata()[0] == 16  # the device's memory

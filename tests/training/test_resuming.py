@@ -108,7 +108,7 @@ def test_losses_are_told_late_in_order_and_before_they_are_saved(tmp_path):
         begun.append(len(told))
         return float(len(begun))
 
-    settings = TrainConfig(**(SETTINGS | {"evaluate_every": 3}))
+    settings = TrainConfig(**SETTINGS, evaluate_every=3)
     fit(
         new_model(CONFIG, 0), text_loss, draw, settings, directory=tmp_path / "run",
         report=report, evaluate=evaluate,
