@@ -143,8 +143,11 @@ def write_rows(store: Any, start: int, rows: np.ndarray) -> None:
     import tensorstore as ts
 
     number = start // store.chunk_layout.write_chunk.shape[0]
-    old = ts.KvStore.KeyRange(f"c/{number}/", f"c/{number}0")  # 0 comes after /
-    store.kvstore.delete_range(old).result()  # which a killed writer left
+    if store.ndim == 1:  # what a killed writer left goes first: a file, or a folder
+        store.kvstore.write(f"c/{number}", None).result()
+    else:
+        old = ts.KvStore.KeyRange(f"c/{number}/", f"c/{number}0")  # 0 comes after /
+        store.kvstore.delete_range(old).result()
     there = tuple(slice(0, size) for size in rows.shape[1:])
     transaction = ts.Transaction()  # so that the shard is written once
     part = store.with_transaction(transaction)[

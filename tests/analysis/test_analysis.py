@@ -160,6 +160,7 @@ def test_interrupted_analyses_go_on_and_end_as_others_do(model, tmp_path):
     half.mkdir()
     (half / "0").write_bytes(b"a part of a shard")  # whatever is there is replaced
     (half / "0.__lock").touch()
+    (cut / "results.zarr" / "length" / "c" / "1").write_bytes(b"a part")
     said = []
     analyse(model, DOCUMENTS, COUNTED, cut, batch=2, report=said.append)
     assert said == [(4, 5, 2), (5, 5, 2)]

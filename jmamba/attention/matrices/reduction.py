@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -274,7 +274,7 @@ def _rows_of(recurrence: OfHeads, rows) -> Int[Array, "q"]:
     return jnp.arange(recurrence.values.shape[1]) if rows is None else rows[0]
 
 
-def _queries(rows, batch: int, length: int) -> Int[Array, "b q"] | None:
+def _queries(rows: Any, batch: int, length: int) -> Int[Array, "b q"] | None:
     if rows is None:
         return None
     if isinstance(rows, jax.Array) and rows.ndim == 2:
