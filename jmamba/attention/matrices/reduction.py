@@ -277,7 +277,7 @@ def _rows_of(recurrence: OfHeads, rows) -> Int[Array, "q"]:
 def _queries(rows: Any, batch: int, length: int) -> Int[Array, "b q"] | None:
     if rows is None:
         return None
-    if isinstance(rows, jax.Array) and rows.ndim == 2:
+    if getattr(rows, "ndim", 1) == 2:  # those of each sample
         return rows
     chosen = choose_positions(rows, length, "rows")
     return jnp.broadcast_to(chosen[None], (batch, len(chosen)))
