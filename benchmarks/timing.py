@@ -23,6 +23,16 @@ def interleave(programs: dict[str, Callable[[], object]], runs: int) -> dict:
     for 0.2 s while they wait for more, go to sleep. Each program must return only when
     its work is done.
     """
+    return {
+        name: Timing(float(np.median(times)), min(times), runs)
+        for name, times in interleave_rounds(programs, runs).items()
+    }
+
+
+def interleave_rounds(
+    programs: dict[str, Callable[[], object]], runs: int
+) -> dict[str, list[float]]:
+    """Return the seconds of every run of each program; see `interleave`."""
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(runs):
         for name, program in programs.items():
@@ -30,7 +40,4 @@ def interleave(programs: dict[str, Callable[[], object]], runs: int) -> dict:
             start = time.perf_counter()
             program()
             seconds[name].append(time.perf_counter() - start)
-    return {
-        name: Timing(float(np.median(times)), min(times), runs)
-        for name, times in seconds.items()
-    }
+    return seconds

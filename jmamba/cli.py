@@ -56,6 +56,10 @@ LATER = {
         "jmamba.commands.finetune:finetune_command",
         "Make a classifier of texts of a language model.",
     ),
+    "analyse": (
+        "jmamba.commands.analyse:analyse_command",
+        "Measure many documents, and write what is found to disk.",
+    ),
     "plan": (
         "jmamba.commands.plan:plan_command",
         "Say what a model takes on a pod: memory, exchanges, time. No pod is needed.",

@@ -42,9 +42,17 @@ def load_text_model(
     model: str | None,
     revision: str | None,
     dtype: str | None,
+    *,
     weights: str | None = None,
+    sharding: Any = None,
 ) -> tuple[Any, Any, str]:
     """Return a model, its tokenizer and its name.
+
+    Args:
+      model: folder or Hub id; None for the embedded one.
+      revision: on the Hub.
+      dtype: of the weights.
+      sharding: a `Sharding` over which it is laid; None for one device.
 
     Raises:
       ValueError: a revision is given without a model, or as `from_pretrained` says.
@@ -58,12 +66,16 @@ def load_text_model(
         check_revision(revision)
         from jmamba.embedded.text import load_embedded
 
-        return *load_embedded(**options), "embedded byte-level model"
+        loaded, tokenizer = load_embedded(**options)
+        loaded = loaded if sharding is None else sharding.place_model(loaded)
+        return loaded, tokenizer, "embedded byte-level model"
     from jmamba import LanguageModel
     from jmamba.models.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(model, revision=revision)
-    loaded = LanguageModel.from_pretrained(model, revision=revision, **options)
+    loaded = LanguageModel.from_pretrained(
+        model, revision=revision, sharding=sharding, **options
+    )
     return loaded, tokenizer, model
 
 

@@ -13,6 +13,9 @@ from jmamba.files.dtypes import check_dtype
 from jmamba.files.exchange import write_file
 from jmamba.files.untrusted import as_path
 
+FIGURES = (".png", ".svg", ".pdf")
+"""Endings of names of figures."""
+
 
 class ProgramKind(StrEnum):
     """What `--program` may be: the kinds of `planning.programs`."""
@@ -44,6 +47,14 @@ def plan_command(
     remat: Annotated[
         Recomputed, typer.Option(help="What training computes again.")
     ] = Recomputed.full,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the plan here: .png, .svg or .pdf.",
+            parser=as_path,
+            metavar="PATH",
+        ),
+    ] = None,
     json: Annotated[
         Path | None,
         typer.Option(help="Write the plan here.", parser=as_path, metavar="PATH"),
@@ -63,6 +74,10 @@ def plan_command(
     from jmamba.planning.topologies import open_topology
 
     check_dtype(dtype)
+    if figure is not None and figure.suffix not in FIGURES:
+        raise ValueError(
+            f"--figure {figure}: give a name that ends with {', '.join(FIGURES)}."
+        )
     config = find_config(model)
     found = open_topology(topology)
     mesh = f"fsdp={len(found.devices)}" if mesh is None else mesh
@@ -74,6 +89,10 @@ def plan_command(
         plan = make_plan(program.value, task, found)
     data = plan_data(program.value, model, task, found, plan)
     typer.echo(plan_text(data))
+    if figure is not None:
+        from jmamba.report.plan import save_plan
+
+        save_plan(data, figure)
     if json is not None:
         write_file(json, plan_json(data))
     if plan.advice:

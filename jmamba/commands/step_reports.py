@@ -12,8 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jmamba.planning.utilisation import Peak
 from jmamba.training.config import TrainConfig
-from jmamba.training.loop import StepReport
 from jmamba.training.metrics import METRICS, MetricsLog
+from jmamba.training.reports import StepReport
 
 SMOOTHING = 0.98
 """Weight of the past in the running mean of the loss that the bar shows."""
@@ -34,6 +34,7 @@ class StepReporter:
       events: of tensorboardX, or None.
       peak: what the devices could do at best, None if that is not known.
       unit: what a token is called.
+      in_step: tokens of a step.
       begin: called before the first step is written down.
     """
 
@@ -46,11 +47,13 @@ class StepReporter:
         *,
         peak: Peak | None,
         unit: str,
+        in_step: int,
         begin: Callable[[], None],
     ):
         self.bars, self.log, self.events, self.unit = bars, log, events, unit
         self.begin = begin
-        self.tokens, self.peak = settings.batch * settings.length, peak
+        self.counted = "picture" if unit == "picture" else "token"
+        self.in_step, self.peak = in_step, peak
         self.task = bars.add_task("training", total=settings.steps, figures="")
         self.mean, self.before = None, time.perf_counter()
 
@@ -63,17 +66,20 @@ class StepReporter:
             self.begin()
             self.mean = bits
         self.mean = SMOOTHING * self.mean + (1 - SMOOTHING) * bits
-        speed = self.tokens / seconds
+        speed = self.in_step / seconds
         used = None if self.peak is None else self.peak.utilisation(seconds)
         values = {
             "loss": report.loss,
             "gradient_norm": report.gradient_norm,
             "learning_rate": report.learning_rate,
-            "tokens_per_second": speed,
+            f"{self.counted}s_per_second": speed,
             "utilisation": used,
+            "held_out": report.held_out,
         }
         shown = f"loss {report.loss:.3f}, {self.mean:.3f} bits/{self.unit}, "
-        shown += f"{speed:,.0f} tokens/s" + ("" if used is None else f", {used:.1%}")
+        shown += f"{speed:,.0f} {self.counted}s/s" + (
+            "" if used is None else f", {used:.1%}"
+        )
         self.bars.update(self.task, completed=report.step, figures=shown)
         self.log.append(report.step, **values)
         if self.events is not None:
@@ -84,8 +90,8 @@ class StepReporter:
 
 @contextmanager
 def reporting(
-    out: Path, settings: TrainConfig, *, bars: Progress, unit: str, tensorboard: bool,
-    peak: Peak | None, begin: Callable[[], None],
+    out: Path, settings: TrainConfig, *, bars: Progress, unit: str, in_step: int,
+    tensorboard: bool, peak: Peak | None, begin: Callable[[], None],
 ) -> Iterator[StepReporter]:  # fmt: skip
     """Give what reports the steps of a run, and close its files.
 
@@ -94,6 +100,7 @@ def reporting(
       settings: of the run.
       bars: to show steps on.
       unit: what a token is called.
+      in_step: tokens of a step.
       tensorboard: whether to write files for TensorBoard.
       peak: what the devices could do at best, None if that is not known.
       begin: called before the first step is written down.
@@ -108,7 +115,14 @@ def reporting(
 
             events = stack.enter_context(closing(SummaryWriter(str(out / EVENTS))))
         yield StepReporter(
-            bars, settings, log, events, peak=peak, unit=unit, begin=begin
+            bars,
+            settings,
+            log,
+            events,
+            peak=peak,
+            unit=unit,
+            in_step=in_step,
+            begin=begin,
         )
 
 
@@ -126,7 +140,11 @@ def check_tensorboard(wanted: bool) -> None:
         )
 
 
-def training_bars() -> Progress:
+def ignore_step(report: StepReport) -> None:
+    """Take what a step measured, and do nothing."""
+
+
+def training_bars(*, is_shown: bool = True) -> Progress:
     """Return bars on standard error."""
     return Progress(
         TextColumn("{task.description}"),
@@ -134,4 +152,5 @@ def training_bars() -> Progress:
         TextColumn("{task.completed:,}/{task.total:,} {task.fields[figures]}"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        disable=not is_shown,
     )

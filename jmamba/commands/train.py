@@ -1,17 +1,23 @@
 """The command `jmamba train`: its options."""
 
-import dataclasses
 import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from jmamba.commands.processes import (
+    OPTIONS,
+    Coordinator,
+    Distributed,
+    Process,
+    Processes,
+    join_processes,
+)
 from jmamba.commands.remat import POLICIES, Recomputed
 from jmamba.commands.settings_files import Context, read_options
 from jmamba.files.untrusted import as_path
-from jmamba.models.mamba.config import MambaConfig
 from jmamba.training.config import TrainConfig
 
 
@@ -26,12 +32,17 @@ class Definite(StrEnum):
     nsd_general = "nsd_general"
 
 
+NO_SETTINGS = ("config", "extend", *OPTIONS)
+"""Options that say nothing of what a run is."""
+
+
 def train_command(
     ctx: Context,
     data: Annotated[
         Path,
         typer.Argument(
-            help="Text file, plain or .gz, or what jmamba tokenize made.",
+            help="Text file, plain or .gz, what jmamba tokenize made, or a folder of "
+            "pictures with a folder for each class.",
             parser=as_path,
             metavar="DATA",
         ),
@@ -50,11 +61,19 @@ def train_command(
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 6400,
     batch: Annotated[int, typer.Option(help="Sequences per step.")] = 4,
     length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 320,
+    image_size: Annotated[
+        int, typer.Option(help="Side that pictures are resized to.")
+    ] = 64,
+    patch_size: Annotated[int, typer.Option(help="Side of a patch of them.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine.")] = 3e-3,
     warmup: Annotated[int, typer.Option(help="Steps of linear rise.")] = 200,
     weight_decay: Annotated[float, typer.Option(help="Of projections.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of weights and data order.")] = 0,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
+    evaluate_every: Annotated[
+        int,
+        typer.Option(help="Steps between evaluations on what is held out; 0: none."),
+    ] = 500,
     dtype: Annotated[str, typer.Option(help="Of the stored weights.")] = "bfloat16",
     optimizer: Annotated[str, typer.Option(help="adamw, muon, ...")] = "adamw",
     clip: Annotated[float, typer.Option(help="Largest norm of gradients.")] = 1.0,
@@ -92,6 +111,10 @@ def train_command(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write files for TensorBoard.")
     ] = False,
+    distributed: Distributed = False,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -103,22 +126,28 @@ def train_command(
         ),
     ] = None,
 ) -> None:
-    """Train a model on a text's bytes or on tokenized texts, and measure it.
+    """Train a model on a text's bytes, tokenized texts or pictures, and measure it.
 
     Of a text the first 90 % are trained on, the last 5 % measured. Run again with the
     same options to go on after an interruption (they are in OUT/config.toml, for
-    --config); other options are refused, but more steps with --extend are not.
+    --config); other options are refused, but more steps with --extend are not. On
+    several machines each runs this, with --distributed or --coordinator.
     """
-    from jmamba.commands.corpora import vocabulary_of
+    join_processes(distributed, coordinator, processes, process)
+    import jax
+
+    from jmamba.commands.corpora import choose_config, take_fields
     from jmamba.commands.train_run import TrainRun, run_training
 
     options = ctx.params
+    if mesh is None and jax.process_count() > 1:
+        mesh = f"fsdp={len(jax.devices())}"
     run_training(
         TrainRun(
             data=options["data"],
             out=options["out"],
-            config=_choose(MambaConfig, options, vocab_size=vocabulary_of(data)),
-            settings=_choose(TrainConfig, options),
+            config=choose_config(data, options),
+            settings=take_fields(TrainConfig, options),
             mesh=mesh,
             compute=compute,
             remat=POLICIES[remat.value],
@@ -131,28 +160,20 @@ def train_command(
     )
 
 
-def _choose(kind: Any, options: dict[str, Any], **others: Any) -> Any:
-    """Return a dataclass of those options that are its fields."""
-    names = {field.name for field in dataclasses.fields(kind)} & set(options)
-    return kind(**others, **{name: _plain(options[name]) for name in names})
-
-
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, StrEnum) else value
-
-
 def _lasting(ctx: Context) -> list[str]:
     """Return the options that make a run what it is, in their order."""
     names = [str(param.name) for param in ctx.command.params]
-    return [x for x in names if x in ctx.params and x not in ("config", "extend")]
+    return [x for x in names if x in ctx.params and x not in NO_SETTINGS]
 
 
 def _command(ctx: Context) -> str:
     """Return what to type to make a model again: the options that are no defaults."""
+    from jmamba.commands.corpora import plain_value
+
     words = ["jmamba", "train", ctx.params["data"].name]
     for param in ctx.command.params:
-        name, value = param.name, _plain(ctx.params.get(param.name or ""))
-        is_said = value != _plain(param.get_default(ctx, call=True))
+        name, value = param.name, plain_value(ctx.params.get(param.name or ""))
+        is_said = value != plain_value(param.get_default(ctx, call=True))
         if name == "data" or name not in _lasting(ctx) or not is_said:
             continue
         flag = max(param.opts, key=len)

@@ -1,7 +1,7 @@
 """What `jmamba train` does: check, train, store, measure, and write the card."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +11,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jmamba.checkpoints import convert
-from jmamba.commands.corpora import TrainingTexts, open_corpus
+from jmamba.commands.best_model import BEST, BestModel
+from jmamba.commands.corpora import TrainingCorpus, open_corpus
+from jmamba.commands.processes import is_first_process
 from jmamba.commands.settings_files import options_text
 from jmamba.commands.signals import Terminated, resumable
 from jmamba.commands.step_reports import (
     EVENTS,
     check_tensorboard,
+    ignore_step,
     reporting,
     training_bars,
 )
@@ -26,14 +29,16 @@ from jmamba.files.folders import check_destination, new_folder, write_json
 from jmamba.layers.stack import Remat
 from jmamba.models.architecture import architecture_of
 from jmamba.models.mamba.config import MambaConfig
-from jmamba.models.mamba.model import MambaLM
 from jmamba.models.sharding import Sharding
+from jmamba.models.vim.config import VimConfig
 from jmamba.planning.utilisation import KINDS, find_peak
 from jmamba.training.card import Result, write_card
 from jmamba.training.config import TrainConfig
-from jmamba.training.language import new_model, train
+from jmamba.training.interrupts import Preempted
+from jmamba.training.language import new_model
 from jmamba.training.memory import check_training_memory
 from jmamba.training.metrics import METRICS
+from jmamba.training.processes import all_agree, gather_model
 from jmamba.training.settings import read_run_settings
 
 STATE, EXACT, MODEL = "state", "model-float32", "model"
@@ -48,7 +53,7 @@ class TrainRun(NamedTuple):
     """What `jmamba train` was asked for.
 
     Attributes:
-      data: text file, or folder of tokenized texts.
+      data: text file, or folder of tokenized texts or of pictures.
       out: folder of the run.
       config: of the model.
       settings: of the training.
@@ -64,7 +69,7 @@ class TrainRun(NamedTuple):
 
     data: Path
     out: Path
-    config: MambaConfig
+    config: MambaConfig | VimConfig
     settings: TrainConfig
     mesh: str | None
     compute: str
@@ -84,19 +89,31 @@ class TrainRun(NamedTuple):
 def run_training(run: TrainRun) -> None:
     """Train a model, store it, measure it and write its card.
 
+    Of several processes all train, and the first one writes and speaks.
+
     Raises:
       ValueError: something is wrong with what was asked for.
     """
     corpus = _check(run)
-    with _ending_well(), training_bars() as bars:
+    with _ending_well(), training_bars(is_shown=is_first_process()) as bars:
         with _advising(run):
-            model = _train(run, corpus, bars)
-        bits = _store(run, model, corpus, bars)
-    unit, (_, test) = corpus.unit, corpus.sizes
-    Console().print(
-        f"{bits:.3f} bits per {unit} on the last {test:,} {unit}s of {run.data.name}. "
-        f"Try: jmamba explain 'some text' --model {run.out / MODEL}"
+            model = gather_model(_train(run, corpus, bars))
+        found = None if model is None else _store(run, model, corpus, bars)
+        all_agree(True)  # the others wait until it is measured
+    if found is not None:
+        Console().print(_tell(run, corpus, found), soft_wrap=True)
+
+
+def _tell(run: TrainRun, corpus: TrainingCorpus, found: float) -> str:
+    """Return what came out, in a sentence, and what to type next."""
+    unit, (_, test), model = corpus.unit, corpus.sizes, run.out / MODEL
+    if corpus.has_pictures:
+        said = f"{100 * found:.1f} % of {test:,} {unit}s that were held out are right."
+        return f"{said} Try: jmamba explain PICTURE.png --model {model}"
+    said = (
+        f"{found:.3f} bits per {unit} on the last {test:,} {unit}s of {run.data.name}."
     )
+    return f"{said} Try: jmamba explain 'some text' --model {model}"
 
 
 @contextmanager
@@ -105,7 +122,7 @@ def _ending_well() -> Iterator[None]:
     try:
         with resumable():
             yield
-    except Terminated as error:
+    except (Terminated, Preempted) as error:
         Console(stderr=True).print(f"Ended by SIGTERM; {error}")
         raise typer.Exit(0) from error
 
@@ -131,22 +148,24 @@ def _advising(run: TrainRun) -> Iterator[None]:
         ) from error
 
 
-def _check(run: TrainRun) -> TrainingTexts:
-    """Return the texts, if all that was asked for can be."""
+def _check(run: TrainRun) -> TrainingCorpus:
+    """Return what there is to train on, if all that was asked for can be."""
     check_dtype(run.dtype)
     check_dtype(run.compute)
     check_tensorboard(run.tensorboard)
     check_out(run.out, extend=run.extend)
-    sharding = run.sharding
+    sharding, settings = run.sharding, run.settings
+    reads_pictures = isinstance(run.config, VimConfig)
     if sharding is not None:
         sharding.check(run.config)
-        sharding.check_batch(run.settings.batch, run.settings.length)
-    devices = 1 if sharding is None else sharding.mesh.size
-    check_training_memory(run.config, run.settings, devices=devices)
-    return open_corpus(run.data, run.settings)
+        sharding.check_batch(settings.batch, 0 if reads_pictures else settings.length)
+    if isinstance(run.config, MambaConfig):
+        devices = 1 if sharding is None else sharding.mesh.size
+        check_training_memory(run.config, settings, devices=devices)
+    return open_corpus(run.data, run.config, settings)
 
 
-def _train(run: TrainRun, corpus: TrainingTexts, bars: Progress) -> MambaLM:
+def _train(run: TrainRun, corpus: TrainingCorpus, bars: Progress) -> Any:
     settings, sharding = run.settings, run.sharding
     devices = jax.devices()[:1] if sharding is None else sharding.mesh.devices.flatten()
     peak = find_peak(run.config, settings.batch, settings.length, list(devices))
@@ -154,46 +173,57 @@ def _train(run: TrainRun, corpus: TrainingTexts, bars: Progress) -> MambaLM:
     def begin() -> None:  # nobody refused the run
         write_file(run.out / OPTIONS, options_text(run.options, run.command))
 
-    with reporting(
-        run.out, settings, bars=bars, unit=corpus.unit, tensorboard=run.tensorboard,
-        peak=peak, begin=begin,
-    ) as report:  # fmt: skip
-        return train(
-            new_model(run.config, settings.seed, dtype=run.compute, remat=run.remat),
-            corpus.source,
-            settings,
+    with ExitStack() as stack:
+        report = ignore_step
+        if is_first_process():
+            report = stack.enter_context(
+                reporting(
+                    run.out, settings, bars=bars, unit=corpus.unit,
+                    in_step=corpus.in_step, tensorboard=run.tensorboard, peak=peak,
+                    begin=begin,
+                )
+            )  # fmt: skip
+        return corpus.train(
+            new_model(
+                run.config, settings.seed, dtype=run.compute, remat=run.remat,
+                sharding=sharding,
+            ),
+            config=settings,
             sharding=sharding,
             directory=run.out / STATE,
             report=report,
             extend=run.extend,
-        )
+            keep=BestModel(run.out, corpus.tokenizer),
+        )  # fmt: skip
 
 
-def _store(
-    run: TrainRun, model: MambaLM, corpus: TrainingTexts, bars: Progress
-) -> float:
+def _store(run: TrainRun, model: Any, corpus: TrainingCorpus, bars: Progress) -> float:
     """Store a model, and return how well it predicts what was held out."""
     exact = run.out / EXACT
     model.save_pretrained(exact, tokenizer=corpus.tokenizer, overwrite=True)
     # The card comes with the model, so that what is there is finished.
     with new_folder(run.out / MODEL, overwrite=True) as folder:
         convert(str(exact), folder, format="hf", dtype=run.dtype)
-        bits = _measure(bars, MambaLM.from_pretrained(folder), corpus)
+        found = _measure(bars, type(model).from_pretrained(folder), corpus)
         begun = tuple((read_run_settings(run.out / STATE) or {}).get("extended", ()))
         result = Result(
-            run.data.name, corpus.sizes, run.command, run.settings, bits, begun,
+            run.data.name, corpus.sizes, run.command, run.settings, found, begun,
             corpus.unit, corpus.measured,
         )  # fmt: skip
         write_card(folder, run.config, result)
-    return bits
+    return found
 
 
-def _measure(bars: Progress, model: MambaLM, corpus: TrainingTexts) -> float:
+def _measure(bars: Progress, model: Any, corpus: TrainingCorpus) -> float:
     task = bars.add_task("measuring", total=corpus.sizes[1], figures="")
 
-    def show(done: int, total: int, bits: float) -> None:
-        figures = f"{bits:.3f} bits/{corpus.unit}"
-        bars.update(task, completed=done, total=total, figures=figures)
+    def show(done: int, total: int, found: float) -> None:
+        said = (
+            f"{found:.1%} right"
+            if corpus.has_pictures
+            else (f"{found:.3f} bits/{corpus.unit}")
+        )
+        bars.update(task, completed=done, total=total, figures=said)
 
     return corpus.measure(model, report=show)
 
@@ -205,7 +235,7 @@ def check_out(out: Path, *, extend: bool) -> None:
       ValueError: it holds a trained model or other files, or cannot be written.
     """
     try:
-        for name in (MODEL, EXACT):
+        for name in (MODEL, EXACT, BEST):
             check_destination(out / name, overwrite=True)
         there = sorted(path.name for path in out.iterdir()) if out.exists() else []
     except OSError as error:
@@ -217,7 +247,7 @@ def check_out(out: Path, *, extend: bool) -> None:
             f"{out / MODEL} is there already, and trained to its end; name another "
             "folder with --out, or give --extend and more --steps to go on."
         )
-    known = (STATE, EXACT, MODEL, METRICS, OPTIONS, CONFIG, EVENTS)
+    known = (STATE, EXACT, MODEL, BEST, METRICS, OPTIONS, CONFIG, EVENTS)
     foreign = [name for name in there if name not in known and not is_hidden(name)]
     if foreign:
         raise ValueError(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jmamba.files.differences import differing_keys, tell_differences
 from jmamba.files.errors import FileError
 from jmamba.files.exchange import room_for
 from jmamba.files.untrusted import as_path
@@ -210,14 +211,9 @@ def _check_settings(path: Path, head: dict, wanted: dict) -> None:
     there = head["settings"]
     if there == wanted:
         return
-    changes = [
-        f"{key} was {there.get(key, 'not there')!r} and is "
-        f"{wanted.get(key, 'not there')!r}"
-        for key in sorted({*there, *wanted})
-        if (key in there, there.get(key)) != (key in wanted, wanted.get(key))
-    ]
+    changes = tell_differences(there, wanted, differing_keys(there, wanted))
     raise FileError(
-        f"{path} holds results of other settings: {'; '.join(changes)}. Give another "
+        f"{path} holds results of other settings: {changes}. Give another "
         "path, or restart=True to throw them away."
     )
 

@@ -16,7 +16,8 @@ from jmamba.interventions.tuned_lens import TunedLens
 from jmamba.models.language_model import LanguageModel
 from jmamba.training.config import TrainConfig
 from jmamba.training.data import sample_windows
-from jmamba.training.loop import StepReport, fit
+from jmamba.training.loop import fit
+from jmamba.training.reports import StepReport
 
 LENS_TRAINING = TrainConfig(
     steps=250, batch=8, length=128, learning_rate=5e-3, warmup=20, weight_decay=0.0

@@ -35,6 +35,8 @@ def place_array(x: Any, place: NamedSharding, part: Rows | None = None) -> jax.A
     """
     if place.is_fully_addressable:  # then all rows are here
         return jax.device_put(x, place)
+    if not getattr(x, "is_fully_addressable", True):  # nobody has all of it
+        return jax.device_put(x, place)
     x = np.asarray(x)
     if x.ndim == 0:
         return jax.make_array_from_callback((), place, lambda index: x)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -203,6 +203,27 @@ class Sharding:
             return place_array(x, places.get(path_of(keys), whole))
 
         return nnx.merge(graphdef, jax.tree.map_with_path(put, state))
+
+    def make_model(self, make: Callable[[], Model]) -> Model:
+        """Return a new model whose parameters are made where they are to lie.
+
+        One program makes all of them, each device its own parts.
+
+        Args:
+          make: makes a model; it takes no arrays from outside.
+
+        Raises:
+          ValueError: the mesh does not divide it.
+        """
+        model = nnx.eval_shape(make)
+        places = self.places(model)
+        graphdef, state = nnx.split(model)
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        laid = jax.tree.map_with_path(
+            lambda keys, x: places.get(path_of(keys), whole), state
+        )
+        run: Any = jax.jit(lambda: nnx.split(make())[1], out_shardings=laid)
+        return nnx.merge(graphdef, run())
 
     def rows_here(self, batch: int) -> Int[np.ndarray, "k"]:
         """Return the numbers of the rows that devices of this process have.

@@ -105,7 +105,8 @@ def as_tokens(tokens: Any, vocab_size: int) -> Int[Array, "b l"]:
             f"of shape {tokens.shape}. For one text of ids write jnp.array([ids])."
         )
     if not isinstance(tokens, Tracer):
-        values = np.asarray(tokens)  # before a cast could wrap them
+        is_here = getattr(tokens, "is_fully_addressable", True)
+        values = np.asarray(tokens) if is_here else tokens  # a cast could wrap them
         low, high = int(values.min()), int(values.max())
         if low < 0 or high >= vocab_size:
             raise ValueError(

@@ -21,12 +21,35 @@ KINDS = {
 """What JAX calls a device -> its name among `CHIPS`."""
 
 
+GPU_FLOPS = {
+    "V100 PCIE": 1.12e14,
+    "V100 SXM2": 1.25e14,
+    "T4": 6.5e13,
+    "A10": 1.25e14,
+    "A30": 1.65e14,
+    "A100": 3.12e14,
+    "L4": 1.21e14,
+    "L40S": 3.62e14,
+    "H100 PCIE": 7.56e14,
+    "H100 NVL": 8.35e14,
+    "H100 HBM3": 9.89e14,
+    "H200": 9.89e14,
+    "B200": 2.25e15,
+}
+"""Words of a GPU's name -> operations a second: dense products of bfloat16, of float16
+on V100 and T4, which have no other of 16 bits.
+
+References:
+  NVIDIA's data sheet of each, where numbers for sparse matrices are twice as high.
+"""
+
+
 class Peak(NamedTuple):
     """A training step, and devices at their best.
 
     Attributes:
       step_flops: operations that a step needs, whatever is computed again.
-      flops: operations a second of all devices, products of bfloat16.
+      flops: operations a second of all devices, products of 16 bits.
     """
 
     step_flops: float
@@ -54,10 +77,30 @@ def find_peak(config: Any, batch: int, length: int, devices: list[Any]) -> Peak 
       length: tokens in each.
       devices: that it runs on.
     """
-    chip = CHIPS.get(KINDS.get(devices[0].device_kind, ""))
-    if chip is None:
+    flops = device_flops(devices[0].device_kind)
+    if flops is None:
         return None
-    return Peak(step_flops(config, batch, length), chip.flops * len(devices))
+    return Peak(step_flops(config, batch, length), flops * len(devices))
+
+
+def device_flops(kind: str) -> float | None:
+    """Return the operations a second of a device at best, None if it is not known.
+
+    Of a part of a GPU (MIG) nothing is known.
+
+    Args:
+      kind: what JAX calls it.
+
+    Examples:
+      >>> device_flops("NVIDIA A100-SXM4-40GB"), device_flops("TPU v5 lite")
+      (312000000000000.0, 197000000000000.0)
+      >>> device_flops("cpu")
+    """
+    if kind in KINDS:
+        return CHIPS[KINDS[kind]].flops
+    words = set(kind.upper().replace("-", " ").split())
+    found = [name for name in GPU_FLOPS if words.issuperset(name.split())]
+    return GPU_FLOPS[found[0]] if found and "MIG" not in words else None
 
 
 def step_flops(config: Any, batch: int, length: int) -> int:

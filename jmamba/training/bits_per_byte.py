@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 
 from jmamba.models.language_model import LanguageModel
+from jmamba.models.sharding import Sharding
 from jmamba.training.batches import TextBatch, text_loss
 
 
@@ -58,6 +59,7 @@ def bits_per_token(
     batch: TextBatch,
     *,
     at_once: int = 8,
+    sharding: Sharding | None = None,
     report: Callable[[int, int, float], None] = lambda done, total, bits: None,
 ) -> float:
     """Return the mean of -log2 p(token | those before it in its row and document).
@@ -66,6 +68,7 @@ def bits_per_token(
       model: a language model.
       batch: rows that are read each on its own; targets below 0 do not count.
       at_once: rows of a call.
+      sharding: that the model lies by; all processes then call this with all rows.
       report: called with (rows done, of how many, bits per token so far).
 
     Examples:
@@ -88,6 +91,10 @@ def bits_per_token(
         targets[stop - start :] = -1
         part = part._replace(targets=targets)
         count = int(np.sum(targets >= 0))
+        if sharding is not None:
+            here = sharding.rows_here(at_once)
+            mine = jax.tree.map(lambda x: x[here], part)  # noqa: B023
+            part = sharding.place_batch(mine, rows=at_once)
         nats += float(_mean_nats(graphdef, state, part)) * count
         counted += count
         report(stop, rows, nats / max(counted, 1) / math.log(2))

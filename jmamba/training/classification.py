@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from jmamba.models.sharding import Sharding
 from jmamba.ops.sharding import keep_places
 
 
@@ -40,6 +41,42 @@ def mean_cross_entropy(
         return jnp.mean(losses)
 
     return keep_places(run, (logits, labels), ("", ""), "")
+
+
+def held_out_loss(
+    model: Any, batch: Labelled, *, at_once: int, sharding: Sharding | None = None
+) -> float:
+    """Return the mean cross-entropy, in nats, of many inputs.
+
+    Args:
+      model: a module that maps inputs to logits.
+      batch: as many times `at_once` rows as there are; what is over is left out.
+      at_once: rows of a call.
+      sharding: that the model lies by; all processes then call this with all rows.
+
+    Raises:
+      ValueError: there are fewer rows than `at_once`.
+    """
+    count = len(batch.labels) // at_once
+    if not count:
+        raise ValueError(
+            f"{len(batch.labels)} rows are fewer than a batch of {at_once}; give more, "
+            "or a smaller batch."
+        )
+    graphdef, state = nnx.split(model)
+    rows = np.arange(at_once) if sharding is None else sharding.rows_here(at_once)
+    total = 0.0
+    for start in range(0, count * at_once, at_once):
+        part = Labelled(*(np.asarray(x)[start + rows] for x in batch))
+        if sharding is not None:
+            part = sharding.place_batch(part, rows=at_once)
+        total += float(_mean_loss(graphdef, state, part))
+    return total / count
+
+
+@partial(jax.jit, static_argnames="graphdef")
+def _mean_loss(graphdef, state, batch):
+    return classification_loss(nnx.merge(graphdef, state), batch)
 
 
 def predict_all(

@@ -6,7 +6,8 @@ import numpy as np
 
 from jmamba.training.optimizer import check_optimizer
 
-_WHOLE = ("steps", "batch", "length", "save_every", "accumulate", "warmup", "seed")
+_WHOLE = ("steps", "batch", "length", "save_every", "accumulate", "warmup", "seed",
+          "evaluate_every")  # fmt: skip
 _POSITIVE = ("steps", "batch", "length", "save_every", "accumulate")
 
 
@@ -29,6 +30,7 @@ class TrainConfig:
         gradients are those of the whole batch.
       average: weight of the past in a moving average of the weights, which is what
         training returns; 0 for the last weights themselves.
+      evaluate_every: steps between evaluations, where `fit` is given one; 0 for none.
 
     Raises:
       ValueError: the numbers make no run, or there is no such optimizer.
@@ -46,6 +48,7 @@ class TrainConfig:
     clip: float = 1.0
     accumulate: int = 1
     average: float = 0.0
+    evaluate_every: int = 0
 
     def __post_init__(self):
         """Check that the numbers make a run."""
@@ -72,7 +75,7 @@ class TrainConfig:
             raise ValueError(
                 f"TrainConfig: {wrong} cannot be; steps (more than warmup), batch, "
                 "length, learning_rate, clip, save_every and accumulate (a divisor of "
-                "batch) must be positive, warmup, seed, weight_decay and average (less "
-                "than 1) at least 0, all below 2**31 and whole but for learning_rate, "
-                "weight_decay, clip and average."
+                "batch) must be positive, warmup, seed, weight_decay, evaluate_every "
+                "and average (less than 1) at least 0, all below 2**31 and whole but "
+                "for learning_rate, weight_decay, clip and average."
             )

@@ -32,7 +32,7 @@ def read_bytes(path: str | Path) -> UInt8[np.ndarray, "n"]:
         data = gzip.decompress(raw) if path.suffix == ".gz" else raw
     except (OSError, EOFError) as error:
         raise ValueError(
-            f"Cannot read training data from {path}: {error}. Give a plain file or a "
+            f"Cannot read {path}: {error}. Give a plain file or a "
             "whole .gz file, for example enwik8 or enwik8.gz."
         ) from error
     if not data:

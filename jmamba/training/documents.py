@@ -26,11 +26,30 @@ def tokenize_files(
     end = list(tokenizer.eos_ids[:1])
     for file in files:
         for text in read_documents(file):
-            if isinstance(tokenizer, ByteTokenizer):
-                tokens = np.frombuffer(text, np.uint8)
-            else:
-                tokens = np.asarray(tokenizer.encode(_decode(text, file)), np.uint32)
+            tokens = encode_document(text, file, tokenizer)
             yield np.append(tokens, np.asarray(end, tokens.dtype)) if end else tokens
+
+
+def encode_document(
+    text: bytes, file: Path, tokenizer: ByteTokenizer | FileTokenizer
+) -> np.ndarray:
+    """Return the tokens of a text, without any that ends it.
+
+    Args:
+      text: the document.
+      file: where it is from, for messages.
+      tokenizer: of the tokens.
+
+    Raises:
+      ValueError: it is no UTF-8.
+
+    Examples:
+      >>> encode_document(b"hi", Path("a.txt"), ByteTokenizer()).tolist()
+      [104, 105]
+    """
+    if isinstance(tokenizer, ByteTokenizer):
+        return np.frombuffer(text, np.uint8)
+    return np.asarray(tokenizer.encode(_decode(text, file)), np.uint32)
 
 
 def read_documents(file: Path) -> Iterator[bytes]:

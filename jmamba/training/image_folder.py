@@ -1,6 +1,7 @@
 """Pictures to train on: a folder for each class."""
 
 import hashlib
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ from jmamba.training.classification import Labelled
 from jmamba.training.order import make_order
 
 
+def class_names_in(folder: Path) -> tuple[str, ...]:
+    """Return the names of the folders in one, sorted; hidden ones are passed by."""
+    there = folder.iterdir() if folder.is_dir() else ()
+    names = (x.name for x in there if x.is_dir())
+    return tuple(sorted(name for name in names if not name.startswith(".")))
+
+
 class ImageFolder:
     """Pictures of a folder that has one folder for each class, read as they are asked.
 
@@ -27,6 +35,7 @@ class ImageFolder:
       config: of the model.
       batch: pictures of a step.
       seed: of the order.
+      hold_out: part of each class, the last ones by name, that is not trained on.
 
     Attributes:
       class_names: those of the folders, sorted; a label is a place among them.
@@ -37,17 +46,23 @@ class ImageFolder:
     """
 
     def __init__(
-        self, folder: str | os.PathLike, config: VimConfig, *, batch: int, seed: int
+        self,
+        folder: str | os.PathLike,
+        config: VimConfig,
+        *,
+        batch: int,
+        seed: int,
+        hold_out: float = 0.0,
     ):
         self.folder, self.config, self.batch = as_path(folder), config, batch
-        there = self.folder.iterdir() if self.folder.is_dir() else ()
-        self.class_names = tuple(sorted(x.name for x in there if x.is_dir()))
-        self.files = [
-            (file, label)
-            for label, name in enumerate(self.class_names)
-            for file in sorted((self.folder / name).iterdir())
-            if not file.name.startswith(".")
-        ]
+        self.class_names = class_names_in(self.folder)
+        self.files, self.held_out = [], []
+        for label, name in enumerate(self.class_names):
+            found = sorted((self.folder / name).iterdir())
+            found = [(x, label) for x in found if not x.name.startswith(".")]
+            stop = len(found) - math.ceil(hold_out * len(found))
+            self.files += found[:stop]
+            self.held_out += found[stop:]
         if not self.files:
             raise FileError(
                 f"{self.folder} holds no pictures by classes; it is to have a folder "
@@ -64,7 +79,25 @@ class ImageFolder:
 
     def read(self, step: int, rows: Int[np.ndarray, "k"]) -> Labelled:
         """Return pictures of a step and their classes, by their numbers from 0 on."""
-        chosen = [self.files[self.order[int(step * self.batch + row)]] for row in rows]
+        return self._read(
+            [self.files[self.order[int(step * self.batch + row)]] for row in rows]
+        )
+
+    def test(self, most: int) -> Labelled:
+        """Return pictures that are held out, evenly from all, so many at most.
+
+        Raises:
+          FileError: none are.
+        """
+        if not self.held_out:
+            raise FileError(
+                f"Of the pictures in {self.folder} none are held out; give hold_out=."
+            )
+        count = min(most, len(self.held_out))
+        chosen = np.linspace(0, len(self.held_out) - 1, count).astype(int)
+        return self._read([self.held_out[number] for number in chosen])
+
+    def _read(self, chosen: list[tuple[Path, int]]) -> Labelled:
         options = preprocessing_of(self.config)
         pictures = [preprocess(file, **options) for file, _ in chosen]
         labels = np.asarray([label for _, label in chosen], np.int32)
@@ -73,7 +106,7 @@ class ImageFolder:
     def _fingerprint(self) -> str:
         """Return a short text that differs between other names and sizes of files."""
         seen = hashlib.sha256()
-        for file, _ in self.files:
+        for file, _ in (*self.files, *self.held_out):
             name = Path(file).relative_to(self.folder).as_posix()
             seen.update(f"{name} {file.stat().st_size}\n".encode())
         return seen.hexdigest()[:16]

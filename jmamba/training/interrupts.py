@@ -9,6 +9,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """What stops a run that is to go on later."""
 
 
+class Preempted(KeyboardInterrupt):
+    """Some process of a run was sent SIGTERM, and all of them have saved."""
+
+
 @contextmanager
 def hold_interrupts() -> Iterator[None]:
     """Let signals wait until the block is left; a second one does not.

@@ -1,7 +1,7 @@
 """Training of language models."""
 
-import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,11 +13,13 @@ from jmamba.layers.stack import Remat
 from jmamba.models.architecture import architecture_of
 from jmamba.models.language_model import LanguageModel
 from jmamba.models.sharding import Sharding
-from jmamba.training.batches import text_loss
+from jmamba.training.batches import TextBatch, text_loss
+from jmamba.training.bits_per_byte import bits_per_token
 from jmamba.training.classification import mean_cross_entropy
 from jmamba.training.config import TrainConfig
-from jmamba.training.loop import StepReport, fit
-from jmamba.training.sources import ByteWindows, Source, draw_from
+from jmamba.training.placed import fit_source
+from jmamba.training.reports import StepReport
+from jmamba.training.sources import ByteWindows, Source
 
 Trained = TypeVar("Trained", bound=LanguageModel)
 
@@ -31,6 +33,8 @@ def train(
     directory: str | Path | None = None,
     report: Callable[[StepReport], None] = lambda report: None,
     extend: bool = False,
+    held_out: TextBatch | None = None,
+    keep: Callable[[Any, float], None] = lambda model, found: None,
 ) -> Trained:
     """Train a language model on random windows of a byte corpus, or rows of a source.
 
@@ -41,6 +45,9 @@ def train(
       sharding: a mesh over which the model and its batches are laid; each process reads
         the rows of its own devices. None for one device.
       directory, report, extend: as in `fit`.
+      held_out: rows whose bits per token are in the report of every
+        `config.evaluate_every`th step; all processes have all of them.
+      keep: called with each model that was measured so, and its bits per token.
 
     Returns:
       The trained model.
@@ -67,20 +74,22 @@ def train(
     _check_vocabulary(data, model.config.vocab_size)
     if sharding is not None:
         sharding.check_batch(config.batch, config.length)
-        model = sharding.place_model(model)
-    return fit(
+    evaluate = None
+    if held_out is not None:
+        evaluate = partial(
+            bits_per_token, batch=held_out, at_once=config.batch, sharding=sharding
+        )
+    return fit_source(
         model,
         text_loss,
-        draw_from(data, sharding),
+        data,
         config,
+        sharding=sharding,
         directory=directory,
         report=report,
-        settings={
-            "model": dataclasses.asdict(model.config),
-            "dtype": str(model.dtype),
-            **data.settings,
-        },
         extend=extend,
+        evaluate=evaluate,
+        keep=keep,
     )
 
 
@@ -100,7 +109,12 @@ def next_token_loss(model: LanguageModel, tokens: jax.Array) -> jax.Array:
 
 
 def new_model(
-    config: Any, seed: int, *, dtype: str = "float32", remat: Remat = False
+    config: Any,
+    seed: int,
+    *,
+    dtype: str = "float32",
+    remat: Remat = False,
+    sharding: Sharding | None = None,
 ) -> Any:
     """Return a model with fresh weights, which are float32.
 
@@ -109,7 +123,16 @@ def new_model(
       seed: of the weights.
       dtype: of activations.
       remat: whether training computes blocks again, or a policy; see `LanguageModel`.
+      sharding: a mesh over which weights are laid. Each device makes its own parts, and
+        none of them, nor a host, ever holds the whole model.
+
+    Raises:
+      ValueError: the mesh does not divide the model.
     """
-    return architecture_of(config).model_class(
-        config, dtype=dtype, remat=remat, rngs=nnx.Rngs(seed)
-    )
+
+    def make():
+        return architecture_of(config).model_class(
+            config, dtype=dtype, remat=remat, rngs=nnx.Rngs(seed)
+        )
+
+    return make() if sharding is None else sharding.make_model(make)

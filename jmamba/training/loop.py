@@ -2,11 +2,10 @@
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -14,35 +13,16 @@ from flax import nnx
 
 from jmamba.training.config import TrainConfig
 from jmamba.training.divergence import Divergence
-from jmamba.training.interrupts import hold_interrupts
+from jmamba.training.interrupts import Preempted, hold_interrupts
+from jmamba.training.news import StepNews, is_time
 from jmamba.training.optimizer import make_optimizer, make_schedule
 from jmamba.training.processes import are_to_stop
+from jmamba.training.reports import StepReport
 from jmamba.training.settings import fingerprint
 from jmamba.training.states import TrainingStates
 from jmamba.training.step import StepProgram, TrainState, train_step
 
 Trained = TypeVar("Trained", bound=nnx.Module)
-
-
-class StepReport(NamedTuple):
-    """What one step tells the outside.
-
-    Attributes:
-      step: which, from 1 on.
-      loss: of its batch, in nats.
-      gradient_norm: of all gradients together, before they are clipped.
-      learning_rate: that it took.
-    """
-
-    step: int
-    loss: float
-    gradient_norm: float
-    learning_rate: float
-
-    @property
-    def bits_per_token(self) -> float:
-        """The loss in bits instead of nats."""
-        return self.loss / math.log(2)
 
 
 def fit(
@@ -55,13 +35,15 @@ def fit(
     report: Callable[[StepReport], None] = lambda report: None,
     settings: Mapping[str, Any] | None = None,
     extend: bool = False,
+    evaluate: Callable[[Trained], float] | None = None,
 ) -> Trained:
     """Train a model on batches drawn by the number of the step.
 
     What the run depends on is kept beside its states and compared when it goes on:
-    `config`, the model's shapes, the first batch, and `settings`. Ctrl-C, or SIGTERM
-    where Python handles it, saves the state of the last whole step; a second one does
-    not wait for it.
+    `config`, the model's shapes, the first batch, and `settings`. Steps are begun
+    before earlier ones have ended; reports come some steps late, and in order. Ctrl-C,
+    or SIGTERM where Python handles it, saves the state of the last whole step; a second
+    one does not wait for it.
 
     Args:
       model: where to start from; it stays as it is.
@@ -76,6 +58,9 @@ def fit(
       settings: all else that the run depends on, as JSON has it.
       extend: whether a run that is there may go on to more steps than it was begun
         with. Its schedule is the longer one from then on.
+      evaluate: called with the model every `config.evaluate_every` steps; what it
+        returns is in the step's report. It may not keep the model's arrays, which the
+        next step uses up. Of several processes each calls it.
 
     Returns:
       The trained model.
@@ -98,40 +83,50 @@ def fit(
     )
     try:
         state = states.restore(step.start(parameters))
-        state = _run_steps(states, state, draw, config, step, report)
+        state = _run_steps(states, state, draw, config, step, report, evaluate)
     finally:
         states.close()
-    trained = state.parameters if state.average is None else state.average
-    return nnx.merge(graphdef, trained)
+    return _trained(state, step)
 
 
-def _run_steps(states, state, draw, config, step, report) -> TrainState:
+def _run_steps(states, state, draw, config, step, report, evaluate) -> TrainState:
     """Run all steps that are left, and save states on the way."""
     rates = make_schedule(
         config.learning_rate, steps=config.steps, warmup=config.warmup
     )
-    watch = Divergence(config.learning_rate)
+    news = StepNews(Divergence(config.learning_rate), states, report)
     try:
         for number, batch in _draw_ahead(draw, int(state.step), config.steps):
-            rate = rates(number)
+            rate, done = rates(number), number + 1
             with hold_interrupts():
                 state, values = train_step(state, batch, np.float32(rate), step=step)
-                loss, norm = float(values.loss), float(values.gradient_norm)
-                watch.check(number, {"loss": loss, "gradient": norm}, states)
-            watch.see(number + 1, loss)
-            report(StepReport(number + 1, loss, norm, rate))
-            is_stopped = are_to_stop(number + 1)
-            is_last = is_stopped or number + 1 == config.steps
-            with hold_interrupts():
-                states.save(state, number + 1, last=is_last)
+                news.add(done, rate, values)
+            if evaluate is not None and is_time(done, config.evaluate_every):
+                news.tell(left=1)
+                if news.are_finite():
+                    news.tell(held_out=evaluate(_trained(state, step)))
+            is_stopped = are_to_stop(done)
+            is_last = is_stopped or done == config.steps
+            if is_last or states.is_due(done):
+                news.tell()  # so that nothing is saved but what is finite
+                with hold_interrupts():
+                    states.save(state, done, last=is_last)
             if is_stopped:
-                raise KeyboardInterrupt
+                raise Preempted
     except KeyboardInterrupt:
         is_whole = not state.step.is_deleted()  # it is not after a second Ctrl-C
         if is_whole and int(state.step) > 0 and jax.process_count() == 1:
-            states.save(state, int(state.step), last=True)
+            if news.are_finite():
+                states.save(state, int(state.step), last=True)
+            news.tell()
         raise
     return state
+
+
+def _trained(state: TrainState, step: StepProgram) -> Any:
+    """Return the model that a state stands for."""
+    trained = state.parameters if state.average is None else state.average
+    return nnx.merge(step.graphdef, trained)
 
 
 def _all_settings(config: TrainConfig, parameters, draw, settings) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def check_run_memory(needed: int, what: str, advice: str, *, devices: int = 1) -
 
 def _memory(devices: int) -> int | None:
     """Return the bytes of memory there are, None if that cannot be said."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return devices * stats["bytes_limit"]
     try:

@@ -1,10 +1,14 @@
 """What processes of one run say to each other."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.experimental import multihost_utils
+
+Model = TypeVar("Model", bound=nnx.Module)
 
 
 def all_agree(vote: bool) -> bool:
@@ -31,6 +35,29 @@ def are_to_stop(step: int) -> bool:
     """
     is_one = jax.process_count() == 1
     return not is_one and multihost_utils.reached_preemption_sync_point(step)
+
+
+def gather_model(model: Model) -> Model | None:
+    """Return a model whose arrays the first process has whole; None on the others.
+
+    Where one process has all of them the model stays as it is. Else every process has
+    to ask, and has one array whole at a time.
+
+    Examples:
+      >>> model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+      >>> gather_model(model) is model
+      True
+    """
+    graphdef, state = nnx.split(model)
+    if all(x.is_fully_addressable for x in jax.tree.leaves(state)):
+        return model
+    leaves, structure = jax.tree.flatten(state)
+    is_first, kept = jax.process_index() == 0, []
+    for x in leaves:
+        whole = gather_array(x)
+        if is_first:
+            kept.append(jnp.asarray(whole))
+    return nnx.merge(graphdef, jax.tree.unflatten(structure, kept)) if kept else None
 
 
 def gather_array(x: Any) -> np.ndarray:

@@ -9,6 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jmamba.files.differences import (
+    differing_keys,
+    flatten_settings,
+    tell_differences,
+)
 from jmamba.files.errors import FileError
 from jmamba.files.json_files import read_json
 from jmamba.training.processes import gather_array
@@ -16,7 +21,7 @@ from jmamba.training.processes import gather_array
 SETTINGS = "settings.json"
 """File beside the states that says what they are states of."""
 
-_FREE = ("save_every",)
+_FREE = ("save_every", "evaluate_every")
 """Settings that may differ, for the result is the same."""
 
 
@@ -60,21 +65,13 @@ def check_run_settings(
     Examples:
       >>> check_run_settings({"steps": 9}, {"steps": 12}, Path("out"), extend=True)
     """
-    found, wanted = _flatten(found), _flatten(wanted)
-    different = [
-        key
-        for key in sorted({*found, *wanted})
-        if found.get(key) != wanted.get(key) and key not in _FREE
-    ]
+    found, wanted = flatten_settings(found), flatten_settings(wanted)
+    different = differing_keys(found, wanted, _FREE)
     is_longer = "steps" in different and found["steps"] < wanted["steps"]
     if different == ["steps"] and is_longer and extend:
         return
     if different:
-        lists = "; ".join(
-            f"{key} was {found.get(key, 'not there')} and is "
-            f"{wanted.get(key, 'not there')}"
-            for key in different
-        )
+        lists = tell_differences(found, wanted, different)
         hint = " To add steps to it, give extend=True or --extend." if is_longer else ""
         raise FileError(
             f"{directory} holds a run of other settings: {lists}. Give the settings "
@@ -98,13 +95,3 @@ def fingerprint(tree: Any) -> str:
         if jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
             seen.update(np.ascontiguousarray(gather_array(leaf)).tobytes())
     return seen.hexdigest()[:16]
-
-
-def _flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{k}": v for k, v in _flatten(value).items()}
-        else:
-            flat[key] = value
-    return flat

@@ -73,6 +73,27 @@ class ByteWindows:
         return TextBatch(windows[:, :-1], windows[:, 1:])
 
 
+def spread_windows(
+    data: UInt8[np.ndarray, "n"], *, count: int, length: int
+) -> TextBatch:
+    """Return windows of a text, evenly from all of it, so many at most.
+
+    Args:
+      data: the text, longer than a window.
+      count: of windows; of a short text there are fewer, which do not overlap.
+      length: bytes that a model reads of each.
+
+    Examples:
+      >>> windows = spread_windows(np.arange(20, dtype=np.uint8), count=9, length=8)
+      >>> windows.tokens[:, 0].tolist()
+      [0, 11]
+    """
+    most = min(count, (len(data) - 1) // length)
+    starts = np.linspace(0, len(data) - 1 - length, most).astype(int)
+    windows = data[starts[:, None] + np.arange(length + 1)].astype(np.int32)
+    return TextBatch(windows[:, :-1], windows[:, 1:])
+
+
 def draw_from(source: Source, sharding: Sharding | None = None) -> Callable[[int], Any]:
     """Return a function of a step to its batch, as `fit` asks for.
 

@@ -150,6 +150,10 @@ class TrainingStates:
         if damaged and all_agree(True):  # which waits until they are removed
             self.manager.reload()  # type: ignore[union-attr]
 
+    def is_due(self, step: int) -> bool:
+        """Say whether a state after so many steps is one to save."""
+        return self.manager is not None and self.manager.should_save(step)
+
     def save(self, state: Any, step: int, *, last: bool) -> None:
         """Save a state if it is time to, or the last one.
 

@@ -104,7 +104,9 @@ def commands_for(path: Path, function: str) -> set[str]:
     if path.parent.name == "commands":
         own = {"explain_text": "explain", "explain_image": "explain",
                "explain_two": "explain",
-               "train_run": "train", "step_reports": "train"}  # fmt: skip
+               "train_run": "train", "step_reports": "train",
+               "corpora": "train", "best_model": "train",
+               "processes": "train"}  # fmt: skip
         name = own.get(path.stem, path.stem)
         return {name} if name in LATER else callers_within(path, function)
     return set()

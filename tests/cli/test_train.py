@@ -7,9 +7,10 @@ import tomllib
 
 import jax
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
-from jmamba import MambaConfig
+from jmamba import MambaConfig, MambaLM, Vim
 from jmamba.cli import app
 from jmamba.commands.settings_files import options_text
 from jmamba.commands.step_reports import reporting, training_bars
@@ -17,7 +18,10 @@ from jmamba.planning import utilisation
 from jmamba.planning.topologies import CHIPS
 from jmamba.planning.utilisation import Peak
 from jmamba.training import StepReport, TrainConfig
+from jmamba.training.bits_per_byte import bits_per_token
+from jmamba.training.data import read_bytes, split_bytes
 from jmamba.training.metrics import METRICS, read_metrics
+from jmamba.training.sources import spread_windows
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 SIZES = {"d-model": 16, "num_layers": 1, "d_state": 4, "steps": 3, "batch": 8,
@@ -106,6 +110,7 @@ def test_steps_are_written_for_tensorboard(tmp_path):
         bars=bars,
         unit="byte",
         tensorboard=True,
+        in_step=16,
         peak=Peak(1, 1),
         begin=lambda: None,
     ) as report:
@@ -139,3 +144,76 @@ def test_utilisation_is_of_the_chips_peak():
     assert least <= peak.step_flops < 1.1 * least
     assert peak.utilisation(0.5) == peak.step_flops / 0.5 / peak.flops
     assert utilisation.find_peak(config, 4, 8, jax.devices()) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("Tesla T4", 6.5e13),
+        ("NVIDIA L4", 1.21e14),
+        ("Tesla V100-SXM2-16GB", 1.25e14),
+        ("NVIDIA A100-SXM4-80GB", 3.12e14),
+        ("NVIDIA H100 80GB HBM3", 9.89e14),
+        ("NVIDIA H100 PCIe", 7.56e14),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
+        ("NVIDIA A1000", None),
+    ],
+)
+def test_peaks_of_gpus_go_by_their_names(kind, peak):
+    assert utilisation.device_flops(kind) == peak
+
+
+def test_the_best_model_is_kept_and_what_is_held_out_is_written(text):
+    result = type_train(text, "--evaluate-every", 1, "--tensorboard")
+    assert result.exit_code == 0, result.output
+    out = text.parent / "out"
+    rows = read_metrics(out / METRICS)
+    held_out = {step: row["held_out"] for step, row in rows.items()}
+    assert sorted(held_out) == [1, 2, 3] and held_out[3] < held_out[1]
+    (file,) = (out / "tensorboard").glob("events.*")
+    assert b"held_out" in file.read_bytes()
+    windows = spread_windows(
+        split_bytes(read_bytes(text)).validation, count=64, length=SIZES["length"]
+    )
+    best = MambaLM.from_pretrained(out / "best")
+    found = bits_per_token(best, windows)
+    assert found == pytest.approx(min(held_out.values()), rel=1e-5)
+
+
+def test_a_folder_of_pictures_trains_a_vim(tmp_path):
+    pytest.importorskip("grain")
+    for name, colour in {"blue": (0, 0, 255), "red": (255, 0, 0)}.items():
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(10):
+            picture = Image.new("RGB", (9 + number, 9), colour)
+            picture.save(tmp_path / "pictures" / name / f"{number}.png")
+    sizes = SIZES | {"image_size": 8, "patch_size": 4, "d-model": 8, "steps": 4,
+                     "evaluate_every": 2, "batch": 2}  # fmt: skip
+    result = type_train(tmp_path / "pictures", sizes=sizes)
+    assert result.exit_code == 0, result.output
+    assert "% of 2 pictures that were held out are right" in result.output
+    out = tmp_path / "out"
+    assert Vim.from_pretrained(out / "model").config.class_names == ("blue", "red")
+    rows = read_metrics(out / METRICS)
+    assert rows[2]["held_out"] > 0 and rows[2]["pictures_per_second"] > 0
+    card = (out / "model" / "README.md").read_text()
+    assert "of 2 pictures of pictures are right" in card and "blue, red" in card
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--coordinator", "localhost:1"], "--processes, --process must be given, too"),
+        (["--coordinator", "h:1", "--processes", "2", "--process", "2"],
+         "--process 2: 2 processes have the numbers 0 to 1"),
+        (["--coordinator", "h1", "--processes", "2", "--process", "1"],
+         "--coordinator h1 is no HOST:PORT"),
+        (["--coordinator", "localhost:9", "--processes", "2", "--process", "1"],
+         "Nobody listens at localhost:9"),
+    ],
+)  # fmt: skip
+def test_processes_that_cannot_be_joined_are_refused(text, typed, message, monkeypatch):
+    monkeypatch.setattr("jmamba.commands.processes.LONGEST_START", 0)
+    result = type_train(text, *typed)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())

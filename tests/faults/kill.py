@@ -75,11 +75,16 @@ def commands(work: Path) -> dict[str, list[str]]:
     """Return kind -> what to run, of which the last part is where it writes."""
     text = work / "text"
     text.write_bytes(b"the cat sat on the mat. " * 400)
+    documents = work / "documents.jsonl"
+    lines = [{"text": "the cat sat on the mat. " * (1 + i % 5)} for i in range(40)]
+    documents.write_text("".join(json.dumps(line) + "\n" for line in lines))
     python, jmamba = [sys.executable, "-c"], [sys.executable, "-m", "jmamba"]
     return {
         "save": [*python, SAVE.replace("TIMES", "20")],
         "evaluate": [*python, EVALUATE],
         "train": [*jmamba, "train", str(text), *TINY, "--out"],
+        "analyse": [*jmamba, "analyse", str(documents), "--what", "rows,lens",
+                    "--model", str(work / "source"), "--batch", "2", "--out"],
         "convert": [*jmamba, "convert", str(work / "source"), "--overwrite"],
         "reproduce": [*jmamba, "reproduce", "count-in-row", "--size", "quick", "--set",
                       "steps=20", "--set", "strings=8", "--set", "tested=[32]",
@@ -102,6 +107,7 @@ def contents(folder: Path) -> dict[str, str]:
         if (
             path.is_file()
             and not is_listed
+            and not path.name.endswith(".__lock")  # of TensorStore, and empty
             and not is_inside
             and path.name not in STAMPS
         ):

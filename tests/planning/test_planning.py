@@ -22,6 +22,7 @@ from jmamba.planning.operations import count_work
 from jmamba.planning.plan import make_plan, received
 from jmamba.planning.programs import Workload, make_call
 from jmamba.planning.topologies import GIB, open_topology
+from jmamba.report.plan import draw_plan, save_plan
 
 MESH = {"x": 2, "y": 4}
 CONFIG = MambaConfig(vocab_size=24, d_model=16, num_layers=2, d_state=4)
@@ -224,12 +225,31 @@ def test_command_prints_and_writes_a_plan(folder):
         (("--model", "2.8b", "--topology", "cpu:8", "--batch", "3"), "batch of 3 rows"),
         (("--model", "vim-tiny", "--topology", "cpu:8", "--program", "decode"),
          "decode is of language models"),
+        (("--model", "2.8b", "--topology", "cpu:8", "--figure", "a.txt"),
+         "--figure a.txt: give a name that ends with .png, .svg, .pdf"),
     ],
 )  # fmt: skip
 def test_command_refuses_what_cannot_be(args, says):
     result = command(*args)
     assert result.exit_code == 2, result.output
     assert says in " ".join(result.stderr.split())
+
+
+def test_figure_has_the_bytes_and_bounds_of_a_plan(tmp_path):
+    data = {
+        "program": "train", "model": "m", "topology": "v5e:2x2", "devices": 4,
+        "mesh": {"fsdp": 4}, "batch": 8, "length": 16, "capacity": 16 * GIB,
+        "memory": {"parameters": 2 * GIB, "temporary": 15 * GIB},
+        "bounds": {"products": 0.25, "memory": 0.125}, "advice": "halve the batch",
+    }  # fmt: skip
+    axes: list[Any] = draw_plan(data).axes
+    memory, bounds = axes
+    bars = [bar.get_width() for bar in memory.containers for bar in bar]
+    assert bars == [2, 15] and memory.get_title(loc="left").endswith("too much")
+    assert memory.lines[0].get_xdata()[0] == 16  # the device's memory
+    assert [bar.get_width() for bar in bounds.patches] == [250, 125]
+    save_plan(data | {"capacity": None, "bounds": {}}, tmp_path / "plan.svg")
+    assert "memory of each device, 17 GiB" in (tmp_path / "plan.svg").read_text()
 
 
 def test_topology_needs_its_compiler(monkeypatch):

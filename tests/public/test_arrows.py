@@ -26,6 +26,7 @@ LAYERS = [
     {"jmamba.planning"},
     {"jmamba.figures"},
     {"jmamba.interventions"},
+    {"jmamba.analysis"},
     {"jmamba.report"},
     {"jmamba.recipes"},
     {"jmamba.commands"},

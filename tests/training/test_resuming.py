@@ -17,10 +17,13 @@ from jmamba.cli import app
 from jmamba.commands import train_run as command
 from jmamba.commands.step_reports import StepReporter
 from jmamba.planning.configs import find_config
+from jmamba.training.batches import text_loss
 from jmamba.training.config import TrainConfig
 from jmamba.training.divergence import Divergence
 from jmamba.training.language import new_model, train
+from jmamba.training.loop import fit
 from jmamba.training.metrics import METRICS, MetricsLog, read_metrics
+from jmamba.training.sources import ByteWindows, draw_from
 from jmamba.training.states import NOTES
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -78,13 +81,40 @@ def ctrl_c():
 def test_an_interrupted_run_has_lost_no_step(tmp_path, ctrl_c):
     whole = run(tmp_path / "whole")
 
+    told = []
+
     def interrupt(report):
-        if report.step == 3:  # between two savings
+        told.append(report.loss)
+        if report.step == 2:  # when the next ones are begun
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "part", report=interrupt)
-    assert run(tmp_path / "part") == whole[3:]
+        run(tmp_path / "part", report=interrupt, save_every=5)
+    assert 2 <= len(told) < 6  # and all that were begun are told
+    assert told + run(tmp_path / "part") == whole
+
+
+def test_losses_are_told_late_in_order_and_before_they_are_saved(tmp_path):
+    begun, told = [], []
+
+    def draw(step):
+        return draw_from(ByteWindows(TEXT, batch=2, length=16, seed=0))(step)
+
+    def report(said):
+        told.append((said.step, said.held_out))
+        assert not (tmp_path / "run" / str(said.step)).exists()
+
+    def evaluate(model):
+        begun.append(len(told))
+        return float(len(begun))
+
+    settings = TrainConfig(**SETTINGS, evaluate_every=3)
+    fit(
+        new_model(CONFIG, 0), text_loss, draw, settings, directory=tmp_path / "run",
+        report=report, evaluate=evaluate,
+    )  # fmt: skip
+    assert told == [(1, None), (2, None), (3, 1.0), (4, None), (5, None), (6, 2.0)]
+    assert begun == [2, 5]  # all earlier ones are told by then
 
 
 def test_an_older_state_is_used_where_the_newest_is_damaged(tmp_path, caplog):
@@ -290,7 +320,7 @@ def test_too_little_memory_names_the_plan(tmp_path, monkeypatch):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 9G")
 
     (tmp_path / "out").mkdir()
-    monkeypatch.setattr(command, "train", fail)
+    monkeypatch.setattr(command, "new_model", fail)
     result = type_train(tmp_path)
     said = " ".join(result.stderr.split())
     assert result.exit_code == 2 and "Out of memory: 9G. Try --remat full" in said

@@ -117,7 +117,7 @@ def test_fit_goes_on_where_the_model_lies(tmp_path, place, batch):
         return fitted, losses
 
     def interrupt(report):
-        if report.step == 5:
+        if report.step == 2:  # further ones may be begun
             raise KeyboardInterrupt
 
     model, losses = run()
@@ -195,9 +195,7 @@ def test_read_bytes_messages(tmp_path):
     with pytest.raises(ValueError, match="absent cannot be opened"):
         data.read_bytes(tmp_path / "absent")
     for name in ("cut.gz", "not.gz"):
-        with pytest.raises(
-            ValueError, match=f"Cannot read training data from .*{name}"
-        ):
+        with pytest.raises(ValueError, match=f"Cannot read .*{name}"):
             data.read_bytes(tmp_path / name)
     with pytest.raises(ValueError, match="is empty; give a file with text"):
         data.read_bytes(tmp_path / "empty")

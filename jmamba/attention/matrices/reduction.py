@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def reduced_attention(
     reduction: str = "mean_abs",
     *,
     fold: Collection[str] = (),
-    rows: Sequence[int] | None = None,
+    rows: Sequence[int] | Int[Array, "b q"] | None = None,
     top: int | None = None,
     channels_at_once: int | None = None,
     memory_limit: int = RESULT_BYTES,
@@ -77,7 +77,8 @@ def reduced_attention(
       reduction: "mean", "mean_abs" (mean of |alpha|), "mean_positive" (of max(alpha,
         0)), "max", "min" or "product".
       fold: what else is part of the matrices, see `hidden_attention`.
-      rows: which query positions, negative ones from the end; None for all l.
+      rows: which query positions, negative ones from the end; None for all l; or an
+        array of those of each sample, from 0 on.
       top: reduce only so many channels of each sample, those of `top_channels`; None
         for all.
       channels_at_once: channels whose matrices are in memory together; None for 8, or
@@ -273,8 +274,10 @@ def _rows_of(recurrence: OfHeads, rows) -> Int[Array, "q"]:
     return jnp.arange(recurrence.values.shape[1]) if rows is None else rows[0]
 
 
-def _queries(rows, batch: int, length: int) -> Int[Array, "b q"] | None:
+def _queries(rows: Any, batch: int, length: int) -> Int[Array, "b q"] | None:
     if rows is None:
         return None
+    if getattr(rows, "ndim", 1) == 2:  # those of each sample
+        return rows
     chosen = choose_positions(rows, length, "rows")
     return jnp.broadcast_to(chosen[None], (batch, len(chosen)))
