@@ -12,8 +12,9 @@ from jmamba.files.json_files import read_json
 from jmamba.files.orbax_files import is_orbax
 from jmamba.files.torch_files import require_torch
 from jmamba.files.weight_files import find_weights, read_headers
-from jmamba.models.architecture import Architecture, architecture_at
+from jmamba.models.architecture import Architecture
 from jmamba.models.loading import Choices, read_model
+from jmamba.models.settings import architecture_at
 from jmamba.models.skeleton import make_skeleton, slots_of
 from jmamba.models.weights import merge_adapter, name_weights
 
