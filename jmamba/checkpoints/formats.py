@@ -72,7 +72,15 @@ class Format(NamedTuple):
       check_model: raises unless a model can be written.
       open: called as open(destination, overwrite=), gives the path to write to.
       write: called as write(model, path, origin, dtype, progress).
-      dtype_to_read: Callable[[Any], Any] = lambda dtype: dtype or "auto"
+      dtype_to_read: dtype of the model that is written, for one that was asked for.
+      dtype_of: called as dtype_of(model, dtype), returns that of what was written.
+    """
+
+    check: Callable[..., None]
+    check_model: Callable[[Any], object]
+    open: Callable[..., AbstractContextManager[Path]]
+    write: Callable[[Any, Path, Origin, Any, ByteProgress | None], None]
+    dtype_to_read: Callable[[Any], Any] = lambda dtype: dtype or "auto"
     dtype_of: Callable[[Any, Any], str] = lambda model, dtype: model_dtype(model)
 
 
