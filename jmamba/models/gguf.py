@@ -29,8 +29,11 @@ IDS = {
     "pad_token_id": "tokenizer.ggml.padding_token_id",
 }
 SECOND_END = "tokenizer.ggml.eot_token_id"
-TOKENS_USED = "jmamba.unpadded_vocab_size"
-"""Entry that llama.cpp does not know: rows of the table that are tokens."""
+OWN = {
+    key: f"jmamba.{key}"
+    for key in ("unpadded_vocab_size", "residual_in_fp32", "mixer_rms_eps")
+}
+"""Entries of config.json that llama.cpp has no name for, and does not ask."""
 
 
 def read_gguf_settings(file: Path) -> dict[str, Any]:
@@ -46,8 +49,10 @@ def read_gguf_settings(file: Path) -> dict[str, Any]:
         ids = {key: header.metadata.get(name) for key, name in IDS.items()}
         if SECOND_END in header.metadata:
             ids["eos_token_id"] = [ids["eos_token_id"], header.metadata[SECOND_END]]
-        used = header.metadata.get(TOKENS_USED)
-    return raw | ids | ({} if used is None else {"unpadded_vocab_size": used})
+    own = {
+        k: header.metadata[name] for k, name in OWN.items() if name in header.metadata
+    }
+    return raw | ids | own
 
 
 def _read_header(file: Path) -> Header:
@@ -190,8 +195,7 @@ def _describe(config: Any) -> dict[str, Any]:
     ends = config.end_tokens
     found[IDS["eos_token_id"]] = ends[0] if ends else None
     found[SECOND_END] = ends[1] if len(ends) > 1 else None
-    found[TOKENS_USED] = config.unpadded_vocab_size
-    found["jmamba.mixer_rms_eps"] = getattr(config, "mixer_rms_eps", None)
+    found |= {name: getattr(config, key, None) for key, name in OWN.items()}
     return {key: value for key, value in found.items() if value is not None}
 
 

@@ -18,8 +18,6 @@ from jmamba.models.mamba.config import MambaConfig
 from jmamba.models.mixer_keys import HEAD_KEY, HF_KEY
 
 LAYER = "backbone.layers.{}."
-MIXER_EPS = "jmamba.mixer_rms_eps"
-"""Entry that llama.cpp does not know: it takes the epsilon of the other norms."""
 
 
 def recurrent_names(prefix: str) -> dict[str, str]:
@@ -70,7 +68,7 @@ def around_pairs() -> list[Pair]:
 
 def _read(header: Header) -> dict[str, Any]:
     is_falcon = header.entry("ssm.dt_b_c_rms", False)
-    raw = {
+    return {
         **read_around(header),
         "model_type": "falcon_mamba" if is_falcon else "mamba",
         "intermediate_size": header.entry("ssm.inner_size"),
@@ -79,9 +77,6 @@ def _read(header: Header) -> dict[str, Any]:
         "time_step_rank": header.entry("ssm.time_step_rank"),
         "layer_norm_epsilon": header.entry("attention.layer_norm_rms_epsilon"),
     }
-    if is_falcon and MIXER_EPS in header.metadata:
-        raw["mixer_rms_eps"] = header.metadata[MIXER_EPS]
-    return raw
 
 
 def _write(config: MambaConfig) -> dict[str, Any]:
