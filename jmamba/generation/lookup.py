@@ -217,10 +217,11 @@ def _read(
     guesses, found = guess_tokens(guessing.history, guessing.filled, lookup)
     goes_on = loop.running & (loop.lengths < loop.tokens.shape[1])
     num_guesses = jnp.where(found & goes_on, lookup.num_tokens, 0)
-    behind = num_pending[:, None] + jnp.arange(lookup.num_tokens)
+    behind = num_pending[:, None] + jnp.arange(lookup.num_tokens)[None]
     rows = jnp.arange(pending.shape[0])[:, None]
     chunk = pending.at[rows, behind].set(guesses, mode="drop")
-    last = jnp.maximum(num_pending - 1, 0)[:, None] + jnp.arange(lookup.num_tokens + 1)
+    first = jnp.maximum(num_pending - 1, 0)[:, None]
+    last = first + jnp.arange(lookup.num_tokens + 1)[None]
 
     def read_all(layers):
         passed = model.run_layers(
@@ -280,7 +281,7 @@ def _emit(
     is_end = (count > 0) & jnp.isin(newest[:, 0], request.stop_tokens)
 
     def put(array, start):
-        place = start[:, None] + jnp.arange(tokens.shape[1])
+        place = start[:, None] + jnp.arange(tokens.shape[1])[None]
         place = jnp.where(new, place, array.shape[1])  # beyond the end: nowhere
         return array.at[rows[:, None], place].set(tokens, mode="drop")
 

@@ -49,10 +49,8 @@ def read_gguf_settings(file: Path) -> dict[str, Any]:
         ids = {key: header.metadata.get(name) for key, name in IDS.items()}
         if SECOND_END in header.metadata:
             ids["eos_token_id"] = [ids["eos_token_id"], header.metadata[SECOND_END]]
-    own = {
-        k: header.metadata[name] for k, name in OWN.items() if name in header.metadata
-    }
-    return raw | ids | own
+    own = {key: header.metadata.get(name) for key, name in OWN.items()}
+    return raw | ids | {key: value for key, value in own.items() if value is not None}
 
 
 def _read_header(file: Path) -> Header:

@@ -10,8 +10,8 @@ from flax import nnx
 from random_models import (
     random_hybrid_model,
     random_mamba2_model,
-    random_model,
     random_parallel_model,
+    random_text_model,
 )
 
 from jmamba import generate
@@ -24,7 +24,7 @@ LOOKUP = Lookup(num_tokens=2, min_ngram=1)
 PROMPTS = np.array([[3, 5, 7, 3, 5, 7, 3, 5], [0, 9, 2, 9, 2, 9, 0, 0], [0] * 7 + [4]])
 MASK = np.array([[1] * 8, [0, 1, 1, 1, 1, 1, 0, 0], [0] * 7 + [1]])
 MODELS = {
-    "mamba": random_model,
+    "mamba": random_text_model,
     "mamba2": random_mamba2_model,
     "hybrid": lambda: random_hybrid_model(rope_width=4),
     "parallel": random_parallel_model,
@@ -71,7 +71,7 @@ def test_lookup_draws_what_greedy_decoding_draws(kind):
 
 
 def test_lookup_runs_the_model_less_often():
-    model = random_model()
+    model = random_text_model()
     request = make_request(
         model, PROMPTS[:1], inputs_embeds=None, attention_mask=None, max_new_tokens=40,
         sampling=Sampling(), stop_tokens=(), key=None, pad_token=0, cache=None,
@@ -86,7 +86,7 @@ def test_lookup_runs_the_model_less_often():
 
 
 def test_lookup_tells_a_callback_and_stops_at_texts():
-    model, heard = random_model(), []
+    model, heard = random_text_model(), []
     letters = "abcdefghijklmnopqrstuvwx"
 
     class Letters:
@@ -129,7 +129,7 @@ def test_guesses_follow_the_longest_and_latest_match():
 
 
 def test_lookup_mistakes_are_told():
-    model = random_model()
+    model = random_text_model()
     with pytest.raises(ValueError, match="temperature above 0 draws others"):
         generate(
             model, PROMPTS, max_new_tokens=2, lookup=Lookup(), key=0,
