@@ -11,13 +11,13 @@ compared before anything is timed. Programs run in turn, on as many threads each
 import argparse
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from model_rows import decode_program, prefill_program, random_language_model
 from peers import installed
 from records import write_record
 from rich.console import Console
@@ -27,7 +27,6 @@ from timing import interleave
 import jmamba
 from jmamba import LanguageModel
 from jmamba.checkpoints import convert
-from jmamba.models import architecture_of
 
 DTYPES = {"f32": "float32", "f16": "bfloat16", "bf16": "bfloat16", "q8_0": "bfloat16"}
 """What llama.cpp stores -> what jmamba does beside it, the nearest that it has."""
@@ -42,7 +41,7 @@ class LlamaModel:
       room: most tokens of a text.
     """
 
-    def __init__(self, file: Path, *, threads: int, room: int = 1024):
+    def __init__(self, file: Path, *, threads: int, room: int = 4096):
         from llama_cpp import Llama  # pyright: ignore
 
         self._model = Llama(
@@ -128,64 +127,65 @@ def compare(model: Any, llama: LlamaModel, *, length: int, count: int) -> dict:
     }
 
 
-def our_programs(model: Any, length: int, count: int) -> dict[str, Any]:
-    """Return our prefill and decoding, compiled."""
-    draw = np.random.default_rng(0)
-    tokens = draw.integers(0, model.config.vocab_size, (1, length)).astype(np.int32)
-
-    def prefill():
-        new = jmamba.generate(model, tokens, max_new_tokens=0, stop_tokens=())
-        return jax.block_until_ready(new.cache.logits)
-
-    start = jmamba.generate(model, tokens[:, :8], max_new_tokens=1, stop_tokens=())
-
-    def decode():
-        new = jmamba.generate(
-            model, None, cache=start, max_new_tokens=count, stop_tokens=()
-        )
-        return jax.block_until_ready(new.tokens)
-
-    return {"prefill": prefill, "decode": decode}
+def llama_programs(llama: LlamaModel, tokens: Any, count: int) -> dict:
+    """Return llama.cpp's prefill, and its decoding from where a text ends."""
+    llama.decode(tokens[:8], 1)
+    return {
+        "prefill": lambda: llama.prefill(tokens),
+        "decode": lambda: llama.go_on(count),
+    }
 
 
-def llama_programs(llama: LlamaModel, vocab: int, length: int, count: int) -> dict:
-    """Return llama.cpp's prefill and decoding."""
-    tokens = np.random.default_rng(0).integers(0, vocab, length)
-    made = llama.decode(tokens[:8], 1)
+def measure(model: Any, dtypes: Sequence[str], options: Any) -> list[dict]:
+    """Compare and time all dtypes; return a row for each program.
 
-    def decode():
-        llama._last(made * 8, is_new=True)  # eight tokens more, as little as can be
-        return llama.go_on(count)
-
-    return {"prefill": lambda: llama.prefill(tokens), "decode": decode}
-
-
-def measure(model: Any, folder: Path, options: argparse.Namespace) -> list[dict]:
-    """Compare and time all dtypes; return a row for each program."""
-    results = []
-    for dtype in options.dtypes:
-        file = folder / f"{dtype}.gguf"
-        convert(folder / "model", file, format="gguf", dtype=dtype)
-        llama = LlamaModel(file, threads=options.threads)
-        same = LanguageModel.from_pretrained(file)
-        found = compare(same, llama, length=64, count=options.decode)
-        stored = LanguageModel.from_pretrained(file, dtype=DTYPES[dtype])
-        sizes = options.length, options.decode
-        ours = our_programs(stored, *sizes)
-        theirs = llama_programs(llama, model.config.vocab_size, *sizes)
-        for name in ours:
-            pair = {"jmamba": ours[name], "llama.cpp": theirs[name]}
-            timings = interleave(pair, options.runs)
-            results.append(
-                {
-                    "program": name,
-                    "llama.cpp": dtype,
-                    "jmamba": DTYPES[dtype],
-                    **found,
-                    "seconds": {k: t._asdict() for k, t in timings.items()},
-                }
-            )
+    Args:
+      model: ours.
+      dtypes: what llama.cpp stores.
+      options: with `length`, `decode`, `runs`.
+    """
+    results, vocab = [], model.config.vocab_size
+    tokens = np.random.default_rng(0).integers(0, vocab, (1, options.length))
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        model.save_pretrained(folder / "model")
+        for dtype in dtypes:
+            file = folder / f"{dtype}.gguf"
+            convert(folder / "model", file, format="gguf", dtype=dtype)
+            llama = LlamaModel(file, threads=os.cpu_count() or 1)
+            same = LanguageModel.from_pretrained(file)
+            found = compare(same, llama, length=64, count=options.decode)
+            stored = LanguageModel.from_pretrained(file, dtype=DTYPES[dtype])
+            ours = {
+                "prefill": prefill_program(stored, tokens.astype(np.int32)),
+                "decode": decode_program(stored, tokens[:, :8], options.decode),
+            }
+            theirs = llama_programs(llama, tokens[0], options.decode)
+            for name in ours:
+                pair = {"jmamba": ours[name], "llama.cpp": theirs[name]}
+                timings = interleave(pair, options.runs)
+                results.append(
+                    {
+                        "program": name,
+                        "llama.cpp": dtype,
+                        "jmamba": DTYPES[dtype],
+                        **found,
+                        "seconds": {k: t._asdict() for k, t in timings.items()},
+                    }
+                )
     return results
+
+
+def measure_shape(name: str, dtypes: Sequence[str], options: Any) -> list[dict]:
+    """Compare and time a model with random weights; see `measure`.
+
+    Args:
+      name: of a configuration.
+      dtypes, options: as in `measure`.
+    """
+    kinds = jmamba.MambaConfig, jmamba.Mamba2Config
+    config = kinds["mamba2" in name].named(name)
+    return measure(random_language_model(config), dtypes, options)
 
 
 def show(results: list[dict]) -> None:
@@ -217,21 +217,15 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512, help="tokens to prefill")
     parser.add_argument("--decode", type=int, default=32, help="tokens to decode")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", help="file to write the numbers to")
     options = parser.parse_args()
     if not installed("llama_cpp", "gguf"):
         parser.error("llama.cpp is missing: pip install llama-cpp-python gguf")
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        if Path(options.model).is_dir():
-            model = LanguageModel.from_pretrained(options.model)
-        else:
-            kinds = jmamba.MambaConfig, jmamba.Mamba2Config
-            config = kinds["mamba2" in options.model].named(options.model)
-            model = architecture_of(config).model_class(config, rngs=nnx.Rngs(0))
-        model.save_pretrained(folder / "model")
-        results = measure(model, folder, options)
+    if Path(options.model).is_dir():
+        model = LanguageModel.from_pretrained(options.model)
+        results = measure(model, options.dtypes, options)
+    else:
+        results = measure_shape(options.model, options.dtypes, options)
     show(results)
     write_record(options.json, results, "gguf", "llama-cpp-python")
 

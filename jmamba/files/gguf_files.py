@@ -4,7 +4,7 @@ They know no model: which name is which parameter, a `GGUFDialect` says.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -190,12 +190,12 @@ def write_gguf(
         stored = gguf.quant_shape_to_byte_shape(shape, kinds[name])
         byte, size = np.dtype(np.uint8), int(np.prod(stored))
         writer.add_tensor_info(name, stored, byte, size, raw_dtype=kinds[name])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for name, value in tensors:
-        writer.write_tensor_data(_encode(gguf, name, value, kinds[name]))
-    writer.close()
+    with closing(writer):
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name, value in tensors:
+            writer.write_tensor_data(_encode(gguf, name, value, kinds[name]))
 
 
 def _add(writer: Any, types: Any, key: str, value: Any) -> None:

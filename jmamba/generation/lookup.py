@@ -195,7 +195,7 @@ def guess_tokens(
         )
         earlier = jnp.pad(history, ((0, 0), (back, 0)))[:, : history.shape[1]]
         run = run & (earlier == newest) & (places >= back) & (filled[:, None] > back)
-        alike = alike + run
+        alike = alike + run.astype(jnp.int32)
     is_place = (alike >= lookup.min_ngram) & (places < filled[:, None] - 1)
     best = jnp.argmax(jnp.where(is_place, alike * places.size + places, -1), axis=1)
     period = jnp.maximum(filled - 1 - best, 1)  # what repeats is taken to go on

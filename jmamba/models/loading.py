@@ -1,6 +1,7 @@
 """Loading a model of any architecture, from a local place or the Hub."""
 
 import dataclasses
+import math
 import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -166,9 +167,11 @@ def read_model(
         return _read_orbax(architecture, place, stored[0], choices)
     if stored is not None and is_gguf(place):
         weights, arguments = find_gguf_weights(place, architecture, stored[0]), None
+        headers = read_headers(weights)
+        telling = {"": max(headers.values(), key=lambda x: math.prod(x.shape))}
     else:
         weights, arguments = _find(architecture, place, part)
-    headers = read_headers(weights)
+        telling = headers = read_headers(weights)
     says = "its config.json"
     if stored is None:
         bare = architecture.bare
@@ -186,7 +189,7 @@ def read_model(
         str(place),
         explain=lambda found: architecture.explain(found, config),
     )
-    skeleton = choices.skeleton(config, _float_dtypes(headers))
+    skeleton = choices.skeleton(config, _float_dtypes(telling))
     parameters, places = skeleton.parameters, choices.places(skeleton)
     named = name_weights(architecture, layout, parameters, weights, headers)
     fitted = fit_weights(

@@ -45,7 +45,7 @@ def without_past(generated):
     """Return what was generated, without keys of places that hold no token."""
     return generated._replace(
         cache=jax.tree.map_with_path(
-            lambda keys, x: 0 if keys[-1].name in ("keys", "values") else x,
+            lambda keys, x: x[:0] if keys[-1].name in ("keys", "values") else x,
             generated.cache,
         )
     )
