@@ -64,7 +64,7 @@ class Origin(NamedTuple):
         return self.token_ids | found | own
 
 
-class Format(NamedTuple):
+class WrittenFormat(NamedTuple):
     """A format that checkpoints are written in.
 
     Attributes:
@@ -96,7 +96,7 @@ def _check_folder(
     check_destination(destination, overwrite=overwrite)
 
 
-def _folder_format(write: Callable[..., None]) -> Format:
+def _folder_format(write: Callable[..., None]) -> WrittenFormat:
     """Return a format that is a folder with a config.json, given what writes it."""
 
     def write_all(model: Any, folder: Path, origin: Origin, dtype: Any, progress: Any):
@@ -105,7 +105,7 @@ def _folder_format(write: Callable[..., None]) -> Format:
         write(model, folder, extra, progress)
         write_checksums(folder)
 
-    return Format(_check_folder, check_parameters, new_folder, write_all)
+    return WrittenFormat(_check_folder, check_parameters, new_folder, write_all)
 
 
 def _write_hf(model: Any, folder: Path, extra: dict, progress: Any) -> None:
@@ -173,7 +173,7 @@ def _tokenizer_in(folder: Path, origin: Origin) -> Path | None:
 FORMATS = {
     "orbax": _folder_format(_write_orbax),
     "hf": _folder_format(_write_hf),
-    "gguf": Format(
+    "gguf": WrittenFormat(
         _check_gguf_file,
         check_gguf,
         lambda destination, *, overwrite: put_in_place(destination),

@@ -64,7 +64,7 @@ def choose_encoding(dtype: str | None, stored: str = "float32") -> str:
     )
 
 
-def read_metadata(file: Path) -> dict[str, Any]:
+def read_entries(file: Path) -> dict[str, Any]:
     """Return what a GGUF file says beside its tensors, but lists with all tokens.
 
     Raises:
@@ -79,7 +79,7 @@ def read_list(file: Path, key: str) -> list[Any]:
     """Return a list of a GGUF file's metadata; [] if it has none of that name.
 
     Raises:
-      CheckpointError: as `read_metadata`.
+      CheckpointError: as `read_entries`.
     """
     field = _open(file).fields.get(key)
     with reading(file, _NO_GGUF):

@@ -12,7 +12,7 @@ from typing import Any
 
 from jmamba.files.errors import CheckpointError
 from jmamba.files.folders import TOKENIZER
-from jmamba.files.gguf_files import read_list, read_metadata
+from jmamba.files.gguf_files import read_entries, read_list
 from jmamba.files.json_files import read_json
 from jmamba.files.tokenizer import (
     BYTES,
@@ -153,8 +153,8 @@ def read_vocabulary(file: Path, ends: tuple[int, ...]) -> Tokenizer:
     if found == BYTES:
         return ByteTokenizer(ends)
     if found is None:
-        kind = read_metadata(file).get("tokenizer.ggml.model")
-        rule = read_metadata(file).get("tokenizer.ggml.pre")
+        kind = read_entries(file).get("tokenizer.ggml.model")
+        rule = read_entries(file).get("tokenizer.ggml.pre")
         raise CheckpointError(
             f"{file} has a tokenizer of the kind {kind!r} that splits texts by {rule!r}"
             ", which jmamba does not read. Give the checkpoint that the file was made "
@@ -181,7 +181,7 @@ def copy_vocabulary(file: Path, folder: Path) -> dict[str, Any]:
 
 def _find_vocabulary(file: Path) -> str | None:
     """Return "bytes", or what tokenizer.json says; None for another tokenizer."""
-    metadata = read_metadata(file)
+    metadata = read_entries(file)
     if metadata.get(OWN) == BYTES:
         return BYTES
     if WHOLE in metadata:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jmamba.files.errors import CheckpointError, compress
-from jmamba.files.gguf_files import open_gguf, read_metadata, write_gguf
+from jmamba.files.gguf_files import open_gguf, read_entries, write_gguf
 from jmamba.files.keys import Slot
 from jmamba.files.saving import torch_tensors
 from jmamba.files.tensors import StoredTensor
@@ -54,7 +54,7 @@ def read_gguf_settings(file: Path) -> dict[str, Any]:
 
 
 def _read_header(file: Path) -> Header:
-    metadata = read_metadata(file)
+    metadata = read_entries(file)
     with open_gguf(file) as tensors:
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
     return Header(str(metadata.get("general.architecture")), metadata, shapes)

@@ -310,6 +310,15 @@ def test_files_that_are_not_read_are_told(tmp_path):
         MambaLM.from_pretrained(file)
 
 
+def test_what_needs_the_package_or_another_source_says_so(tmp_path, monkeypatch):
+    file = write(MODELS["mamba"](), tmp_path / "model.gguf")
+    with pytest.raises(CheckpointError, match="is a GGUF file, which transformers"):
+        convert(file, tmp_path / "new", format="hf", verify=True)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(CheckpointError, match=r'pip install "jmamba\[gguf\]"'):
+        convert(file, tmp_path / "new.gguf", format="gguf")
+
+
 def close(writer):
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
