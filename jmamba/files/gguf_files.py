@@ -136,9 +136,8 @@ def _stored(file: Path, tensor: Any) -> StoredTensor:
 def _decode(kind: str, data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return the values of a tensor."""
     if kind == "Q8_0":
-        from gguf import GGMLQuantizationType, dequantize
-
-        return dequantize(data, GGMLQuantizationType.Q8_0).reshape(shape)
+        gguf = require_gguf("Reading q8_0")
+        return gguf.dequantize(data, gguf.GGMLQuantizationType.Q8_0).reshape(shape)
     dtype = ml_dtypes.bfloat16 if kind == "BF16" else data.dtype
     return np.asarray(data).view(dtype).reshape(shape)
 
@@ -248,7 +247,7 @@ def require_gguf(purpose: str) -> Any:
       CheckpointError: it is not installed.
     """
     try:
-        import gguf
+        import gguf  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise CheckpointError(
             f"{purpose} needs the package gguf, which is not installed: type "

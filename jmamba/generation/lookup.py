@@ -274,7 +274,7 @@ def _emit(
     tokens, new = jnp.stack(drawn, axis=1), jnp.stack(drawing, axis=1)
     running = loop.running
     if request.listener is not None:
-        running, new = _tell(request, tokens, new, running)
+        running, new = _tell(request.listener, request.pad_token, tokens, new, running)
         seen = loop.seen.at[rows[:, None], tokens].max(new)
     count = jnp.sum(new, axis=1, dtype=jnp.int32)
     newest = jnp.take_along_axis(tokens, jnp.maximum(count - 1, 0)[:, None], axis=1)
@@ -300,14 +300,14 @@ def _emit(
     )
 
 
-def _tell(request: Request, tokens: Array, new: Array, running: Array):
+def _tell(listener: Array, pad_token: Array, tokens: Array, new: Array, running: Array):
     """Tell the host each token in order; return which rows go on, and what is new."""
 
     def tell(i, carry):
         running, new = carry
         speaks = new[:, i] & running
-        shown = jnp.where(speaks, tokens[:, i], request.pad_token)
-        stays = deliver(request.listener, shown, speaks) | ~speaks
+        shown = jnp.where(speaks, tokens[:, i], pad_token)
+        stays = deliver(listener, shown, speaks) | ~speaks
         return running & stays, new.at[:, i].set(speaks)
 
     most = jnp.max(jnp.sum(new, axis=1))
