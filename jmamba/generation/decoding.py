@@ -10,8 +10,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jmamba.generation.guessing import decode_guessing
 from jmamba.generation.hints import check_names
-from jmamba.generation.lookup import Lookup, check_lookup, decode_guessing
+from jmamba.generation.lookup import Lookup, check_lookup
 from jmamba.generation.overflow import check_overflow
 from jmamba.generation.request import Request, is_traced, make_request
 from jmamba.generation.sampling import Sampling, draw, hide_padding
@@ -94,11 +95,8 @@ def generate(
         settings and key give what one longer generation gives. The repetition penalty
         knows the tokens of this call, and those of the generations before it.
       lookup: how tokens are guessed from the text before them and checked several at
-        once, which pays where texts repeat themselves; None for one at a time. Greedy
-        tokens are the same, as far as logits of several tokens read at once are: to
-        1e-6 in float32, to 1e-2 in bfloat16, so that near ties may fall otherwise. A
-        callback is told a row's tokens in order, but rows may pause while others get
-        more.
+        once, which pays where texts repeat themselves (docs/lookup.md); a callback may
+        be told that rows pause. Greedy tokens are the same, but for rounded ties.
       **others: none; names of other libraries raise an error that says ours.
 
     Returns:
