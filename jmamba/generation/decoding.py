@@ -94,9 +94,8 @@ def generate(
         the cache in it; this call continues from there. With None for tokens the same
         settings and key give what one longer generation gives. The repetition penalty
         knows the tokens of this call, and those of the generations before it.
-      lookup: how tokens are guessed from the text before them and checked several at
-        once, which pays where texts repeat themselves (docs/lookup.md); a callback may
-        be told that rows pause. Greedy tokens are the same, but for rounded ties.
+      lookup: how tokens are guessed from the text before them, several at once: faster
+        where texts repeat themselves, the same but for rounded ties (docs/lookup.md).
       **others: none; names of other libraries raise an error that says ours.
 
     Returns:
@@ -142,9 +141,8 @@ def generate(
     stop = make_stop(stop_strings, tokenizer, request)
     graphdef, state = nnx.split(model)
     check_lookup(lookup, request)
-    run = partial(
-        _generate, graphdef, state, max_new_tokens=int(max_new_tokens), lookup=lookup
-    )
+    options = {"max_new_tokens": int(max_new_tokens), "lookup": lookup}
+    run = partial(_generate, graphdef, state, **options)
     if callback is None and stop is None:
         out, has_overflowed, _ = run(request)
     else:
