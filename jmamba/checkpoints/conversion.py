@@ -110,7 +110,9 @@ def convert(
       ValueError: the format, the dtype or the part is unknown.
     """
     if format not in FORMATS:
-        raise ValueError(f"format must be {' or '.join(FORMATS)}, but is {format!r}.")
+        *others, last = FORMATS
+        known = f"{', '.join(others)} or {last}"
+        raise ValueError(f"format must be {known}, but is {format!r}.")
     form = FORMATS[format]
     check_part(part)
     form.check(destination, dtype, overwrite=overwrite, verify=verify)
