@@ -20,9 +20,9 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from compare import Compiled
 from flax import nnx
 from peers import transformers_layer, versions
+from programs import jax_program
 from rich.console import Console
 from rich.table import Table
 
@@ -34,11 +34,6 @@ from jmamba.dynamics import (
     layer_span,
     layer_stack,
 )
-
-
-def compiled(function, *args):
-    """Compile a function of pytrees for its arguments."""
-    return Compiled(jax.jit(function).lower(*args).compile(), args)
 
 
 def seconds(program):
@@ -67,7 +62,7 @@ def jacobian_rows(config, length, directions, chunk):
     x = jax.random.normal(jax.random.key(0), (length, config.d_model))
     f = layer_span(model, 0, 1)
     name = f"all blocks of a layer, l {length}"
-    ours = compiled(jacobian_norms, f, x)
+    ours = jax_program(jacobian_norms, f, x)
     peer, pairs = transformers_layer(model.layer(0)), x.size
     backward = max(1, directions // 8)
     if peer is not None:
@@ -122,7 +117,7 @@ def depth_rows(config, length):
     """Yield eight exponents over the depth of the whole model."""
     model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
     x = 0.02 * jax.random.normal(jax.random.key(0), (length, config.d_model))
-    run = compiled(lambda s, x: depth_exponents(s, x, 8), layer_stack(model), x)
+    run = jax_program(lambda s, x: depth_exponents(s, x, 8), layer_stack(model), x)
     name = f"8 exponents over depth, l {length}"
     yield row(name, "jmamba", seconds(run), temp_bytes=run.temp_bytes)
 
@@ -133,7 +128,7 @@ def contraction_rows(config, length):
     draw = np.random.default_rng(0).integers(0, config.vocab_size, (1, length))
     x = jmamba.trace(model, jnp.asarray(draw)).residual_in[:, 0]
     graphdef, state = nnx.split(model)
-    run = compiled(lambda s, x: contraction_map(nnx.merge(graphdef, s), x), state, x)
+    run = jax_program(lambda s, x: contraction_map(nnx.merge(graphdef, s), x), state, x)
     name = f"contraction map of all layers, l {length}"
     yield row(name, "jmamba", seconds(run), temp_bytes=run.temp_bytes)
 

@@ -34,13 +34,14 @@ def torch_scan(arrays, *, parallel: bool, backward: bool):
     Args:
       arrays: u, delta, A, B, C as NumPy arrays of one text, channels last.
       parallel: pscan instead of the loop.
-      backward: also the gradients of the sum of y, by autograd.
+      backward: also the gradients of a weighted sum of y, by autograd.
     """
     if not installed("torch", *(["mambapy"] if parallel else [])):
         return None
     import torch
 
     operands = [torch.tensor(x, requires_grad=backward) for x in arrays]
+    weights = torch.randn(*arrays[0].shape)
 
     def decays(u, delta, A, B):
         return torch.exp(delta[..., None] * A), (delta * u)[..., None] * B[:, :, None]
@@ -69,7 +70,7 @@ def torch_scan(arrays, *, parallel: bool, backward: bool):
                 return forward()
         for x in operands:
             x.grad = None
-        forward().sum().backward()
+        (forward() * weights).sum().backward()
 
     return run
 

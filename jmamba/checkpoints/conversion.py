@@ -3,10 +3,10 @@
 import dataclasses
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jmamba.checkpoints.formats import FORMATS, Origin
 from jmamba.checkpoints.verification import (
     Verification,
     check_verifiable,
@@ -14,21 +14,19 @@ from jmamba.checkpoints.verification import (
     why_unverifiable,
 )
 from jmamba.files.adapters import find_checkpoint
-from jmamba.files.checksums import compare_checksums, write_checksums
-from jmamba.files.dtypes import check_dtype, main_dtype
+from jmamba.files.checksums import compare_checksums
 from jmamba.files.errors import CheckpointError
 from jmamba.files.filling import ByteProgress
-from jmamba.files.folders import CHECKSUMS, check_destination, new_folder
+from jmamba.files.folders import CHECKSUMS
+from jmamba.files.gguf_files import is_gguf
 from jmamba.files.hub import locate_files
 from jmamba.files.orbax_files import is_orbax
-from jmamba.files.tokenizer import copy_tokenizer
 from jmamba.files.torch_files import PARTS, check_part
 from jmamba.files.untrusted import as_path
-from jmamba.files.vocabulary import read_settings
-from jmamba.models.architecture import Architecture, architecture_at, registered
+from jmamba.models.architecture import Architecture, registered
 from jmamba.models.base import StackedModel
 from jmamba.models.loading import Choices, read_model
-from jmamba.models.saving import check_parameters, write_orbax, write_safetensors
+from jmamba.models.settings import architecture_at, has_settings, settings_at
 from jmamba.models.skeleton import parameters_of
 from jmamba.surgery.rebuilding import as_free
 
@@ -39,10 +37,10 @@ class Conversion:
 
     Attributes:
       source: what was asked for: folder or Hub id.
-      destination: the folder that was written.
-      layout: layout of the source: original, hf, falcon, vim, orbax or another's.
-      format: format of the destination: orbax or hf.
-      dtype: dtype of the written weights; A_log, D and dt_bias are float32 at least.
+      destination: the folder or file that was written.
+      layout: of the source: original, hf, falcon, vim, orbax, gguf or another's.
+      format: of the destination: orbax, hf or gguf.
+      dtype: of the written weights; A_log, D and dt_bias are float32 at least.
       num_layers: blocks of the model.
       num_parameters: numbers in the model.
       source_bytes: size of the source's files.
@@ -67,18 +65,6 @@ class Conversion:
     verification: Verification | None
 
 
-def _write_hf(model: StackedModel, folder: Path, extra: dict, progress):
-    write_safetensors(model, folder, extra=extra, progress=progress)
-
-
-def _write_orbax(model: StackedModel, folder: Path, extra: dict, progress):
-    write_orbax(model, folder, extra=extra)  # Orbax says nothing on the way
-
-
-FORMATS: dict[str, Callable] = {"orbax": _write_orbax, "hf": _write_hf}
-"""Format -> how to write it."""
-
-
 def convert(
     source: str | os.PathLike,
     destination: str | os.PathLike,
@@ -96,12 +82,15 @@ def convert(
     """Convert a checkpoint of any layout that an architecture reads.
 
     Args:
-      source: folder or Hub id, or a file of Vision Mamba's authors; with `base`, of a
-        LoRA adapter that PEFT wrote.
-      destination: the folder to make; it appears only when it is complete.
+      source: folder, Hub id or GGUF file, or a file of Vision Mamba's authors; with
+        `base`, of a LoRA adapter that PEFT wrote.
+      destination: the folder to make, of GGUF the file; it appears only when it is
+        complete.
       format: "orbax" for JAX, "hf" for safetensors with the names of transformers, or
-        of Vision Mamba's authors.
-      dtype: dtype of the written weights; None for the source's.
+        of Vision Mamba's authors; "gguf" for the file that llama.cpp reads, which needs
+        the gguf package.
+      dtype: dtype of the written weights; None for the source's. Of GGUF also "q8_0",
+        and llama.cpp's names "f32", "f16", "bf16".
       revision: branch, tag or commit on the Hub.
       verify: whether to compare the source's files with its SHA256SUMS, where it has
         them, and logits with those that transformers gets from the source, which needs
@@ -121,10 +110,12 @@ def convert(
       ValueError: the format, the dtype or the part is unknown.
     """
     if format not in FORMATS:
-        raise ValueError(f"format must be {' or '.join(FORMATS)}, but is {format!r}.")
+        *others, last = FORMATS
+        known = f"{', '.join(others)} or {last}"
+        raise ValueError(f"format must be {known}, but is {format!r}.")
+    form = FORMATS[format]
     check_part(part)
-    check_dtype(dtype)
-    check_destination(destination, overwrite=overwrite)
+    form.check(destination, dtype, overwrite=overwrite, verify=verify)
     start = time.perf_counter()
     place, adapter = find_checkpoint(source, _released(), revision=revision, base=base)
     architecture = architecture_at(place)
@@ -137,19 +128,18 @@ def convert(
     checked = _compare_checksums(source, place, revision) if verify else 0
     if verify and not checked:
         check_verifiable(architecture, place)
-    choices = Choices("auto" if dtype is None else dtype)
+    choices = Choices(form.dtype_to_read(dtype))
     model = read_model(
         architecture, place, choices, part=part, adapter=adapter, progress=progress
     )
     model = as_free(model) if free else model
-    check_parameters(model)
-    with new_folder(destination, overwrite=overwrite) as new:
-        extra = _token_ids(raw)
-        if model.reads == "tokens":
-            extra |= _copy_tokenizers(source, base, new, revision)
-        FORMATS[format](model, new, extra, progress)
-        write_checksums(new)
+    form.check_model(model)
+    elsewhere = architecture.tokenizer_of(raw)
+    origin = Origin(source, base, revision, elsewhere, _token_ids(raw))
+    with form.open(destination, overwrite=overwrite) as new:
+        form.write(model, new, origin, dtype, progress)
         sizes: dict[str, Any] = _facts(model) | {
+            "dtype": form.dtype_of(model, dtype),
             "source_bytes": _size(place) + (_size(adapter.folder) if adapter else 0),
             "destination_bytes": _size(new),
         }
@@ -187,25 +177,13 @@ def _released() -> list[str]:
 
 def _describe(architecture: Architecture, place: Path) -> tuple[str, dict[str, Any]]:
     """Return the layout of a checkpoint and its config.json."""
-    file = place / "config.json"
-    if not file.is_file() and architecture.bare is not None:
+    if not has_settings(place) and architecture.bare is not None:
         return architecture.bare.layout, {}
-    raw = read_settings(file)
-    _, layout = architecture.read(raw, str(file))
+    raw, where = settings_at(place)
+    _, layout = architecture.read(raw, where)
+    if is_gguf(place):
+        return "gguf", raw
     return "orbax" if is_orbax(place) else layout, raw
-
-
-def _copy_tokenizers(
-    source: str | os.PathLike,
-    base: str | os.PathLike | None,
-    folder: Path,
-    revision: str | None,
-) -> dict[str, Any]:
-    """Copy a tokenizer, an adapter's own before its base's."""
-    extra = {}
-    if base is not None:
-        extra = copy_tokenizer(base, folder, required=False)
-    return extra | copy_tokenizer(source, folder, revision=revision, required=False)
 
 
 def _token_ids(raw: dict[str, Any]) -> dict[str, Any]:
@@ -216,7 +194,6 @@ def _token_ids(raw: dict[str, Any]) -> dict[str, Any]:
 def _facts(model: StackedModel) -> dict[str, Any]:
     arrays = parameters_of(model).values()
     return {
-        "dtype": main_dtype(array.dtype.name for array in arrays),
         "num_layers": model.config.num_layers,
         "num_parameters": sum(array.size for array in arrays),
     }

@@ -8,12 +8,14 @@ import numpy as np
 
 from jmamba.files.adapters import Adapter
 from jmamba.files.errors import CheckpointError
+from jmamba.files.gguf_files import is_gguf
 from jmamba.files.json_files import read_json
 from jmamba.files.orbax_files import is_orbax
 from jmamba.files.torch_files import require_torch
 from jmamba.files.weight_files import find_weights, read_headers
-from jmamba.models.architecture import Architecture, architecture_at
+from jmamba.models.architecture import Architecture
 from jmamba.models.loading import Choices, read_model
+from jmamba.models.settings import architecture_at
 from jmamba.models.skeleton import make_skeleton, slots_of
 from jmamba.models.weights import merge_adapter, name_weights
 
@@ -102,6 +104,8 @@ def why_unverifiable(architecture: Architecture, place: Path) -> str | None:
     assert architecture.refusal is not None
     if is_orbax(place):
         return "is an Orbax checkpoint"
+    if is_gguf(place):
+        return "is a GGUF file"
     if not file.is_file():
         return architecture.refusal(None)
     config, _ = architecture.read(read_json(file), str(file))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jmamba.files.tokenizer import Tokenizer
 from jmamba.generation.decoding import generate
+from jmamba.generation.lookup import Lookup
 from jmamba.generation.sampling import Sampling
 from jmamba.generation.text_stream import StoppedText, TextStream
 from jmamba.models.language_model import LanguageModel
@@ -47,6 +48,7 @@ def print_continuation(
     sampling: Sampling,
     seed: int = 0,
     stop_strings: Sequence[str] = (),
+    lookup: Lookup | None = None,
 ) -> Speed:
     """Write a prompt and its continuation as it is made, without what ends it.
 
@@ -59,6 +61,7 @@ def print_continuation(
       sampling: how tokens are drawn.
       seed: seed of the draws.
       stop_strings: texts that end it as end tokens do.
+      lookup: how tokens are guessed; None for one at a time.
 
     Raises:
       ValueError: the prompt or a setting cannot be used.
@@ -91,6 +94,7 @@ def print_continuation(
             stop_strings=stop_strings,
             tokenizer=tokenizer,
             key=jax.random.key(seed),
+            lookup=lookup,
             callback=tell,
         )
 

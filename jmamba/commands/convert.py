@@ -18,23 +18,30 @@ class Format(StrEnum):
 
     orbax = "orbax"
     hf = "hf"
+    gguf = "gguf"
 
 
 def convert_command(
     src: Annotated[
         str,
         typer.Argument(
-            help="Checkpoint or adapter: a folder, a Hub id, or a Vim's .pth."
+            help="Checkpoint or adapter: a folder, a Hub id, a .gguf, or a Vim's .pth."
         ),
     ],
-    dst: Annotated[str, typer.Argument(help="Folder to write.")],
+    dst: Annotated[str, typer.Argument(help="Folder to write, or a .gguf file.")],
     format: Annotated[
         Format,
-        typer.Option(help="orbax for JAX, hf for safetensors named as in PyTorch."),
+        typer.Option(
+            help="orbax for JAX, hf for safetensors named as in PyTorch, gguf for "
+            "llama.cpp."
+        ),
     ] = Format.orbax,
     dtype: Annotated[
         str | None,
-        typer.Option(help="float32, bfloat16 or float16; the source's if left out."),
+        typer.Option(
+            help="float32, bfloat16 or float16, of gguf also q8_0; the source's if "
+            "left out."
+        ),
     ] = None,
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit on the Hub.")
@@ -61,7 +68,7 @@ def convert_command(
         typer.Option(help="Of a LoRA adapter: the model it is added to."),
     ] = None,
 ) -> None:
-    """Convert a Mamba checkpoint: PyTorch in, JAX out, or back to PyTorch."""
+    """Convert a Mamba checkpoint: PyTorch or GGUF in; JAX, PyTorch or GGUF out."""
     with byte_bars() as show:
         summary = convert(
             src,

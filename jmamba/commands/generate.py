@@ -19,6 +19,7 @@ from jmamba.commands.options import (
 from jmamba.commands.reading import read_text
 from jmamba.commands.stages import stages
 from jmamba.figures.labels import visible
+from jmamba.generation.lookup import Lookup
 from jmamba.generation.sampling import Sampling
 
 
@@ -56,6 +57,15 @@ def generate_command(
     seed: Annotated[
         int, typer.Option(help="Seed of the draws.", min=0, max=LARGEST_SEED)
     ] = 0,
+    lookup: Annotated[
+        int,
+        typer.Option(
+            help="Guess so many tokens at once from the text before them, and keep "
+            "those that are right: faster where texts repeat themselves.",
+            min=0,
+            max=64,
+        ),
+    ] = 0,
 ) -> None:
     """Continue a text, printing it as it is made."""
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
@@ -72,6 +82,7 @@ def generate_command(
         sampling=sampling,
         seed=seed,
         stop_strings=stop or (),
+        lookup=Lookup(num_tokens=lookup) if lookup else None,
     )
     _write("\n")
     sys.stderr.write(f"{speed}\n")

@@ -17,7 +17,9 @@ MOST = 10**7
 
 Model = Annotated[
     str | None,
-    typer.Option(help="Checkpoint folder or Hub id; the embedded model if left out."),
+    typer.Option(
+        help="Checkpoint folder, .gguf or Hub id; the embedded model if left out."
+    ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
 Dtype = Annotated[

@@ -14,6 +14,7 @@ from jmamba.files.folders import (
     TEMPLATES,
     TOKENIZER,
 )
+from jmamba.files.gguf_files import is_gguf
 from jmamba.files.untrusted import as_path, first_line
 from jmamba.files.weight_files import INDEX_FILES, PREFERENCE, shard_names
 
@@ -26,13 +27,15 @@ def locate(path_or_id: str | os.PathLike, *, revision: str | None = None) -> Pat
     pickles. The Hub client's cache, progress bars, HF_HUB_OFFLINE and HF_ENDPOINT hold.
 
     Args:
-      path_or_id: folder or Hub id.
+      path_or_id: folder, GGUF file or Hub id.
       revision: branch, tag or commit on the Hub; None for main.
 
     Raises:
       CheckpointError: there is no such folder or repository, or the Hub cannot be
         reached and its files are not in the cache.
     """
+    if is_gguf(as_path(path_or_id)):
+        return as_path(path_or_id)
     local = local_folder(path_or_id, revision=revision)
     if local is not None:
         return local

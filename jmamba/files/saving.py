@@ -42,7 +42,7 @@ def write_tensors(
         name = "model.safetensors"
         if len(shards) > 1:
             name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = dict(_torch_tensors(parameters, table, keys))
+        tensors = dict(torch_tensors(parameters, table, keys))
         save_file(tensors, folder / name, metadata={"format": "pt"})
         index |= dict.fromkeys(keys, name)
         done += sum(tensor.nbytes for tensor in tensors.values())
@@ -68,10 +68,16 @@ def _plan_shards(
     return shards
 
 
-def _torch_tensors(
+def torch_tensors(
     parameters: Parameters, table: Mapping[str, Slot], keys: Iterable[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the named tensors as PyTorch keeps them."""
+    """Yield tensors by their names, as PyTorch keeps them, one at a time.
+
+    Args:
+      parameters: path -> array.
+      table: key -> slot.
+      keys: which tensors, in their order.
+    """
     for key in keys:
         path, layer, change, _ = table[key]
         array = parameters[path]

@@ -123,6 +123,7 @@ class FileTokenizer:
     Args:
       file: the file.
       eos_ids: ids that end a text.
+      described: what the file says, where it says it otherwise than as JSON.
 
     Attributes:
       vocab_size: how many tokens there are, added ones too.
@@ -131,18 +132,23 @@ class FileTokenizer:
       CheckpointError: the file cannot be read.
     """
 
-    def __init__(self, file: Path, eos_ids: Sequence[int] = ()):
+    def __init__(
+        self,
+        file: Path,
+        eos_ids: Sequence[int] = (),
+        described: dict[str, Any] | None = None,
+    ):
         import tokenizers
 
         self.eos_ids = tuple(eos_ids)
-        described = read_json(file)
+        described = read_json(file) if described is None else described
         with reading(file, "is no tokenizer that this version of tokenizers reads"):
             _keep_blanks(described.get("post_processor"))
             self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(described))
             self._tokenizer.no_padding()  # a file may ask for any length
             self._tokenizer.no_truncation()
         self.vocab_size: int = self._tokenizer.get_vocab_size()
-        self._bytes = {char: byte for byte, char in enumerate(_byte_alphabet())}
+        self._bytes = {char: byte for byte, char in enumerate(byte_alphabet())}
         splitter = self._tokenizer.pre_tokenizer
         # Words were separated by the blanks that are dropped, anything else by nothing.
         self._drops_blanks = splitter is not None and not any(
@@ -283,7 +289,7 @@ def _keep_blanks(processor: dict[str, Any] | None) -> None:
         _keep_blanks(inner)
 
 
-def _byte_alphabet() -> str:
+def byte_alphabet() -> str:
     """Return the 256 letters by which byte-level vocabularies write bytes (GPT-2).
 
     Visible characters stand for themselves, the others for those from U+0100 on.

@@ -25,6 +25,9 @@ PREFERENCE = (SINGLE_FILES[0], INDEX_FILES[0], SINGLE_FILES[1], INDEX_FILES[1])
 Edit = Callable[[StoredTensor], StoredTensor]
 """What becomes of a tensor between its file and the model."""
 
+Opener = Callable[[Path], AbstractContextManager[dict[str, StoredTensor]]]
+"""Opens a weight file."""
+
 
 class Weights(NamedTuple):
     """The weight files of a checkpoint, and what an index says is in which.
@@ -37,6 +40,7 @@ class Weights(NamedTuple):
       names: stored name -> the one to go by; None if they are the same. Tensors that
         it does not name are left out.
       edits: name -> what becomes of its tensor on the way.
+      opener: what opens a file; None to go by its ending.
     """
 
     files: tuple[Path, ...]
@@ -45,12 +49,12 @@ class Weights(NamedTuple):
     is_wrapped: bool = False
     names: Mapping[str, str] | None = None
     edits: Mapping[str, Edit] = MappingProxyType({})
+    opener: Opener | None = None
 
     @contextmanager
     def open(self, file: Path) -> Iterator[dict[str, StoredTensor]]:
         """Open one of the files."""
-        opened = open_torch(file, self.part) if self.part else open_weights(file)
-        with opened as tensors:
+        with self._open(file) as tensors:
             if self.names is not None:
                 tensors = {
                     self.names[key]: tensor
@@ -61,6 +65,11 @@ class Weights(NamedTuple):
                 key: self.edits[key](tensor) if key in self.edits else tensor
                 for key, tensor in tensors.items()
             }
+
+    def _open(self, file: Path) -> AbstractContextManager[dict[str, StoredTensor]]:
+        if self.opener is not None:
+            return self.opener(file)
+        return open_torch(file, self.part) if self.part else open_weights(file)
 
     @property
     def num_bytes(self) -> int:
@@ -173,7 +182,7 @@ def open_safetensors(file: Path) -> Iterator[dict[str, StoredTensor]]:
 _NO_SAFETENSORS = "is cut short or no safetensors file"
 
 
-_OPENERS: dict[str, Callable[[Path], AbstractContextManager]] = {
+_OPENERS: dict[str, Opener] = {
     ".safetensors": open_safetensors,
     ".bin": open_torch,
     ".pth": open_torch,

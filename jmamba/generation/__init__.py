@@ -9,5 +9,6 @@ from jmamba.generation.decimation import (
 )
 from jmamba.generation.decoding import Generated as Generated
 from jmamba.generation.decoding import generate as generate
+from jmamba.generation.lookup import Lookup as Lookup
 from jmamba.generation.sampling import Sampling as Sampling
 from jmamba.models.cache import GenerationCache as GenerationCache

@@ -10,7 +10,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jmamba.generation.guessing import decode_guessing
 from jmamba.generation.hints import check_names
+from jmamba.generation.lookup import Lookup, check_lookup
 from jmamba.generation.overflow import check_overflow
 from jmamba.generation.request import Request, is_traced, make_request
 from jmamba.generation.sampling import Sampling, draw, hide_padding
@@ -62,6 +64,7 @@ def generate(
     callback: Callback | None = None,
     pad_token: int = 0,
     cache: Generated | GenerationCache | Any = None,
+    lookup: Lookup | None = None,
     **others: Any,
 ) -> Generated:
     """Continue each row of tokens, until it stops or `max_new_tokens`.
@@ -91,6 +94,8 @@ def generate(
         the cache in it; this call continues from there. With None for tokens the same
         settings and key give what one longer generation gives. The repetition penalty
         knows the tokens of this call, and those of the generations before it.
+      lookup: how tokens are guessed from the text before them, several at once: faster
+        where texts repeat themselves, the same but for rounded ties (docs/lookup.md).
       **others: none; names of other libraries raise an error that says ours.
 
     Returns:
@@ -135,13 +140,15 @@ def generate(
     )
     stop = make_stop(stop_strings, tokenizer, request)
     graphdef, state = nnx.split(model)
-    run = partial(_generate, graphdef, state, max_new_tokens=int(max_new_tokens))
+    check_lookup(lookup, request)
+    options = {"max_new_tokens": int(max_new_tokens), "lookup": lookup}
+    run = partial(_generate, graphdef, state, **options)
     if callback is None and stop is None:
-        out, has_overflowed = run(request)
+        out, has_overflowed, _ = run(request)
     else:
         with listening(callback, stop) as number:
             listener = jnp.asarray(number, jnp.int32)
-            out, has_overflowed = run(request._replace(listener=listener))
+            out, has_overflowed, _ = run(request._replace(listener=listener))
             jax.block_until_ready(out)
     if not is_traced(has_overflowed):
         check_overflow(model, request, out, np.asarray(has_overflowed))
@@ -163,13 +170,13 @@ class _Loop(NamedTuple):
     lengths: Array
 
 
-@partial(jax.jit, static_argnames=("graphdef", "max_new_tokens"))
-def _generate(graphdef, state, request: Request, *, max_new_tokens):
-    """Return what was generated, and which rows had no finite logits to go on with."""
+@partial(jax.jit, static_argnames=("graphdef", "max_new_tokens", "lookup"))
+def _generate(graphdef, state, request: Request, *, max_new_tokens, lookup=None):
+    """Return what was generated, which rows had no finite logits, and the passes."""
     model = nnx.merge(graphdef, state)
-    out_axes: Any = (Generated("bt", "b", generation_letters(model)), "b")  # type: ignore
+    out_axes: Any = (Generated("bt", "b", generation_letters(model)), "b", "")  # type: ignore
     return keep_places(
-        partial(_continue, graphdef, max_new_tokens),
+        partial(_continue, graphdef, max_new_tokens, lookup),
         (request, state),
         (_request_axes(model, request), shared_letters(model)),
         out_axes,
@@ -191,17 +198,22 @@ def _request_axes(model, request: Request) -> Any:
     )
 
 
-def _continue(graphdef, max_new_tokens, request: Request, state):
+def _continue(graphdef, max_new_tokens, lookup, request: Request, state):
     model = nnx.merge(graphdef, state)
-    loop = jax.lax.while_loop(
-        lambda loop: (
-            (loop.step < max_new_tokens)
-            & jnp.any(loop.running)
-            & ~jnp.any(_has_overflowed(model, loop))
-        ),
-        partial(_step, model, request),
-        _start(model, request, max_new_tokens),
-    )
+    loop = _start(model, request, max_new_tokens)
+    if lookup is None:
+        loop = jax.lax.while_loop(
+            lambda loop: (
+                (loop.step < max_new_tokens)
+                & jnp.any(loop.running)
+                & ~jnp.any(_has_overflowed(model, loop))
+            ),
+            partial(_step, model, request),
+            loop,
+        )
+        passes = loop.step
+    else:
+        loop, passes = decode_guessing(model, request, loop, lookup)
     cache = GenerationCache(
         layers=loop.layers,
         logits=loop.logits,
@@ -211,8 +223,8 @@ def _continue(graphdef, max_new_tokens, request: Request, state):
         tokens=loop.tokens,
         lengths=loop.lengths,
     )
-    has_overflowed = _has_overflowed(model, loop) & (loop.step < max_new_tokens)
-    return Generated(loop.tokens, loop.lengths, cache), has_overflowed
+    has_overflowed = _has_overflowed(model, loop) & (loop.lengths < max_new_tokens)
+    return Generated(loop.tokens, loop.lengths, cache), has_overflowed, passes
 
 
 def _has_overflowed(model, loop: _Loop) -> Array:

@@ -20,6 +20,7 @@ HINTS = {
     "past_key_values": "give cache=...",
     "cache_params": "give cache=...",
     "streamer": "give callback=...",
+    "prompt_lookup_num_tokens": "give lookup=Lookup(num_tokens=...)",
     "seed": "give key=...",
     "rng": "give key=...",
 }

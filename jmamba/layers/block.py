@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jmamba.layers.feed_forward import FeedForward
 from jmamba.layers.freezing import NOTHING, Frozen
@@ -132,6 +132,7 @@ class Block(nnx.Module):
         frozen: Frozen = NOTHING,
         edit: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
         show: Collection[str] = (),
+        remember: Int[Array, "b"] | None = None,
         **context: Any,
     ) -> BlockOutput:
         """Return x + mixer(norm(x)) with everything an analysis needs.
@@ -146,6 +147,8 @@ class Block(nnx.Module):
           edit: some of `stack.PLACES` and of the block's `places` -> edit(value) ->
             value.
           show: which of them the output holds as `seen`, after their edits.
+          remember: tokens per row that the cache is to hold, if not all: those behind
+            are read, and forgotten.
           **context: further keywords of the mixer's `project`.
         """
         if segment_ids is not None:
@@ -157,7 +160,7 @@ class Block(nnx.Module):
             value = at(place, value)
             return jax.tree.map(lambda x: checkpoint_name(x, place), value)
 
-        x = named("residual_in", hold(x, "blm"))
+        x = before = named("residual_in", hold(x, "blm"))
         projection = self.project(x, kept=kept, frozen=frozen, at=at, **context)
         recurrence = named("recurrence", projection.recurrence)
         y, last_state = self.mixer.run(
@@ -170,6 +173,9 @@ class Block(nnx.Module):
         out = self.mixer.project_out(named("gated", y), frozen=frozen)
         x = self.add(x, named("output", out), frozen=frozen, at=at)
         x = named("residual_out", x)
+        if remember is not None:  # the products are the same, and done once
+            projection = self.project(before, kept=kept, lengths=remember, **context)
+            _, last_state = self.mixer.run(projection.recurrence, state=state)
         cache = None
         if last_state is not None:
             cache = self.mixer.cache_kind(projection.kept, last_state)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from jmamba.files.errors import CheckpointError
-from jmamba.files.json_files import read_json
 from jmamba.files.keys import ParameterPath, Row, plain_table
 from jmamba.files.untrusted import reading
+from jmamba.models.gguf_dialect import GGUFDialect
 
 Raw = Mapping[str, Any]
 """What a config.json says."""
@@ -77,6 +77,7 @@ class Architecture:
       refusal: what a model of a configuration is that transformers does not read; None
         if it does.
       tokenizer_of: where the tokenizer of a config.json is if it is not beside it.
+      gguf: how llama.cpp keeps its models; None if it does not know them.
 
     Examples:
       >>> from jmamba import MambaLM
@@ -101,6 +102,7 @@ class Architecture:
     bare: BareFiles | None = None
     refusal: Callable[[Any], str | None] | None = None
     tokenizer_of: Callable[[Raw], str | None] = lambda raw: None
+    gguf: GGUFDialect | None = None
 
     def __post_init__(self):
         """Fill in what follows from the name and the classes."""
@@ -255,20 +257,6 @@ def find_architecture(raw: Raw, where: str = "config.json") -> Architecture:
         f"{_listed(types)}. Another architecture is added with register of "
         "jmamba.models."
     )
-
-
-def architecture_at(place: Path) -> Architecture:
-    """Return the architecture of a file or folder.
-
-    Raises:
-      CheckpointError: it is no checkpoint, or of an unknown architecture.
-    """
-    file = place / "config.json"
-    if not file.is_file():
-        for one in registered():
-            if one.bare is not None and one.bare.includes(place):
-                return one
-    return find_architecture(read_json(file), str(file))
 
 
 def read_fields(config_class: Any, raw: Raw) -> Any:

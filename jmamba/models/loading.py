@@ -1,6 +1,7 @@
 """Loading a model of any architecture, from a local place or the Hub."""
 
 import dataclasses
+import math
 import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from jmamba.files.adapters import Adapter, find_checkpoint
 from jmamba.files.dtypes import choose_dtypes, main_dtype
 from jmamba.files.errors import CheckpointError
 from jmamba.files.filling import ByteProgress, check_copy, fill, fill_parts
+from jmamba.files.gguf_files import is_gguf
 from jmamba.files.keys import ParameterPath
 from jmamba.files.orbax_files import is_orbax, read_metadata, read_parameters
 from jmamba.files.tensors import FLOATS, StoredTensor
@@ -24,7 +26,9 @@ from jmamba.files.validation import check_keys, check_layer_count
 from jmamba.files.vocabulary import read_generation, read_settings
 from jmamba.files.weight_files import Weights, find_weights, read_headers, unwrap
 from jmamba.layers.stack import Remat
-from jmamba.models.architecture import Architecture, architecture_at, find_architecture
+from jmamba.models.architecture import Architecture, find_architecture
+from jmamba.models.gguf import find_gguf_weights
+from jmamba.models.settings import architecture_at, has_settings, settings_at
 from jmamba.models.sharding import Sharding
 from jmamba.models.skeleton import Skeleton, make_skeleton
 from jmamba.models.weights import fit_weights, merge_adapter, name_weights, tell
@@ -161,8 +165,13 @@ def read_model(
             )
         _check_plain(place, part)
         return _read_orbax(architecture, place, stored[0], choices)
-    weights, arguments = _find(architecture, place, part)
-    headers = read_headers(weights)
+    if stored is not None and is_gguf(place):
+        weights, arguments = find_gguf_weights(place, architecture, stored[0]), None
+        headers = read_headers(weights)
+        telling = {"": max(headers.values(), key=lambda x: math.prod(x.shape))}
+    else:
+        weights, arguments = _find(architecture, place, part)
+        telling = headers = read_headers(weights)
     says = "its config.json"
     if stored is None:
         bare = architecture.bare
@@ -180,7 +189,7 @@ def read_model(
         str(place),
         explain=lambda found: architecture.explain(found, config),
     )
-    skeleton = choices.skeleton(config, _float_dtypes(headers))
+    skeleton = choices.skeleton(config, _float_dtypes(telling))
     parameters, places = skeleton.parameters, choices.places(skeleton)
     named = name_weights(architecture, layout, parameters, weights, headers)
     fitted = fit_weights(
@@ -209,11 +218,10 @@ def _read_config(
     architecture: Architecture, place: Path, changes: Mapping[str, Any] | None
 ) -> tuple[Any, str] | None:
     """Return configuration and layout of a place; None where its files are bare."""
-    file = place / "config.json"
-    if architecture.bare is not None and not file.is_file():
+    if architecture.bare is not None and not has_settings(place):
         return None
-    raw = read_settings(file) | dict(changes or {})
-    config, layout = architecture.read(raw, str(file))
+    raw, where = settings_at(place)
+    config, layout = architecture.read(raw | dict(changes or {}), where)
     return _with_generation(config, place), layout
 
 

@@ -10,12 +10,15 @@ from jmamba.files.folders import (
     GENERATION_CONFIG,
     TOKENIZER_FILES,
 )
+from jmamba.files.gguf_files import is_gguf
+from jmamba.files.gguf_vocabulary import read_vocabulary
 from jmamba.files.hub import locate_files
 from jmamba.files.json_files import read_json
 from jmamba.files.tokenizer import BYTES, ByteTokenizer, FileTokenizer, Tokenizer
-from jmamba.files.untrusted import reading
+from jmamba.files.untrusted import as_path, reading
 from jmamba.files.vocabulary import end_tokens
 from jmamba.models.architecture import owners
+from jmamba.models.gguf import read_gguf_settings
 
 
 def load_tokenizer(
@@ -24,7 +27,7 @@ def load_tokenizer(
     """Return the tokenizer of a checkpoint.
 
     Args:
-      path_or_id: folder or Hub id of the checkpoint.
+      path_or_id: folder, GGUF file or Hub id of the checkpoint.
       revision: branch, tag or commit on the Hub.
 
     Raises:
@@ -37,6 +40,9 @@ def load_tokenizer(
       ...     load_tokenizer(folder).encode("hi")
       [104, 105]
     """
+    place = as_path(path_or_id)
+    if is_gguf(place):
+        return read_vocabulary(place, end_tokens(read_gguf_settings(place)))
     names = ("config.json", ADAPTER_CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES)
     files = locate_files(path_or_id, names, revision=revision)
     raw = read_json(files["config.json"]) if "config.json" in files else {}

@@ -124,8 +124,8 @@ def test_orbax_has_nothing_to_verify_against(tmp_path):
 
 
 def test_unknown_format_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="format must be orbax or hf, but is 'gguf'"):
-        convert(tmp_path, tmp_path / "out", format="gguf")
+    with pytest.raises(ValueError, match="be orbax, hf or gguf, but is 'onnx'"):
+        convert(tmp_path, tmp_path / "out", format="onnx")
 
 
 @pytest.mark.parametrize("missing", ["torch", "transformers"])

@@ -2,6 +2,7 @@
 
 from jmamba.models.architecture import Architecture, register
 from jmamba.models.bamba.config import BambaConfig
+from jmamba.models.bamba.gguf import BAMBA_GGUF
 from jmamba.models.bamba.keys import BAMBA_TABLES
 from jmamba.models.bamba.layout import read_bamba, why_no_bamba, write_bamba
 from jmamba.models.bamba.model import BambaLM
@@ -20,6 +21,7 @@ BAMBA = register(
         base_prefix=BASE_PREFIX,
         copies=tied_copies,
         refusal=why_no_bamba,
+        gguf=BAMBA_GGUF,
     )
 )
 """Bamba."""

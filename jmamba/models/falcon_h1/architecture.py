@@ -2,6 +2,7 @@
 
 from jmamba.models.architecture import Architecture, register
 from jmamba.models.falcon_h1.config import FalconH1Config
+from jmamba.models.falcon_h1.gguf import FALCON_H1_GGUF
 from jmamba.models.falcon_h1.keys import FALCON_H1_TABLES
 from jmamba.models.falcon_h1.layout import (
     read_falcon_h1,
@@ -24,6 +25,7 @@ FALCON_H1 = register(
         base_prefix=BASE_PREFIX,
         copies=tied_copies,
         refusal=why_no_falcon_h1,
+        gguf=FALCON_H1_GGUF,
     )
 )
 """Falcon-H1."""

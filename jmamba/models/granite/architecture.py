@@ -2,6 +2,7 @@
 
 from jmamba.models.architecture import Architecture, register
 from jmamba.models.granite.config import GraniteConfig
+from jmamba.models.granite.gguf import GRANITE_GGUF
 from jmamba.models.granite.keys import GRANITE_TABLES
 from jmamba.models.granite.layout import read_granite, why_no_granite, write_granite
 from jmamba.models.granite.model import GraniteLM
@@ -21,6 +22,7 @@ GRANITE = register(
         base_prefix=BASE_PREFIX,
         copies=tied_copies,
         refusal=why_no_granite,
+        gguf=GRANITE_GGUF,
     )
 )
 """Granite 4 H."""

@@ -3,6 +3,7 @@
 from jmamba.models.architecture import Architecture, register
 from jmamba.models.hybrid.keys import BASE_PREFIX
 from jmamba.models.jamba.config import JambaConfig
+from jmamba.models.jamba.gguf import JAMBA_GGUF
 from jmamba.models.jamba.keys import JAMBA_TABLES
 from jmamba.models.jamba.layout import read_jamba, why_no_jamba, write_jamba
 from jmamba.models.jamba.model import JambaLM
@@ -20,6 +21,7 @@ JAMBA = register(
         base_prefix=BASE_PREFIX,
         copies=tied_copies,
         refusal=why_no_jamba,
+        gguf=JAMBA_GGUF,
     )
 )
 """Jamba."""

@@ -73,12 +73,15 @@ def _which(
     return range(offset, count, period)
 
 
-def _period(config: JambaConfig) -> tuple[int, int]:
-    """Return period and offset of the layers of attention, as far as there are."""
-    kinds = enumerate(config.layer_kinds)
-    found = [i for i, kind in kinds if kind == ATTENTION]
-    first = found[0] if found else config.num_layers
-    return (found[1] - first if len(found) > 1 else config.num_layers + 1), first
+def attention_period(kinds: Sequence[str]) -> tuple[int, int]:
+    """Return period and offset of the layers of attention, as far as there are.
+
+    Args:
+      kinds: of the layers.
+    """
+    found = [i for i, kind in enumerate(kinds) if kind == ATTENTION]
+    first = found[0] if found else len(kinds)
+    return (found[1] - first if len(found) > 1 else len(kinds) + 1), first
 
 
 def write_jamba(config: JambaConfig, *, dtype: str) -> dict[str, Any]:
@@ -88,7 +91,7 @@ def write_jamba(config: JambaConfig, *, dtype: str) -> dict[str, Any]:
       config: the model.
       dtype: dtype of the stored weights.
     """
-    period, offset = _period(config)
+    period, offset = attention_period(config.layer_kinds)
     expand = config.d_inner / config.d_model
     return {
         **write_around(config, kind="JambaForCausalLM", dtype=dtype),
@@ -111,7 +114,7 @@ def why_no_jamba(config: JambaConfig | None) -> str | None:
     """Return what a model is that transformers does not read; None if it does."""
     if config is None:
         return None
-    period, offset = _period(config)
+    period, offset = attention_period(config.layer_kinds)
     attention = range(offset, config.num_layers, period) if offset < period else ()
     if config.layer_kinds != tuple(
         ATTENTION if i in attention else MAMBA for i in range(config.num_layers)

@@ -3,6 +3,7 @@
 from jmamba.models.architecture import Architecture, register
 from jmamba.models.dialects import names_classifier, released_tokenizer
 from jmamba.models.mamba.config import MambaConfig
+from jmamba.models.mamba.gguf import MAMBA_GGUF
 from jmamba.models.mamba.keys import TABLES, explain_text_mismatch
 from jmamba.models.mamba.layout import (
     MODEL_TYPES,
@@ -32,6 +33,7 @@ MAMBA = register(
             None if config.definite == "free" else "holds definite gates"
         ),
         tokenizer_of=released_tokenizer,
+        gguf=MAMBA_GGUF,
     )
 )
 """Mamba-1 and Falcon-Mamba."""

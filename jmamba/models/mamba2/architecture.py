@@ -3,6 +3,7 @@
 from jmamba.models.architecture import Architecture, register
 from jmamba.models.dialects import names_classifier, released_tokenizer
 from jmamba.models.mamba2.config import Mamba2Config
+from jmamba.models.mamba2.gguf import MAMBA2_GGUF
 from jmamba.models.mamba2.keys import MAMBA2_TABLES, explain_mamba2_mismatch
 from jmamba.models.mamba2.layout import (
     owns_mamba2,
@@ -28,6 +29,7 @@ MAMBA2 = register(
         explain=explain_mamba2_mismatch,
         refusal=why_only_ours,
         tokenizer_of=released_tokenizer,
+        gguf=MAMBA2_GGUF,
     )
 )
 """Mamba-2."""
