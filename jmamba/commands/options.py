@@ -36,9 +36,17 @@ Overwrite = Annotated[
 
 
 def load_text_model(
-    model: str | None, revision: str | None, dtype: str | None
+    model: str | None,
+    revision: str | None,
+    dtype: str | None,
+    *,
+    classifies: bool = False,
 ) -> tuple[Any, Any, str]:
-    """Return a model, its tokenizer and its name.
+    """Return a language model, its tokenizer and its name.
+
+    Args:
+      model, revision, dtype: what a user typed.
+      classifies: whether it may be a classifier of texts as well.
 
     Raises:
       ValueError: a revision is given without a model, or as `from_pretrained` says.
@@ -50,10 +58,12 @@ def load_text_model(
 
         return *load_embedded(dtype=dtype), "embedded byte-level model"
     from jmamba import LanguageModel
+    from jmamba.models.text_model import TextModel
     from jmamba.models.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(model, revision=revision)
-    loaded = LanguageModel.from_pretrained(model, dtype=dtype, revision=revision)
+    kind = TextModel if classifies else LanguageModel
+    loaded = kind.from_pretrained(model, dtype=dtype, revision=revision)
     return loaded, tokenizer, model
 
 

@@ -90,14 +90,8 @@ def _norm_lines(figure, ax, norms):
     ax.grid(**GRID)
 
 
-def draw_predictions(best: Predictions, one: str, several: str) -> Figure:
-    """Draw the probabilities of the likeliest next tokens, or classes.
-
-    Args:
-      best: what to draw.
-      one: what one of them is called.
-      several: what they are called.
-    """
+def draw_predictions(best: Predictions) -> Figure:
+    """Draw the probabilities of the likeliest next tokens, or classes."""
     count = len(best.ids)
     figure = new_figure(6.5, 0.3 * count + 1.1)
     ax = figure.subplots()
@@ -123,6 +117,6 @@ def draw_predictions(best: Predictions, one: str, several: str) -> Figure:
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", **GRID)
     ax.set_axisbelow(True)
-    ax.set_xlabel(f"probability of the {one}", fontsize=8, color=MUTED)
-    frame(ax, f"likeliest {several}", sides=("left", "bottom"))
+    ax.set_xlabel(f"probability of the {best.kind.one}", fontsize=8, color=MUTED)
+    frame(ax, f"likeliest {best.kind.several}", sides=("left", "bottom"))
     return figure

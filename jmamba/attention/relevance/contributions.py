@@ -14,6 +14,7 @@ from jmamba.attention.question import (
     ask,
     pick,
 )
+from jmamba.attention.relevance.scaling import start_rows
 from jmamba.attention.relevance.token_vectors import (
     alti_matrix,
     check_p,
@@ -79,7 +80,11 @@ def _token_norms(graphdef, state, inputs, query, p):
     model = nnx.merge(graphdef, state)
 
     def measure(block, x, out):
-        return jnp.einsum("bi,bij->bj", _start(x, query), norm_matrix(block, x, p))
+        return jnp.einsum(
+            "bi,bij->bj",
+            start_rows(query, x.shape[:2], x.dtype),
+            norm_matrix(block, x, p),
+        )
 
     return jnp.mean(model.run_layers(model.embed(inputs), read=measure).found, axis=0)
 
@@ -135,7 +140,10 @@ def _alti(graphdef, state, inputs, query):
 
     layers = model.run_layers(x, read=measure).found
     return jax.lax.scan(
-        lambda row, c: (_times(row, c), None), _start(x, query), layers, reverse=True
+        lambda row, c: (_times(row, c), None),
+        start_rows(query, x.shape[:2], x.dtype),
+        layers,
+        reverse=True,
     )[0]
 
 
@@ -212,14 +220,6 @@ def _alti_logit(graphdef, state, inputs, target, query):
     nothing = jnp.zeros_like(own)
     relevance, _ = walk(model.runs(), step, nothing, entering, reverse=True)
     return relevance + own
-
-
-def _start(x, query):
-    """Return the weights of the rows asked for: the query's, or of all alike."""
-    batch, length = x.shape[:2]
-    if query is None:
-        return jnp.full((batch, length), 1 / length, x.dtype)
-    return jax.nn.one_hot(query, length, dtype=x.dtype)
 
 
 def _times(row, matrix):

@@ -167,7 +167,8 @@ def draw_drivers(explanation: Explanation) -> Figure:
     lower.set_xlim(start - 0.6, length - 0.4)
     token_axis(lower, explanation, axis="x", inches=width - 1, start=start)
     asked = drawable(explanation.explained)
-    title = f"what spoke for (orange) and against (blue) {asked} as the next token"
+    one = explanation.predictions.kind.one
+    title = f"what spoke for (orange) and against (blue) {asked} as the {one}"
     if start > 0:
         title += f" (the last {length - start} of {length} tokens)"
     plain_text(upper.set_title(title, fontsize=9, loc="left", color=INK), mono=False)
