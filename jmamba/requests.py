@@ -135,8 +135,8 @@ def choose_positions(
 
 
 def take_token(
-    x: Float[Array, "b l m"], query: int | Int[Array, "b *k"]
-) -> Float[Array, "b *k m"]:
+    x: Float[Array, "b l m"], query: int | Int[Array, "b *q"]
+) -> Float[Array, "b *q m"]:
     """Return one token of each sample, the same for all or one for each, or several.
 
     Examples:

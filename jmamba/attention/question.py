@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen
@@ -16,20 +17,20 @@ from jmamba.types import ArrayLike, Images, Tokens
 
 Inputs = Tokens | Images | ArrayLike
 Numbers = int | Sequence[int] | Int[Array | np.ndarray, "*b"]
-"""One number for all samples, one for each, or k for each."""
+"""One number for all samples, one for each, or q for each."""
 
-PerSample = Numbers | None
-"""Numbers, or None for the model's own choice."""
+PerSample = Numbers | str | None
+"""Numbers, the name of a class, or None for the model's own choice."""
 
 
 class MeanOf(NamedTuple):
     """The mean of several logits, as a target: of he and him, of all kinds of dogs.
 
     Attributes:
-      targets: classes or tokens, k for all samples or (b, k).
+      targets: classes or tokens, q for all samples or (b, q).
     """
 
-    targets: Sequence[int] | Int[Array | np.ndarray, "*b k"]
+    targets: Sequence[int] | Int[Array | np.ndarray, "*b q"]
 
 
 class Continuation(NamedTuple):
@@ -42,10 +43,10 @@ class Continuation(NamedTuple):
     target is nothing.
 
     Attributes:
-      tokens: k for all samples or (b, k).
+      tokens: q for all samples or (b, q).
     """
 
-    tokens: Sequence[int] | Int[Array | np.ndarray, "*b k"]
+    tokens: Sequence[int] | Int[Array | np.ndarray, "*b q"]
 
 
 class Contrast(NamedTuple):
@@ -70,14 +71,14 @@ class Question(NamedTuple):
 
     `target` is one number per sample, None for the predicted class or token, a `MeanOf`
     several, or a `Contrast` of such. `query` is None where a model reads the mean over
-    all tokens; where it has k tokens for each sample, so has the target.
+    all tokens; where it has q tokens for each sample, so has the target.
     """
 
     graphdef: Any
     state: Any
     inputs: Tokens | Images
     target: Any
-    query: Int[Array, "b"] | Int[Array, "b k"] | None
+    query: Int[Array, "b"] | Int[Array, "b q"] | None
 
 
 def ask(
@@ -92,7 +93,7 @@ def ask(
         `MeanOf` several, a `Continuation`, or a `Contrast` for the difference of two.
       query: the token that it is read off, counted in the residual stream, negative
         from the end; None for the class token of an image and the last of a text, for
-        a classifier of texts the last that is no padding. Of (b, k) tokens, with as
+        a classifier of texts the last that is no padding. Of (b, q) tokens, with as
         many targets, logits are added up.
 
     Raises:
@@ -113,26 +114,28 @@ def ask(
     graphdef, state = nnx.split(model)
     check_finite({"The model's weights": state}, "relevance")
     read_off = (batch,) if chosen is None else chosen.shape
-    wanted = _targets(target, read_off, model.num_targets, "target")
+    wanted = _targets(target, read_off, model, "target")
     return Question(graphdef, state, checked, wanted, chosen)
 
 
 def _targets(
-    choice: TargetChoice, read_off: tuple[int, ...], count: int, name: str
+    choice: Any, read_off: tuple[int, ...], model: LayeredModel, name: str
 ) -> Any:
     """Return a checked target of as many numbers as tokens that it is read off."""
     if isinstance(choice, Contrast):
         pair = zip(choice, ("target", "against"), strict=True)
-        return Contrast(*(_targets(one, read_off, count, name) for one, name in pair))
+        return Contrast(*(_targets(one, read_off, model, name) for one, name in pair))
     if isinstance(choice, Continuation):
         raise ValueError(
             "A contrast with a continuation is of two texts: explain(...) takes it; "
             "elsewhere ask about each and take the difference."
         )
+    count = model.num_targets
     if isinstance(choice, MeanOf):
         wanted = MeanOf(_rows(choice.targets, read_off[0], count, name))
         shape = read_off[:1]
     else:
+        choice = _find(model, choice, name) if isinstance(choice, str) else choice
         wanted = _numbers(choice, read_off[0], 0, count, name)
         shape = read_off if wanted is None else wanted.shape
     if shape != read_off:
@@ -141,6 +144,18 @@ def _targets(
             "each token that is read off, or MeanOf([...]) for several off one."
         )
     return wanted
+
+
+def _find(model: LayeredModel, choice: str, name: str) -> int:
+    """Return the number of a class that is given by its name."""
+    names = getattr(model.config, "class_names", ())
+    if choice in names:
+        return names.index(choice)
+    if isinstance(model.config, Classes):
+        has = f"whose classes are {', '.join(names)}" if names else "that names none"
+    else:
+        has = "which tells tokens apart: give an id, as tokenizer.encode(...) does"
+    raise ValueError(f"{name}={choice!r} is no class of this model, {has}.")
 
 
 def _go_on(model: LayeredModel, inputs: Any, target: Continuation, query: PerSample):
@@ -160,21 +175,23 @@ def _go_on(model: LayeredModel, inputs: Any, target: Continuation, query: PerSam
     return longer, tokens, np.broadcast_to(places, tokens.shape)
 
 
-def _rows(choice: Any, batch: int, count: int, name: str) -> Int[Array, "b k"]:
+def _rows(choice: Any, batch: int, count: int, name: str) -> Int[Array, "b q"]:
     """Return some numbers for each sample."""
-    values = np.asarray(choice)
-    if values.ndim not in (1, 2) or not values.size or len(values) == 0:
+    values = choice if isinstance(choice, Tracer) else np.asarray(choice)
+    if values.ndim not in (1, 2) or not values.size:
         raise ValueError(
             f"{name}={choice!r}: give several integers, or as many for each sample."
         )
-    rows = np.broadcast_to(values, (batch, values.shape[-1]))
+    make = jnp if isinstance(values, Tracer) else np
+    rows = make.broadcast_to(values, (batch, values.shape[-1]))
     return _numbers(rows, batch, 0, count, name)
 
 
 def _numbers(choice: Any, batch: int, low: int, high: int, name: str) -> Any:
     if choice is None:
         return None
-    values = np.asarray(choice)
+    is_traced = isinstance(choice, Tracer)
+    values = choice if is_traced else np.asarray(choice)
     is_each = values.ndim == 2 and len(values) == batch and values.shape[1] > 0
     if values.dtype.kind not in "iu" or not (
         is_each or (values.ndim < 2 and values.size in (1, batch))
@@ -182,20 +199,20 @@ def _numbers(choice: Any, batch: int, low: int, high: int, name: str) -> Any:
         raise ValueError(
             f"{name}={choice!r}: give one integer, or one for each of {batch} samples."
         )
-    if values.min() < low or values.max() >= high:
+    if not is_traced and (values.min() < low or values.max() >= high):
         raise ValueError(
             f"{name}={values.tolist()} is out of range: give {low} to {high - 1}."
         )
     if is_each:
         return jnp.asarray(values)
-    return jnp.asarray(np.broadcast_to(values.reshape(-1), (batch,)))
+    return jnp.broadcast_to(jnp.asarray(values).reshape(-1), (batch,))
 
 
-def pick(logits: Float[Array, "b *k v"], target: Any) -> Float[Array, "b"]:
+def pick(logits: Float[Array, "b *q v"], target: Any) -> Float[Array, "b"]:
     """Return what is explained of each sample's logits.
 
     Args:
-      logits: of each sample, read off one token or off k.
+      logits: of each sample, read off one token or off q.
       target: of a `Question`.
     """
     target = resolve(logits, target)
@@ -208,7 +225,7 @@ def pick(logits: Float[Array, "b *k v"], target: Any) -> Float[Array, "b"]:
     return jnp.sum(own.reshape(len(own), -1), axis=1)
 
 
-def resolve(logits: Float[Array, "b *k v"], target: Any) -> Any:
+def resolve(logits: Float[Array, "b *q v"], target: Any) -> Any:
     """Return a target with the predicted class or token where none is given."""
     if isinstance(target, Contrast):
         return target._replace(target=resolve(logits, target.target))
@@ -218,9 +235,9 @@ def resolve(logits: Float[Array, "b *k v"], target: Any) -> Any:
 def read_logits(
     model: LayeredModel,
     x: Float[Array, "b l m"],
-    query: Int[Array, "b *k"] | None,
+    query: Int[Array, "b *q"] | None,
     *,
     frozen: Frozen = NOTHING,
-) -> Float[Array, "b *k v"]:
+) -> Float[Array, "b *q v"]:
     """Return the logits that a residual stream before the first block leads to."""
     return model.read(model.run_layers(x, frozen=frozen).x, query, frozen=frozen)

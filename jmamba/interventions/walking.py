@@ -128,7 +128,7 @@ def read_edited(
     edits: Sequence[Edit],
     query: Any,
     start: Start | None = None,
-) -> Float[Array, "b *k v"]:
+) -> Float[Array, "b *q v"]:
     """Return the logits that an edited run has at one token of each sample.
 
     Args:

@@ -119,10 +119,10 @@ class TextModel(StackedModel):
     def read(
         self,
         x: Float[Array, "b l m"],
-        query: int | Int[Array, "b *k"] | None = None,
+        query: int | Int[Array, "b *q"] | None = None,
         *,
         frozen: Frozen = NOTHING,
-    ) -> Float[Array, "b *k v"]:
+    ) -> Float[Array, "b *q v"]:
         """Return float32 logits that are read off one token.
 
         Args:

@@ -1,5 +1,6 @@
 """What can be asked: several targets, one and not the other, texts that go on."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -81,6 +82,28 @@ def test_one_token_going_on_is_the_next_token():
     )
     length = tokens.shape[1]
     assert_close(other, one[:, :length] - two[:, :length], 2e-5)
+
+
+def test_targets_may_be_mapped_over():
+    """All of them in one program, as whoever compares classes does."""
+
+    def why(target):
+        return explain(model, tokens, "gradient_x_input", target=target)
+
+    found = jax.vmap(why)(jnp.arange(3))
+    assert_close(found[2], why(2), 2e-5)
+    several = jax.jit(lambda x: why(MeanOf(x)))(jnp.array([1, 2]))
+    assert_close(several, (why(1) + why(2)) / 2, 2e-5)
+
+
+def test_classes_have_names():
+    judge = jmamba.MambaClassifier.from_language_model(model, ["bad", "good"])
+    found = explain(judge, tokens, "alti_logit", target="good", instead_of="bad")
+    assert_close(found, explain(judge, tokens, "alti_logit", target=Contrast(1, 0)), 0)
+    with pytest.raises(ValueError, match="'nice' is no class of.* bad, good"):
+        explain(judge, tokens, "alti_logit", target="nice")
+    with pytest.raises(ValueError, match="tokenizer.encode"):
+        explain(model, tokens, "alti_logit", target="a")
 
 
 def test_patches_of_a_text_that_goes_on():

@@ -37,7 +37,7 @@ def token_norms(
     target: TargetChoice = None,
     query: PerSample = None,
     p: float = 2.0,
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return how long the query's token vectors are, the mean over layers.
 
         R[j] = mean_layers |T_query(x_j)|_p
@@ -96,7 +96,7 @@ def alti(
     *,
     target: TargetChoice = None,
     query: PerSample = None,
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return how much of the query's token is made of each input, by ALTI.
 
         R = c[last] ... c[first], the query's row,
@@ -154,7 +154,7 @@ def alti_logit(
     *,
     target: TargetChoice = None,
     query: PerSample = None,
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return the share of each input in a logit, by ALTI-Logit.
 
     With the final norm's 1/rms held constant, the logit is the sum of what every layer

@@ -52,7 +52,7 @@ def explain(
     instead_of: TargetChoice = None,
     query: PerSample = None,
     **options: Any,
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return how much each token matters to a logit, by a method's name.
 
     Why one and not the other is asked by two targets, of which any may be the `MeanOf`

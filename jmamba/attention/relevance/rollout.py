@@ -32,7 +32,7 @@ def raw_attention(
     target: TargetChoice = None,
     query: PerSample = None,
     settings: Settings = "paper",
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return the query's attention, the mean over channels and layers.
 
     Where layers are of several kinds, all count alike: a layer of softmax attention by
@@ -92,7 +92,7 @@ def attention_rollout(
     target: TargetChoice = None,
     query: PerSample = None,
     settings: Settings = "paper",
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return the query's row of the product of I + mean attention over layers.
 
         rho = (I + E_d alpha[last]) ... (I + E_d alpha[first])
@@ -148,7 +148,7 @@ def mamba_attribution(
     target: TargetChoice = None,
     query: PerSample = None,
     settings: Settings = "paper",
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return the rollout of attention that the target's gradient weighs.
 
         rho = beta[last] ... beta[first],   beta = I + (E d logit / d y * E_d alpha)^+
@@ -193,7 +193,7 @@ def unified_attribution(
     target: TargetChoice = None,
     query: PerSample = None,
     settings: Settings = "unified",
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return Mamba-Attribution of unified attention, with all of the mixer folded in.
 
         beta = I + (E d logit / d y * E_d [gate (alpha + D) slope conv])^+
@@ -269,7 +269,7 @@ def _measure(query, settings, *, row, positive=False, scale=False):
         measure_layer, settings=settings, row=row, positive=positive, scale=scale
     )
     if not row or query is None or query.ndim == 1:
-        return partial(measure, query=query)
+        return partial(measure, query=query if row else None)
 
     def average(block, x, out):
         rows = jax.vmap(lambda one: measure(block, x, out, query=one), in_axes=1)

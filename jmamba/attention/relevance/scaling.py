@@ -84,7 +84,7 @@ def roll_out(
 
 
 def start_rows(
-    query: Int[Array, "b *k"] | None, shape: tuple[int, int], dtype: Any
+    query: Int[Array, "b *q"] | None, shape: tuple[int, int], dtype: Any
 ) -> Float[Array, "b l"]:
     """Return how much each token's row is asked for: 1 in sum.
 
