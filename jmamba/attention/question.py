@@ -11,7 +11,6 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.model import LayeredModel
-from jmamba.models.classes import Classes
 from jmamba.requests import check_finite
 from jmamba.types import ArrayLike, Images, Tokens
 
@@ -151,7 +150,7 @@ def _find(model: LayeredModel, choice: str, name: str) -> int:
     names = getattr(model.config, "class_names", ())
     if choice in names:
         return names.index(choice)
-    if isinstance(model.config, Classes):
+    if hasattr(model.config, "num_classes"):
         has = f"whose classes are {', '.join(names)}" if names else "that names none"
     else:
         has = "which tells tokens apart: give an id, as tokenizer.encode(...) does"
@@ -160,7 +159,7 @@ def _find(model: LayeredModel, choice: str, name: str) -> int:
 
 def _go_on(model: LayeredModel, inputs: Any, target: Continuation, query: PerSample):
     """Return the text that goes on, and what is read off which of its tokens."""
-    if model.reads != "tokens" or isinstance(model.config, Classes):
+    if model.reads != "tokens" or hasattr(model.config, "num_classes"):
         raise ValueError(
             f"A {type(model).__name__} tells classes apart and goes on with no tokens: "
             "give a class as the target."

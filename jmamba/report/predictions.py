@@ -43,18 +43,18 @@ class Predictions:
     kind: Kind = NEXT_TOKENS
 
 
-def predict(model: TextModel, tokens: Tokens) -> Float[np.ndarray, "v"]:
+def read_prediction(model: TextModel, tokens: Tokens) -> Float[np.ndarray, "v"]:
     """Return the logits that are read off one text, without its batch axis.
 
     Args:
       model: a language model, or a classifier of texts.
       tokens: of the text, (1, l).
     """
-    return np.asarray(_predict(*nnx.split(model), tokens)[0])
+    return np.asarray(_read_prediction(*nnx.split(model), tokens)[0])
 
 
 @partial(jax.jit, static_argnames="graphdef")
-def _predict(graphdef, state, tokens):
+def _read_prediction(graphdef, state, tokens):
     model = nnx.merge(graphdef, state)
     logits = model.unembed(model.run_layers(model.embed(tokens)).x)
     return take_token(logits, model.find_query(tokens))

@@ -20,7 +20,7 @@ from jmamba.report.choices import check_logits, encode
 from jmamba.report.display import Displayed
 from jmamba.report.environment import environment
 from jmamba.report.outcomes import outcomes_of
-from jmamba.report.predictions import Predictions, best_predictions, predict
+from jmamba.report.predictions import Predictions, best_predictions, read_prediction
 from jmamba.requests import choose_layers
 
 STAGES = ("lens", "last token")
@@ -167,7 +167,7 @@ def measure_lens(
         reading = LensReading(*(x[:, 0] for x in found))
     with timed(STAGES[1], timings, progress):
         options = {"positions": [-1], "tuned": tuned}
-        logits = predict(model, tokens)
+        logits = read_prediction(model, tokens)
         check_logits(logits, name)
         last = logit_lens(model, tokens, layers=chosen, **options)[:, 0, 0]
         shares = np.asarray(jax.nn.softmax(last))

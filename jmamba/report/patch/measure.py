@@ -30,7 +30,7 @@ from jmamba.report.predictions import (
     Predictions,
     best_predictions,
     name_predictions,
-    predict,
+    read_prediction,
 )
 from jmamba.requests import choose_layers
 
@@ -106,7 +106,7 @@ def measure_patches(
     one, other = (jnp.asarray([ids], jnp.int32) for ids in both)
     timings: dict[str, float] = {}
     with timed(STAGES[0], timings, progress):
-        logits = [predict(model, tokens) for tokens in (one, other)]
+        logits = [read_prediction(model, tokens) for tokens in (one, other)]
         for own in logits:
             check_logits(own, name)
     label = partial(outcomes.label, both[0][-1])
@@ -185,7 +185,7 @@ def _patch_everywhere(
 
 
 class _Asked(NamedTuple):
-    """What is asked for, what both texts predict, and the logit that is the goal."""
+    """What is asked for, what both texts read_prediction, and the logit that is the goal."""
 
     question: Predictions
     clean: Predictions

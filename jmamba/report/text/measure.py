@@ -22,7 +22,11 @@ from jmamba.report.choices import (
 from jmamba.report.depth import measure_depth
 from jmamba.report.environment import environment
 from jmamba.report.outcomes import outcomes_of
-from jmamba.report.predictions import best_predictions, name_predictions, predict
+from jmamba.report.predictions import (
+    best_predictions,
+    name_predictions,
+    read_prediction,
+)
 from jmamba.report.relevance import measure_relevance
 from jmamba.report.size import size_of
 from jmamba.report.text.cost import plan_costs
@@ -131,7 +135,7 @@ def explain_text(
     timings: dict[str, float] = {}
 
     with timed(STAGES[0], timings, progress):
-        logits = predict(model, tokens)
+        logits = read_prediction(model, tokens)
         check_logits(logits, name)
     pieces = split_pieces(text, tokenizer.offsets(text))
     question = [int(np.argmax(logits)) if one is None else one for one in wanted]
