@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 LIMITS = {
     "jmamba.attention.matrices.hidden_attention": 15,
     "jmamba.attention.relevance.lrp": 26,
-    "jmamba.commands.explain_text": 144,  # all explanations, checked files, any mesh, classes
+    "jmamba.commands.explain_text": 144,  # all explanations, on any mesh
 }
 """Module -> most files that its imports reach, itself included."""
 

@@ -185,7 +185,7 @@ def _patch_everywhere(
 
 
 class _Asked(NamedTuple):
-    """What is asked for, what both texts read_prediction, and the logit that is the goal."""
+    """What is asked for, what both texts predict, and the logit that is the goal."""
 
     question: Predictions
     clean: Predictions
