@@ -218,7 +218,7 @@ def pick(logits: Float[Array, "b *q v"], target: Any) -> Float[Array, "b"]:
     if isinstance(target, Contrast):
         return pick(logits, target.target) - pick(logits, target.against)
     if isinstance(target, MeanOf):
-        several = jnp.take_along_axis(logits, target.targets, axis=1)
+        several = jnp.take_along_axis(logits, jnp.asarray(target.targets), axis=1)
         return jnp.mean(several, axis=1)
     own = jnp.take_along_axis(logits, target[..., None], axis=-1)
     return jnp.sum(own.reshape(len(own), -1), axis=1)

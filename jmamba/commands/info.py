@@ -135,8 +135,9 @@ def model_facts(title: str, model: LayeredModel) -> Table:
     table.add_row("kind", type(model).__name__)
     if model.reads == "tokens":
         table.add_row("tokens", f"{config.vocab_size:,}")
-    if isinstance(config, Classes):
-        named = ", ".join(label_class(config, i) for i in range(config.num_classes))
+    if isinstance(model.config, Classes):
+        classes = [label_class(model.config, i) for i in range(config.num_classes)]
+        named = ", ".join(classes)
         table.add_row("classes", f"{config.num_classes:,}: {shorten(named, 60)}")
     table.add_row("layers", f"{config.num_layers} of width {config.d_model}")
     table.add_row("states", f"{size.states:,} numbers, {size.channels} channels")

@@ -133,8 +133,8 @@ def test_what_cannot_be_asked_is_said():
     for target, message in (
         (MeanOf([3, 99]), "target=.* is out of range"),
         (MeanOf([]), "give several integers"),
-        (Continuation(3), "give several integers"),
-        ([[3, 1]] * len(tokens), r"give a target for each token.*MeanOf"),
+        (Continuation([]), "give several integers"),
+        (np.array([[3, 1]] * len(tokens)), r"give a target for each token.*MeanOf"),
     ):
         with pytest.raises(ValueError, match=message):
             explain(model, tokens, "alti_logit", target=target)

@@ -60,7 +60,7 @@ def test_pictures_speak_of_classes():
     drawn = {plate.name: plate for plate in TEXT_PLATES}
     for name in ("predictions", "drivers"):
         assert_readable(drawn[name].draw(found()))
-    assert "good" in drawn["drivers"].says(found())
+    assert "good" in drawn["drivers"].describe(found())
     assert "class" in repr(found()) and "next token" not in repr(found())
 
 
