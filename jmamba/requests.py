@@ -135,9 +135,9 @@ def choose_positions(
 
 
 def take_token(
-    x: Float[Array, "b l m"], query: int | Int[Array, "b"]
-) -> Float[Array, "b m"]:
-    """Return one token of each sample, the same for all or one for each.
+    x: Float[Array, "b l m"], query: int | Int[Array, "b *q"]
+) -> Float[Array, "b *q m"]:
+    """Return one token of each sample, the same for all or one for each, or several.
 
     Examples:
       >>> x = jnp.arange(6.0).reshape(2, 3, 1)
@@ -146,7 +146,9 @@ def take_token(
     """
     if isinstance(query, int):
         return x[:, query]
-    return jnp.take_along_axis(x, query[:, None, None], axis=1)[:, 0]
+    places = query if query.ndim == 2 else query[:, None]
+    taken = jnp.take_along_axis(x, places[:, :, None], axis=1)
+    return taken if query.ndim == 2 else taken[:, 0]
 
 
 def choose_layers(layers: Sequence[int] | None, count: int) -> tuple[int, ...]:

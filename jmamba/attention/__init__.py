@@ -31,7 +31,9 @@ from jmamba.attention.matrices.statistics import average_layers as average_layer
 from jmamba.attention.matrices.statistics import mean_cosine as mean_cosine
 from jmamba.attention.matrices.statistics import mean_distance as mean_distance
 from jmamba.attention.matrices.statistics import measure_layers as measure_layers
+from jmamba.attention.question import Continuation as Continuation
 from jmamba.attention.question import Contrast as Contrast
+from jmamba.attention.question import MeanOf as MeanOf
 from jmamba.attention.relevance.completeness import BASELINES as BASELINES
 from jmamba.attention.relevance.completeness import completeness_gap as completeness_gap
 from jmamba.attention.relevance.contributions import alti as alti

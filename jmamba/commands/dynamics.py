@@ -48,9 +48,11 @@ def dynamics_command(
         from jmamba.report.folder import check_directory
 
         check_directory(out, overwrite=overwrite)
-        language_model, tokenizer, name = load_text_model(model, revision, dtype)
+        loaded, tokenizer, name = load_text_model(
+            model, revision, dtype, classifies=True
+        )
         found = measure_dynamics(
-            language_model,
+            loaded,
             tokenizer,
             text,
             exponents=exponents,

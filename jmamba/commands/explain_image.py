@@ -47,7 +47,7 @@ def render_image(explanation: Any) -> Any:
     explained = Text(f"Explained by {method}: {explanation.label}")
     return Group(
         Padding(about, (1, 2)),
-        predictions_table(explanation.predictions, "Likeliest classes", "class"),
+        predictions_table(explanation.predictions),
         Padding(explained, (1, 2, 0, 2)),
     )
 

@@ -23,9 +23,9 @@ def explain_words(text: str, source, options, out: Path, overwrite: bool) -> Pat
             options.get("settings"),
             options.get("top", 8),
         )
-        language_model, tokenizer, name = load_text_model(*source)
+        model, tokenizer, name = load_text_model(*source, classifies=True)
         found = explain_text(
-            language_model, tokenizer, text, name=name, progress=show, **options
+            model, tokenizer, text, name=name, progress=show, **options
         )
         page = write_text(found, out, overwrite=overwrite, progress=show)
     show_result(render(found), found.timings, page)

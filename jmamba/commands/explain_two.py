@@ -41,8 +41,10 @@ def explain_both(
             options.get("settings"),
             options.get("top", 8),
         )
-        model, tokenizer, name = load_text_model(*source)
-        beside = None if other is None else load_text_model(other, None, source[2])
+        model, tokenizer, name = load_text_model(*source, classifies=True)
+        beside = None
+        if other is not None:
+            beside = load_text_model(other, None, source[2], classifies=True)
         found = compare_texts(
             model,
             tokenizer,

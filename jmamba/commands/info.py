@@ -1,15 +1,27 @@
-"""The command `jmamba info`: what this machine runs jmamba with."""
+"""The command `jmamba info`: what this machine runs jmamba with; what a model is."""
 
 from typing import Annotated
 
 import jax
+import jax.numpy as jnp
 import typer
 from flax import nnx
 from rich.console import Console, Group
 from rich.table import Table
 
 from jmamba.commands.check import check_scan, show_checks
+from jmamba.commands.options import Revision, check_revision
+from jmamba.figures.labels import shorten
+from jmamba.files.errors import CheckpointError
+from jmamba.files.hub import locate_files
+from jmamba.files.json_files import read_json
+from jmamba.layers.model import LayeredModel
+from jmamba.models.architecture import find_architecture
+from jmamba.models.classes import Classes
+from jmamba.models.skeleton import make_skeleton
 from jmamba.report.environment import environment, lowering_target
+from jmamba.report.outcomes import label_class
+from jmamba.report.size import size_of
 from jmamba_kernels.selective_scan.table import Target, choose
 from jmamba_kernels.ssd.table import choose_ssd
 
@@ -36,6 +48,14 @@ TARGETS = {
 
 
 def info_command(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Checkpoint folder or Hub id to describe, whose weights are not read; "
+            "the embedded model if left out."
+        ),
+    ] = None,
+    revision: Revision = None,
     check: Annotated[
         bool,
         typer.Option(
@@ -43,9 +63,14 @@ def info_command(
         ),
     ] = False,
 ) -> None:
-    """Show versions, devices, and which implementation of the scan runs on them."""
+    """Show versions, devices, which scan runs on them, and what a model is."""
     console = Console(highlight=False)
-    console.print(describe())
+    if model is None:
+        check_revision(revision)
+        about = embedded_model()
+    else:
+        about = checkpoint_model(model, revision)
+    console.print(describe(about))
     if check:
         checks = check_scan()
         console.print("", show_checks(checks))
@@ -53,8 +78,12 @@ def info_command(
             raise typer.Exit(1)
 
 
-def describe() -> Group:
-    """Return versions, devices and implementations, ready to print."""
+def describe(about: Table) -> Group:
+    """Return versions, devices and implementations, ready to print.
+
+    Args:
+      about: what is said of a model.
+    """
     here = environment()
     facts = _table("This machine")
     for device in jax.devices():
@@ -64,7 +93,7 @@ def describe() -> Group:
         facts.add_row(name, version)
     kept = jax.config.values["jax_compilation_cache_dir"]
     facts.add_row("programs kept in", kept or "memory only")
-    return Group(facts, "", implementations(), "", embedded_model())
+    return Group(facts, "", implementations(), "", about)
 
 
 def implementations() -> Table:
@@ -93,18 +122,54 @@ def _kind(target: Target) -> str:
     return next(iter(kinds), "")
 
 
+def model_facts(title: str, model: LayeredModel) -> Table:
+    """Return what kind of model one is, and its sizes.
+
+    Args:
+      title: of the table.
+      model: whose arrays may be shapes without numbers.
+    """
+    config, size = model.config, size_of(model)
+    count = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    table = _table(title)
+    table.add_row("kind", type(model).__name__)
+    if model.reads == "tokens":
+        table.add_row("tokens", f"{config.vocab_size:,}")
+    if isinstance(model.config, Classes):
+        classes = [label_class(model.config, i) for i in range(config.num_classes)]
+        named = ", ".join(classes)
+        table.add_row("classes", f"{config.num_classes:,}: {shorten(named, 60)}")
+    table.add_row("layers", f"{config.num_layers} of width {config.d_model}")
+    table.add_row("states", f"{size.states:,} numbers, {size.channels} channels")
+    table.add_row("parameters", f"{count:,}")
+    return table
+
+
+def checkpoint_model(path_or_id: str, revision: str | None) -> Table:
+    """Return what a checkpoint's config.json says; no weights are read.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or none of a known architecture.
+    """
+    files = locate_files(path_or_id, ("config.json",), revision=revision)
+    if "config.json" not in files:
+        raise CheckpointError(
+            f"{path_or_id} holds no config.json, which says what a model is; give a "
+            "folder or Hub id that does."
+        )
+    raw = read_json(files["config.json"])
+    where = str(files["config.json"])
+    config, _ = find_architecture(raw, where).read(raw, where)
+    made = make_skeleton(config, dtype=jnp.float32, param_dtype=jnp.float32)
+    return model_facts(f"Model {path_or_id}", made.model)
+
+
 def embedded_model() -> Table:
     """Return the sizes of the model that comes with the package."""
     from jmamba.embedded.text import FOLDER, load_embedded
 
-    model, tokenizer = load_embedded()
-    config = model.config
-    count = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    table = _table("Embedded model")
-    table.add_row("tokens", f"{config.vocab_size} ({type(tokenizer).__name__})")
-    table.add_row("layers", f"{config.num_layers} of width {config.d_model}")
-    table.add_row("states", f"{config.d_state} for each of {config.d_inner} channels")
-    table.add_row("parameters", f"{count:,}")
+    model, _ = load_embedded()
+    table = model_facts("Embedded model", model)
     card = FOLDER / "README.md"
     if card.is_file():
         rows = [

@@ -45,8 +45,13 @@ def lens_command(
         ),
     ] = None,
     top: Annotated[
-        int, typer.Option(help="How many next tokens to keep.", min=1, max=MOST)
-    ] = 5,
+        int | None,
+        typer.Option(
+            help="How many next tokens, or classes, to keep; 5 if left out.",
+            min=1,
+            max=MOST,
+        ),
+    ] = None,
 ) -> None:
     """Show what each layer would say after each token of a text.
 
@@ -62,14 +67,16 @@ def lens_command(
         from jmamba.report.lens.page import write_lens
 
         check_directory(out, overwrite=overwrite)
-        loaded = None if tuned is None else TunedLens.load(tuned)
-        language_model, tokenizer, name = load_text_model(model, revision, dtype)
+        translator = None if tuned is None else TunedLens.load(tuned)
+        loaded, tokenizer, name = load_text_model(
+            model, revision, dtype, classifies=True
+        )
         found = measure_lens(
-            language_model,
+            loaded,
             tokenizer,
             text,
             layers=chosen,
-            tuned=loaded,
+            tuned=translator,
             top=top,
             name=name,
             progress=show,
@@ -83,7 +90,7 @@ def _table(report) -> Table:
     title = f"After the text, {report.verdict} ({report.lens})"
     table = Table(title=Line(title, "bold"), title_justify="left", box=None)
     table.add_column("layer", justify="right")
-    table.add_column("likeliest next tokens")
+    table.add_column(f"likeliest {report.predictions.kind.several}")
     table.add_column("bits from the model", justify="right")
     for row, layer in enumerate(report.layers):
         shares = report.reading.probabilities[row, -1, :3]

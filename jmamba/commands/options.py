@@ -47,14 +47,17 @@ def load_text_model(
     *,
     weights: str | None = None,
     sharding: Any = None,
+    classifies: bool = False,
 ) -> tuple[Any, Any, str]:
-    """Return a model, its tokenizer and its name.
+    """Return a language model, its tokenizer and its name.
 
     Args:
       model: folder or Hub id; None for the embedded one.
       revision: on the Hub.
       dtype: of the weights.
+      weights: "int8" for matrices in 8 bits.
       sharding: a `Sharding` over which it is laid; None for one device.
+      classifies: whether it may be a classifier of texts as well.
 
     Raises:
       ValueError: a revision is given without a model, or as `from_pretrained` says.
@@ -72,10 +75,12 @@ def load_text_model(
         loaded = loaded if sharding is None else sharding.place_model(loaded)
         return loaded, tokenizer, "embedded byte-level model"
     from jmamba import LanguageModel
+    from jmamba.models.text_model import TextModel
     from jmamba.models.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(model, revision=revision)
-    loaded = LanguageModel.from_pretrained(
+    kind = TextModel if classifies else LanguageModel
+    loaded = kind.from_pretrained(
         model, revision=revision, sharding=sharding, **options
     )
     return loaded, tokenizer, model

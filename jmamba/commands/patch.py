@@ -29,13 +29,13 @@ def patch_command(
     answer: Annotated[
         str | None,
         typer.Option(
-            help="The next token, by its text or id; the likeliest after CLEAN if left "
-            "out."
+            help="The next token, by its text or id, or the class, by its name or "
+            "number; the likeliest after CLEAN if left out."
         ),
     ] = None,
     instead_of: Annotated[
         str | None,
-        typer.Option(help="Another next token, whose logit is taken off."),
+        typer.Option(help="Another next token or class, whose logit is taken off."),
     ] = None,
     place: Annotated[
         str,
@@ -45,7 +45,10 @@ def patch_command(
         str | None, typer.Option(help="Layers to patch, such as 3,6,-1.")
     ] = None,
     top: Annotated[
-        int, typer.Option(help="How many next tokens to keep.", min=1, max=MOST)
+        int,
+        typer.Option(
+            help="How many next tokens, or classes, to keep.", min=1, max=MOST
+        ),
     ] = 5,
     model: Model = None,
     revision: Revision = None,
@@ -69,9 +72,11 @@ def patch_command(
         from jmamba.report.patch.page import write_patches
 
         check_directory(out, overwrite=overwrite)
-        language_model, tokenizer, name = load_text_model(model, revision, dtype)
+        loaded, tokenizer, name = load_text_model(
+            model, revision, dtype, classifies=True
+        )
         found = measure_patches(
-            language_model,
+            loaded,
             tokenizer,
             clean,
             corrupted,

@@ -16,17 +16,18 @@ BAR_WIDTH = 20
 
 def render(explanation: Explanation) -> Group:
     """Return what the terminal shows of an explanation."""
+    kind = explanation.predictions.kind
     legend = Text.assemble(
         "spoke ",
         ("for", _style(1.0)),
         " or ",
         ("against", _style(-1.0)),
-        f" {explanation.explained} as the next token",
+        f" {explanation.explained} as the {kind.one}",
     )
     return Group(
         Padding(shaded_text(explanation), (1, 2)),
         Padding(legend, (0, 2, 1, 2)),
-        predictions_table(explanation.predictions, "Likeliest next tokens", "token"),
+        predictions_table(explanation.predictions),
         "",
         drivers_table(explanation),
         *(
@@ -49,16 +50,10 @@ def shaded_text(explanation: Explanation) -> Text:
     return text
 
 
-def predictions_table(best: Predictions, title: str, column: str) -> Table:
-    """Return predictions as a table.
-
-    Args:
-      best: what to list.
-      title: of the table.
-      column: heading of their labels.
-    """
-    table = _table(title)
-    table.add_column(column, no_wrap=True)
+def predictions_table(best: Predictions) -> Table:
+    """Return predictions as a table."""
+    table = _table(f"Likeliest {best.kind.several}")
+    table.add_column(best.kind.one, no_wrap=True)
     table.add_column("probability", justify="right")
     table.add_column("")
     for label, p in zip(best.labels, best.probabilities, strict=True):
@@ -85,7 +80,7 @@ def drivers_table(explanation: Explanation) -> Table:
     labels, drivers = explanation.piece_labels, explanation.drivers
     relevance = explanation.by_piece(explanation.relevance[explanation.method])
     share = 100 * explanation.by_piece(explanation.mean_share)
-    for i in explanation.strongest(len(explanation.predictions.ids)):
+    for i in explanation.listed:
         table.add_row(
             Text(labels[i]),
             str(explanation.pieces[i].start),

@@ -41,8 +41,8 @@ def sweep_patches(
       corrupted: inputs that differ in what matters; as many tokens.
       name: of the place that is patched.
       over: axes and their entries, see `sweep`; None for all layers by all tokens.
-      target: whose logit is read, or a `Contrast`; None for what is predicted on clean
-        inputs.
+      target: whose logit is read, a `MeanOf`, `Contrast` or `Continuation`, whose
+        tokens are patched too; None for what is predicted on clean inputs.
       query: off which token it is read.
       **options: `file`, `memory_limit` and `progress` of `sweep`.
 
@@ -68,15 +68,17 @@ def sweep_patches(
       patching", arXiv 2404.15255.
     """
     source, own = _pair(model, clean, corrupted)
-    kept = capture(model, source, name)
+    asked, other = (ask(model, x, target, query) for x in (source, own))
+    kept = capture(model, asked.inputs, name)
     place = locate_place(model, name).place
     if over is None:
-        over = {"positions": range(model.count_tokens(source.shape))}
+        over = {"positions": range(model.count_tokens(asked.inputs.shape))}
         if place not in model.outside:
             over = {"layers": range(model.config.num_layers), **over}
-    goal, wanted = read_target(*ask(model, source, target, query))
+    goal, wanted = read_target(*asked)
     edit = replace(place.name, kept.values[place.name])
-    made = sweep(model, own, edit, over, target=wanted, query=query, **options)
+    options |= {"target": wanted, "query": other.query}
+    made = sweep(model, other.inputs, edit, over, **options)
     return dataclasses.replace(
         made,
         goal=np.asarray(goal),
@@ -143,20 +145,13 @@ def attribution_patching(
     """
     clean, corrupted = _pair(model, clean, corrupted)
     place = locate_place(model, name).place
-    kept, own = (capture(model, x, place.name) for x in (clean, corrupted))
-    question = ask(model, clean, target, query)
-    _, wanted = read_target(*question)
+    asked, other = (ask(model, x, target, query) for x in (clean, corrupted))
+    kept, own = (capture(model, one.inputs, place.name) for one in (asked, other))
+    _, wanted = read_target(*asked)
     difference = kept[place.name] - own[place.name]
-    graphdef, state = nnx.split(model)
+    edit = add(place.name, difference)
     return AttributedPatches(
-        *_attribute(
-            graphdef,
-            state,
-            corrupted,
-            add(place.name, difference),
-            question.query,
-            wanted,
-        )
+        *_attribute(*other[:3], edit=edit, query=other.query, target=wanted)
     )
 
 

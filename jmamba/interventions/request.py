@@ -30,6 +30,8 @@ class Intervention(NamedTuple):
       places: name -> place.
       shapes: name -> shape and dtype of what passes in one layer.
       heads: of the recurrences.
+      num_layers: of the model.
+      outside: names of the places outside of the layers.
     """
 
     graphdef: Any
@@ -39,6 +41,8 @@ class Intervention(NamedTuple):
     places: dict[str, Any]
     shapes: dict[str, Any]
     heads: int
+    num_layers: int
+    outside: tuple[str, ...]
 
 
 def open_intervention(
@@ -62,7 +66,10 @@ def open_intervention(
     graphdef, state = nnx.split(model)
     names = tuple(name for name, place in places.items() if place.axes)
     _, like = keep_values.eval_shape(graphdef, state, checked, (), names, (0,), None)
-    outside = [place.name for place in model.outside]
+    outside, count = (
+        tuple(place.name for place in model.outside),
+        model.config.num_layers,
+    )
     shapes = {
         name: jax.ShapeDtypeStruct(x.shape if name in outside else x.shape[1:], x.dtype)
         for name, x in like.items()
@@ -78,10 +85,12 @@ def open_intervention(
         places,
         sizes,
         outside=outside,
-        num_layers=model.config.num_layers,
+        num_layers=count,
         heads=heads,
     )
-    return Intervention(graphdef, state, checked, edits, places, shapes, heads)
+    return Intervention(
+        *(graphdef, state, checked, edits, places, shapes, heads, count, outside)
+    )
 
 
 def _spell(model: LayeredModel, edit: Edit) -> Edit:

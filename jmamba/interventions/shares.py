@@ -59,7 +59,7 @@ def logit_shares(
     Args:
       model: a model of texts or images.
       inputs: token ids (b, l) or images.
-      target: whose logit, or the difference of which two (a `Contrast`); None for the
+      target: whose logit, a `MeanOf`, `Contrast` or `Continuation`; None for the
         predicted one.
       query: off which token it is read; None for the usual one.
 

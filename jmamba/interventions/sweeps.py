@@ -4,7 +4,8 @@ import dataclasses
 import hashlib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 from jmamba.attention.question import PerSample, TargetChoice, ask, pick
 from jmamba.evaluation.records import RecordFile
@@ -20,7 +22,7 @@ from jmamba.interventions.edits import Edit
 from jmamba.interventions.points import AXES
 from jmamba.interventions.request import Edits, Inputs, Intervention, open_intervention
 from jmamba.interventions.sweep_result import Sweep
-from jmamba.interventions.walking import read_edited, read_target
+from jmamba.interventions.walking import Start, enter_layers, read_edited, read_target
 from jmamba.layers.model import LayeredModel
 from jmamba.progress import Progress, ignore
 from jmamba.requests import WORKING_BYTES
@@ -43,8 +45,9 @@ def sweep(
 ) -> Sweep:
     """Do one edit at every point of a grid, and read one logit each time.
 
-    One program does all of them, several at a time. What is done stays in `file`, and a
-    call that was interrupted goes on from there.
+    One program does all of them, several at a time and those of late layers first; a
+    run begins at the first layer that is edited in any of these. What is done stays in
+    `file`, and a call that was interrupted goes on from there.
 
     Args:
       model: a model of texts or images.
@@ -52,8 +55,8 @@ def sweep(
       edits: what is done at every point: one edit, or several that are done together.
       over: axis -> its entries: "layers", "positions", "channels", "heads" or "states"
         of the edits' points, or "values" of what the edits are given.
-      target: whose logit is read, or a `Contrast` of two; None for the predicted one of
-        the run without edits.
+      target: whose logit is read, a `MeanOf`, `Contrast` or `Continuation`; None for
+        the predicted one of the run without edits.
       query: off which token, one or one per sample; None for the usual one.
       file: where measurements are kept; None for nowhere.
       memory_limit: bytes that the points in flight may take.
@@ -82,7 +85,7 @@ def sweep(
     edits = (edits,) if isinstance(edits, Edit) else tuple(edits)
     question = ask(model, inputs, target, query)
     axes = {name: _entries(name, entries) for name, entries in over.items()}
-    request = _check_cells(model, inputs, edits, axes)
+    request = _check_cells(model, question.inputs, edits, axes)
     _, target = read_target(*question)
     cells = list(itertools.product(*(range(len(x)) for x in axes.values())))
     labels = [_label(axes, cell) for cell in cells]
@@ -92,19 +95,18 @@ def sweep(
     found = {label: np.asarray(row["logit"]) for label, row in done.items()}
     if BASE in done:
         found[BASE] = np.asarray(done[BASE]["logit"])
-    total = len(cells) + 1
-    width = _width(request, total, memory_limit)
-    jobs: list[int | None] = [*([] if BASE in done else [None]), *left]
-    for start in range(0, len(jobs), width):
-        part = jobs[start : start + width]
-        rows = _measure(request, axes, cells, part, width, question.query, target)
+    jobs: list[int | None] = [*left, *([] if BASE in done else [None])]
+    finished, total = len(cells) + 1 - len(jobs), len(cells) + 1
+    for part, width, start in _deal(request, axes, cells, jobs, memory_limit):
+        rows = _measure(
+            *(request, axes, cells, part, width, start, question.query, target)
+        )
         names = [BASE if i is None else labels[i] for i in part]
         if file is not None:
             records.append("sweep", names, {"logit": rows})
         found |= dict(zip(names, rows, strict=True))
-        progress(
-            "points", len(cells) + 1 - len(jobs) + start + len(part), len(cells) + 1
-        )
+        finished += len(part)
+        progress("points", finished, total)
     shape = tuple(len(x) for x in axes.values())
     values = np.stack([found[label] for label in labels]).astype(np.float32)
     ops = [f"{edit.op} {edit.point.name}" for edit in request.edits]
@@ -179,7 +181,51 @@ def _shown(entry: Any) -> Any:
     return entry.item() if np.ndim(entry) == 0 else str(entry.tolist())
 
 
-def _measure(request: Intervention, axes, cells, part, width, query, target):
+def _deal(
+    request: Intervention, axes, cells, jobs: list[int | None], memory_limit: int
+) -> Iterator[tuple[list[int | None], int, Start]]:
+    """Yield which jobs are done together, of how many at most, and where they begin.
+
+    Args:
+      request: what is done at each cell.
+      axes, cells: of the grid.
+      jobs: numbers of cells; None for the run without edits, which comes last.
+      memory_limit: bytes that those done together may take.
+    """
+    end = request.num_layers
+    firsts = [_first_layer(request, axes, cell) for cell in cells]
+    width = _width(request, max(Counter(firsts).values()), memory_limit)
+    jobs = sorted(jobs, key=lambda i: 1 if i is None else -firsts[i])
+    entering = enter_layers(request.graphdef, request.state, request.inputs)
+    for place in range(0, len(jobs), width):
+        part = jobs[place : place + width]
+        layer = min(end if i is None else firsts[i] for i in part)
+        yield part, width, Start(jnp.asarray(layer), entering[layer])
+
+
+def _first_layer(request: Intervention, axes, cell: Sequence[int]) -> int:
+    """Return the first layer that is edited at a cell.
+
+    It is 0 where an edit names no layers, and the end of all where none is in them.
+    """
+    count = request.num_layers
+    chosen = {
+        name: entries[i] for (name, entries), i in zip(axes.items(), cell, strict=True)
+    }
+    firsts = [count]
+    for edit in request.edits:
+        layers = chosen.get("layers", edit.point.layers)
+        is_inside = edit.point.name not in request.outside
+        if edit.point.name == "embedding" or (is_inside and layers is None):
+            return 0
+        if is_inside:
+            if isinstance(layers, Tracer):
+                return 0
+            firsts.append(int(np.min(np.asarray(layers) % count)))
+    return min(firsts)
+
+
+def _measure(request: Intervention, axes, cells, part, width, start, query, target):
     """Return the logits of some cells; the program always does `width` of them."""
     filled = [*part, *([None] * (width - len(part)))]
     is_on = jnp.asarray([i is not None for i in filled])
@@ -189,26 +235,32 @@ def _measure(request: Intervention, axes, cells, part, width, query, target):
     }
     rows = measure_cells(
         *(request.graphdef, request.state, request.inputs, request.edits),
-        *(entries, is_on, query, target),
+        *(entries, is_on, start, query, target),
     )
     return np.asarray(rows)[: len(part)]
 
 
 @partial(jax.jit, static_argnames="graphdef")
-def measure_cells(graphdef, state, inputs, edits, entries, is_on, query, target):
-    """Return the logit of each cell's edits, (cells, b)."""
+def measure_cells(graphdef, state, inputs, edits, entries, is_on, start, query, target):
+    """Return the logit of each cell's edits, (cells, b), from where all begin."""
     model = nnx.merge(graphdef, state)
 
     def measure(cell, is_on):
         chosen = [_at(edit, cell) for edit in edits]
         chosen = [dataclasses.replace(edit, is_on=is_on) for edit in chosen]
-        return pick(read_edited(model, inputs, chosen, query), target)
+        return pick(read_edited(model, inputs, chosen, query, start), target)
 
     return jax.vmap(measure)(entries, is_on)
 
 
 def _width(request: Intervention, count: int, limit: int) -> int:
-    """Return how many points fit into the memory, evenly dealt."""
+    """Return how many points fit into the memory, evenly dealt.
+
+    Args:
+      request: what is done at each.
+      count: of the points that begin at one layer.
+      limit: bytes.
+    """
     asked = {edit.point.name for edit in request.edits}
     one = sum(
         math.prod(x.shape) * x.dtype.itemsize

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jmamba.attention.question import pick, resolve
 from jmamba.interventions.changes import make_changes
@@ -15,6 +15,7 @@ from jmamba.interventions.edits import Edit
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.places import Watch
 from jmamba.layers.recurrence import directions_of
+from jmamba.requests import take_token
 
 
 @partial(jax.jit, static_argnames=("graphdef", "names", "layers", "positions"))
@@ -36,6 +37,32 @@ def _of_tokens(model, name, value, positions):
     return value[:, list(positions)]
 
 
+class Start(NamedTuple):
+    """Where an edited run begins: what comes before is that of the run without edits.
+
+    Attributes:
+      layer: the first that is run.
+      x: the residual stream that enters it.
+    """
+
+    layer: Int[Array, ""]
+    x: Float[Array, "b l m"]
+
+
+@partial(jax.jit, static_argnames="graphdef")
+def enter_layers(graphdef: Any, state: Any, inputs: Any) -> Float[Array, "t b l m"]:
+    """Return the residual stream that enters each layer, and the last one.
+
+    Args:
+      graphdef, state: of the model.
+      inputs: checked ones.
+    """
+    model = nnx.merge(graphdef, state)
+    x = model.embed(inputs)
+    passed = model.run_layers(x, read=lambda block, x, out: x)
+    return jnp.concatenate([passed.found, passed.x[None]])
+
+
 def run_edited(
     model: LayeredModel,
     inputs: Any,
@@ -43,6 +70,7 @@ def run_edited(
     names: Sequence[str] = (),
     layers: Sequence[int] | None = None,
     positions: Sequence[int] | None = None,
+    start: Start | None = None,
 ) -> tuple[Any, Watch]:
     """Run the layers of a model with edits, under any transformation of JAX.
 
@@ -53,6 +81,8 @@ def run_edited(
       names: what is kept.
       layers: of which layers; None for all.
       positions: of which tokens; None for all.
+      start: where the run begins; None for the embedding, which must be it where that
+        is edited.
 
     Returns:
       What came of the walk, found by name, and the watch over what is outside of the
@@ -71,7 +101,7 @@ def run_edited(
     }
     inside = {name: change for name, change in changes.items() if name not in outside}
     at = Watch(around, outside.intersection(names))
-    x = at("embedding", model.embed(inputs))
+    x = at("embedding", model.embed(inputs) if start is None else start.x)
     shown = tuple(name for name in names if name not in outside)
 
     def look(block, x, out):
@@ -87,28 +117,34 @@ def run_edited(
         edit=inside,
         edits=jnp.arange(count) if inside else None,
         show=shown,
+        first=None if start is None else start.layer,
     )
     return passed, at
 
 
 def read_edited(
-    model: LayeredModel, inputs: Any, edits: Sequence[Edit], query: Any
-) -> Float[Array, "b v"]:
+    model: LayeredModel,
+    inputs: Any,
+    edits: Sequence[Edit],
+    query: Any,
+    start: Start | None = None,
+) -> Float[Array, "b *q v"]:
     """Return the logits that an edited run has at one token of each sample.
 
     Args:
       model: the model.
       inputs: checked ones.
       edits: of places by this package's names.
-      query: the token of each sample; None for the mean over all.
+      query: the token of each sample, or several; None for the mean over all.
+      start: where the run begins; None for the embedding.
     """
-    passed, at = run_edited(model, inputs, edits)
+    passed, at = run_edited(model, inputs, edits, start=start)
     if not at.edit.keys() - {"embedding"}:
         return model.read(passed.x, query)
     logits = model.unembed(passed.x, at=at)
     if logits.ndim == 2:
         return logits
-    return jnp.take_along_axis(logits, query[:, None, None], axis=1)[:, 0]
+    return take_token(logits, query)
 
 
 @partial(jax.jit, static_argnames="graphdef")

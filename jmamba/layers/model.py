@@ -90,10 +90,10 @@ class LayeredModel(nnx.Module):
     def read(
         self,
         x: Float[Array, "b l m"],
-        query: int | Int[Array, "b"] | None = None,
+        query: int | Int[Array, "b *q"] | None = None,
         *,
         frozen: Frozen = NOTHING,
-    ) -> Float[Array, "b v"]:
+    ) -> Float[Array, "b *q v"]:
         """Return float32 logits that are read off one token.
 
         Args:

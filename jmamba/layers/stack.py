@@ -5,12 +5,14 @@ compile time does not grow with depth.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING
 from jmamba.layers.in_place import pick_layer
@@ -138,6 +140,7 @@ def run_layers(
     edit: Edits = MappingProxyType({}),
     edits: Any = None,
     show: Collection[str] = (),
+    first: Int[Array, ""] | None = None,
     cache: Any = None,
     remat: Remat = False,
     **options: Any,
@@ -160,6 +163,9 @@ def run_layers(
       edits: what an edit is given as its own, a pytree with a leading axis of layers.
       show: places whose values are in `out.seen` of the output that is read, as they
         are after their edits.
+      first: the layer that `x` enters, which may be traced: those before it are passed
+        by, cost nothing and are read as zeros; there are no cache and no `visit` then.
+        None for layer 0.
       cache: what each block remembers of earlier tokens, or None.
       remat: whether the backward pass recomputes each block, or a policy; see `walk`.
       **options: keywords of the blocks.
@@ -188,8 +194,13 @@ def run_layers(
     caches, readings = [], []
     for run, own in zip(runs, owns, strict=True):
         chosen = None if only is None else [i for i in only if i in run]
+        if chosen and len(chosen) == run.layers.stop - run.layers.start:
+            chosen = None  # all: the scan stacks them where they are made
         looked = read if chosen != [] else None
-        look = _Look(looked, edit, tuple(show), options)
+        look: Any = _Look(looked, edit, tuple(show), options)
+        if first is not None:
+            numbers = np.arange(run.layers.start, run.layers.stop)
+            look, own = partial(_look_from, first, look), (numbers, own)
         (x, carry), (made, found) = _pass_run(
             run, look, see, (x, carry), own, chosen, remat
         )
@@ -219,7 +230,31 @@ class _Look(NamedTuple):
         return out, None if self.read is None else self.read(block, x, out)
 
 
-def _pass_run(run: Run, look: _Look, see: Callable, carry, own, chosen, remat):
+class _Left(NamedTuple):
+    """What a block leaves that may have been passed by."""
+
+    x: Any
+    cache: None = None
+
+
+def _look_from(first: Any, look: _Look, block: Any, x: Any, own: Any):
+    """Return what `look` does, or the residual stream itself before the first layer."""
+    number, own = own
+
+    def go(x):
+        out, found = look(block, x, own)
+        return out.x, found
+
+    nothing = jax.eval_shape(go, x)[1]
+
+    def pass_by(x):
+        return x, jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), nothing)
+
+    x, found = jax.lax.cond(number >= first, go, pass_by, x)
+    return _Left(x), found
+
+
+def _pass_run(run: Run, look: Callable, see: Callable, carry, own, chosen, remat):
     """Run the blocks of one run; return the carry, their caches, and what is read."""
     x, seen = carry
     kept = keeping = None

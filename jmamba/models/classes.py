@@ -18,6 +18,13 @@ class Classes:
     num_classes: Rows = 2
     class_names: tuple[str, ...] = ()
 
+    def __post_init__(self):
+        """Check the fields of what it is mixed with, and the names."""
+        checked = getattr(super(), "__post_init__", None)
+        if checked is not None:
+            checked()
+        self.check_classes()
+
     def check_classes(self) -> None:
         """Raise unless all classes have a name, or none.
 

@@ -3,9 +3,19 @@
 import dataclasses
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from jmamba.layers.fields import Depth, Positive, Rows, TokenId, Width, check_fields
+
+Named = TypeVar("Named", bound="Released")
+
+NEOX_TOKENS = {
+    "unpadded_vocab_size": 50277,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+"""What models say that were trained on texts cut by GPT-NeoX's tokenizer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +96,29 @@ class LanguageModelConfig:
         if self.generation_config is None:
             return _listed(self.eos_token_id)
         return _listed(self.generation_config.get("eos_token_id"))
+
+
+class Released:
+    """Configurations that have a name, of models that their authors released.
+
+    Attributes:
+      released: name -> fields.
+    """
+
+    released: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @classmethod
+    def named(cls: type[Named], name: str) -> Named:
+        """Return the configuration of a released model by its short name.
+
+        Raises:
+          ValueError: the name is unknown; the message lists the known ones.
+        """
+        if name not in cls.released:
+            raise ValueError(
+                f"Unknown configuration {name!r}; known are {', '.join(cls.released)}."
+            )
+        return cls(**cls.released[name])
 
 
 def _listed(ids: Any) -> tuple[Any, ...]:

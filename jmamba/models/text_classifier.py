@@ -7,7 +7,9 @@ from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen
@@ -47,7 +49,7 @@ class TextClassifier(TextModel):
 
     Called on texts of different lengths, it leaves padding out: what `attention_mask`
     says or, without one, what is the configuration's `pad_token_id`, on either side.
-    Analyses read rows as they are, so give these padding behind the text: the last
+    Analyses read rows as they are, so they take padding behind the text only: the last
     token before it is then read off, and no padding has a part in that.
 
     A kind of it names the language model whose blocks it has, and its configuration.
@@ -155,6 +157,25 @@ class TextClassifier(TextModel):
         )
         graphdef, state = nnx.split(self)
         return _classify(graphdef, state, self.mark_padding(texts))
+
+    def check_inputs(self, inputs: Tokens | ArrayLike) -> Tokens:
+        """Return tokens as an array, or raise unless they can be read as they are.
+
+        Raises:
+          ValueError: padding stands before a token of its text, or as `as_tokens`.
+        """
+        tokens, pad = super().check_inputs(inputs), self.config.pad_token_id
+        if pad is None or isinstance(tokens, Tracer):
+            return tokens
+        is_text = np.asarray(tokens) != pad
+        wrong = np.flatnonzero((~is_text[:, :-1] & is_text[:, 1:]).any(axis=1))
+        if wrong.size:
+            raise ValueError(
+                f"Row {wrong[0]} has padding, which is token {pad}, before a token of "
+                "its text. A call of the model leaves it out, but analyses read rows "
+                "as they are: put padding behind the text."
+            )
+        return tokens
 
     def mark_padding(self, texts: Texts) -> Texts:
         """Return texts whose padding is marked, if the configuration says what it is.

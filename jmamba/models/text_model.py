@@ -123,15 +123,15 @@ class TextModel(StackedModel):
     def read(
         self,
         x: Float[Array, "b l m"],
-        query: int | Int[Array, "b"] | None = None,
+        query: int | Int[Array, "b *q"] | None = None,
         *,
         frozen: Frozen = NOTHING,
-    ) -> Float[Array, "b v"]:
+    ) -> Float[Array, "b *q v"]:
         """Return float32 logits that are read off one token.
 
         Args:
           x: a residual stream after the last block.
-          query: the place, or one per text; None for the last.
+          query: the place, or one per text, or several per text; None for the last.
           frozen: what derivatives take for constants.
         """
         place = -1 if query is None else query

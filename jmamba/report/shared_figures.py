@@ -91,20 +91,14 @@ def _norm_lines(figure, ax, norms):
     ax.grid(**GRID)
 
 
-def draw_predictions(best: Predictions, one: str, several: str) -> Figure:
-    """Draw the probabilities of the likeliest next tokens, or classes.
-
-    Args:
-      best: what to draw.
-      one: what one of them is called.
-      several: what they are called.
-    """
+def draw_predictions(best: Predictions) -> Figure:
+    """Draw the probabilities of the likeliest next tokens, or classes."""
     figure = new_figure(6.5, 0.3 * len(best.ids) + 1.1)
-    fill_predictions(figure.subplots(), best, one, several)
+    fill_predictions(figure.subplots(), best)
     return figure
 
 
-def fill_predictions(ax: Axes, best: Predictions, one: str, several: str) -> None:
+def fill_predictions(ax: Axes, best: Predictions) -> None:
     """Draw on axes what `draw_predictions` draws as a figure."""
     count = len(best.ids)
     ax.barh(np.arange(count), best.probabilities, color=TOWARD, height=0.72)
@@ -129,5 +123,5 @@ def fill_predictions(ax: Axes, best: Predictions, one: str, several: str) -> Non
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", **GRID)
     ax.set_axisbelow(True)
-    ax.set_xlabel(f"probability of the {one}", fontsize=8, color=MUTED)
-    frame(ax, f"likeliest {several}", sides=("left", "bottom"))
+    ax.set_xlabel(f"probability of the {best.kind.one}", fontsize=8, color=MUTED)
+    frame(ax, f"likeliest {best.kind.several}", sides=("left", "bottom"))

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import pytest
 from helpers import assert_close
+from quick_programs import quick_jit
 from random_models import random_text_model, random_tokens
 from vision_definition import draw_images, tiny_vim
 
@@ -66,3 +67,25 @@ def test_a_place_that_is_not_there_is_refused(walked):
     model, x, _ = walked
     with pytest.raises(ValueError, match="no place 'outptu' .* output, residual_out"):
         model.run_layers(x, edit={"outptu": lambda value, own: value})
+
+
+def test_a_walk_may_begin_at_any_layer(walked):
+    """Layers before it are passed by and read as zeros, also where few are kept."""
+    model, x, expected = walked
+    last = model.config.num_layers - 1
+    entering = model.run_layers(x, read=lambda block, x, out: x).found
+
+    @quick_jit
+    def run_from(first, x):
+        def read(block, x, out):
+            return out.x
+
+        every = model.run_layers(x, first=first, read=read)
+        return every, model.run_layers(x, first=first, read=read, only=[last])
+
+    for first in (0, last):
+        every, few = run_from(jnp.array(first), entering[first])
+        assert_close(every.x, expected, 2e-6)
+        assert_close(few.found[0], expected, 2e-6)
+        assert every.cache is None
+        assert not every.found[:first].any() and every.found[first:].any()

@@ -44,6 +44,13 @@ def pad(texts, length=6, *, left=False):
     return jnp.array(rows)
 
 
+def test_analyses_take_padding_behind_the_text_only(model):
+    """As rows are read as they are, it would have a part in what comes after it."""
+    for rows in (pad(TEXTS, left=True), jnp.array([[5, PAD, 3]])):
+        with pytest.raises(ValueError, match="Row 0 has padding.* behind the text"):
+            explain(model, rows, "alti_logit", target=1)
+
+
 @pytest.mark.parametrize("kind", ["mamba", "mamba2"])
 def test_padding_on_either_side_has_no_part(kind):
     """Each row gets what it gets alone, and the pooled token is the last real one."""

@@ -51,7 +51,7 @@ def made_up(text: str, num_layers: int, *, matrices: bool = True) -> Explanation
         attention=attention if matrices else None,
         norms=1 + rng.random((num_layers + 1, length), np.float32),
         jacobian=triangle * rng.random((length, length), np.float32),
-        settings={"layers": [0]},
+        settings={"layers": [0], "top": 2},
         environment={"platform": "cpu", "versions": {"python": "3"}},
         timings={"prediction": 0.1},
     )

@@ -23,8 +23,8 @@ from jmamba.models.vim.images import (
 )
 from jmamba.report import explain_image, write_image
 from jmamba.report.choices import USUAL
-from jmamba.report.image.classes import choose_class
 from jmamba.report.image.measure import seen_region
+from jmamba.report.outcomes import choose_class
 
 MODEL, PICTURE = named_vim(), draw_picture()
 MODULE = sys.modules["jmamba.report.image.measure"]  # the function has its name

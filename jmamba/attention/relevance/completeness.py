@@ -142,7 +142,7 @@ def blur(images: Images) -> Images:
 def completeness_gap(
     model: LayeredModel,
     inputs: Inputs,
-    relevance: Float[Array, "b l"],
+    relevance: Float[Array, "b tokens"],
     *,
     target: TargetChoice = None,
     query: PerSample = None,

@@ -14,6 +14,7 @@ from jmamba.attention.question import (
     ask,
     pick,
 )
+from jmamba.attention.relevance.scaling import start_rows
 from jmamba.attention.relevance.token_vectors import (
     alti_matrix,
     check_p,
@@ -36,7 +37,7 @@ def token_norms(
     target: TargetChoice = None,
     query: PerSample = None,
     p: float = 2.0,
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return how long the query's token vectors are, the mean over layers.
 
         R[j] = mean_layers |T_query(x_j)|_p
@@ -79,7 +80,11 @@ def _token_norms(graphdef, state, inputs, query, p):
     model = nnx.merge(graphdef, state)
 
     def measure(block, x, out):
-        return jnp.einsum("bi,bij->bj", _start(x, query), norm_matrix(block, x, p))
+        return jnp.einsum(
+            "bi,bij->bj",
+            start_rows(query, x.shape[:2], x.dtype),
+            norm_matrix(block, x, p),
+        )
 
     return jnp.mean(model.run_layers(model.embed(inputs), read=measure).found, axis=0)
 
@@ -91,7 +96,7 @@ def alti(
     *,
     target: TargetChoice = None,
     query: PerSample = None,
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return how much of the query's token is made of each input, by ALTI.
 
         R = c[last] ... c[first], the query's row,
@@ -135,7 +140,10 @@ def _alti(graphdef, state, inputs, query):
 
     layers = model.run_layers(x, read=measure).found
     return jax.lax.scan(
-        lambda row, c: (_times(row, c), None), _start(x, query), layers, reverse=True
+        lambda row, c: (_times(row, c), None),
+        start_rows(query, x.shape[:2], x.dtype),
+        layers,
+        reverse=True,
     )[0]
 
 
@@ -146,7 +154,7 @@ def alti_logit(
     *,
     target: TargetChoice = None,
     query: PerSample = None,
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return the share of each input in a logit, by ALTI-Logit.
 
     With the final norm's 1/rms held constant, the logit is the sum of what every layer
@@ -212,14 +220,6 @@ def _alti_logit(graphdef, state, inputs, target, query):
     nothing = jnp.zeros_like(own)
     relevance, _ = walk(model.runs(), step, nothing, entering, reverse=True)
     return relevance + own
-
-
-def _start(x, query):
-    """Return the weights of the rows asked for: the query's, or of all alike."""
-    batch, length = x.shape[:2]
-    if query is None:
-        return jnp.full((batch, length), 1 / length, x.dtype)
-    return jax.nn.one_hot(query, length, dtype=x.dtype)
 
 
 def _times(row, matrix):

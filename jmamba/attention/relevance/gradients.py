@@ -33,7 +33,7 @@ def gradient_x_input(
     *,
     target: TargetChoice = None,
     query: PerSample = None,
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return the product of embedding and gradient, summed over the model's width.
 
         R[j] = x[j] . d logit / d x[j]
@@ -69,7 +69,7 @@ def gradient_x_input(
 @partial(jax.jit, static_argnames=("graphdef", "frozen"))
 def token_relevance(
     graphdef, state, inputs, target, query, frozen: Frozen
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return input x gradient of a `Question`, differentiated as `frozen` says."""
     model = nnx.merge(graphdef, state)
     x = model.embed(inputs)
@@ -116,7 +116,7 @@ def smooth_grad(
     samples: int = 25,
     noise: float = 0.15,
     key: KeyLike | None = None,
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return the product of embedding and mean gradient at noisy embeddings.
 
         R[j] = x[j] . mean_e d logit(x + e) / d x[j],   e normal

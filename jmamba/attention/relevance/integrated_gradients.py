@@ -42,7 +42,7 @@ def integrated_gradients(
     baseline: Any = "mean",
     steps: int = 64,
     tolerance: float | None = None,
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return the gradient integrated from a baseline, times the way from there.
 
         R[j] = (x[j] - x'[j]) . integral_0^1 d logit(x' + t (x - x')) / d x[j] dt

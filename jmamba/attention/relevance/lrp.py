@@ -40,7 +40,7 @@ def mamba_lrp(
     target: TargetChoice = None,
     query: PerSample = None,
     composite: str | Gammas = "lrp_0",
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return the relevances of MambaLRP: input x gradient through conserving rules.
 
     In a forward pass of the same values, derivatives take for constants: delta, B and

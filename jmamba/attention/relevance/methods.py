@@ -1,11 +1,14 @@
 """One call for every explanation of a prediction."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from jaxtyping import Array, Float
 
 from jmamba.attention.question import (
+    Continuation,
+    Contrast,
     Inputs,
     PerSample,
     TargetChoice,
@@ -46,23 +49,32 @@ def explain(
     method: str = "mamba_attribution",
     *,
     target: TargetChoice = None,
+    instead_of: TargetChoice = None,
     query: PerSample = None,
     **options: Any,
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return how much each token matters to a logit, by a method's name.
 
+    Why one and not the other is asked by two targets, of which any may be the `MeanOf`
+    several; a `Continuation` is a target of several tokens. Methods by attention alone
+    (raw attention, rollout, token norms, ALTI) say the same of all targets.
+
     Args:
-      model: a `MambaLM` or a `Vim`.
+      model: a model of texts or images.
       inputs: token ids (b, l) or images (b, height, width, colours).
       method: a name in `METHODS`.
       target: class or token whose logit is explained, one or one per sample; None for
-        the predicted one.
+        the predicted one; or a `MeanOf`, a `Continuation` or a `Contrast`.
+      instead_of: another, whose logit is taken off.
       query: the token that it is read off, one or one per sample; None for the class
         token of an image and the last token of a text.
       **options: of the method, such as `settings="official_2024"`.
 
     Returns:
-      The relevance of every token of the residual stream, the class token included.
+      The relevance of every token of the residual stream, the class token included;
+      of a continuation also of all its tokens but the last. For one continuation
+      instead of another it is the difference of both, of the tokens that they share:
+      those of the inputs.
 
     Raises:
       ValueError: the method is unknown, or as the method says.
@@ -76,9 +88,26 @@ def explain(
       >>> model, image = jmamba.Vim(config, rngs=nnx.Rngs(0)), jnp.ones((1, 32, 32, 3))
       >>> explain(model, image, "gradient_x_input").shape
       (1, 17)
+      >>> from jmamba.attention import MeanOf
+      >>> explain(model, image, "mamba_lrp", target=0, instead_of=MeanOf([2, 3])).shape
+      (1, 17)
     """
     if method not in METHODS:
         raise ValueError(
             f"Unknown method {method!r}: give one of {', '.join(METHODS)}."
         )
-    return METHODS[method](model, inputs, target=target, query=query, **options)
+    if instead_of is not None:
+        if isinstance(target, Contrast):
+            raise ValueError(
+                f"target={target} has something to be compared with, and so has "
+                "instead_of; leave one of them out."
+            )
+        target = Contrast(target, instead_of)  # pyright: ignore[reportArgumentType] (`ask` checks it)
+    ask = partial(METHODS[method], model, inputs, query=query, **options)
+    if not isinstance(target, Contrast) or not any(
+        isinstance(one, Continuation) for one in target
+    ):
+        return ask(target=target)
+    shared = model.count_tokens(model.check_inputs(inputs).shape)
+    one, other = (ask(target=own)[:, :shared] for own in target)
+    return one - other

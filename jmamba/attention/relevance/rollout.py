@@ -15,7 +15,7 @@ from jmamba.attention.question import (
     ask,
 )
 from jmamba.attention.relevance.layer_maps import measure_layer
-from jmamba.attention.relevance.scaling import min_max, roll_out
+from jmamba.attention.relevance.scaling import min_max, roll_out, start_rows
 from jmamba.attention.relevance.settings import AttentionSettings, choose_settings
 from jmamba.attention.relevance.weighting import block_gradients, token_weights, weigh
 from jmamba.layers.model import LayeredModel
@@ -32,7 +32,7 @@ def raw_attention(
     target: TargetChoice = None,
     query: PerSample = None,
     settings: Settings = "paper",
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return the query's attention, the mean over channels and layers.
 
     Where layers are of several kinds, all count alike: a layer of softmax attention by
@@ -92,7 +92,7 @@ def attention_rollout(
     target: TargetChoice = None,
     query: PerSample = None,
     settings: Settings = "paper",
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return the query's row of the product of I + mean attention over layers.
 
         rho = (I + E_d alpha[last]) ... (I + E_d alpha[first])
@@ -148,7 +148,7 @@ def mamba_attribution(
     target: TargetChoice = None,
     query: PerSample = None,
     settings: Settings = "paper",
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return the rollout of attention that the target's gradient weighs.
 
         rho = beta[last] ... beta[first],   beta = I + (E d logit / d y * E_d alpha)^+
@@ -193,7 +193,7 @@ def unified_attribution(
     target: TargetChoice = None,
     query: PerSample = None,
     settings: Settings = "unified",
-) -> Float[Array, "b l"]:
+) -> Float[Array, "b tokens"]:
     """Return Mamba-Attribution of unified attention, with all of the mixer folded in.
 
         beta = I + (E d logit / d y * E_d [gate (alpha + D) slope conv])^+
@@ -261,15 +261,21 @@ def _start(model, inputs, target, query, settings):
 
 
 def _measure(query, settings, *, row, positive=False, scale=False):
-    """Return what `run_layers` is to read of each layer: one map of attention."""
-    return partial(
-        measure_layer,
-        query=query,
-        settings=settings,
-        row=row,
-        positive=positive,
-        scale=scale,
+    """Return what `run_layers` is to read of each layer: one map of attention.
+
+    Rows of several queries are averaged.
+    """
+    measure = partial(
+        measure_layer, settings=settings, row=row, positive=positive, scale=scale
     )
+    if not row or query is None or query.ndim == 1:
+        return partial(measure, query=query if row else None)
+
+    def average(block, x, out):
+        rows = jax.vmap(lambda one: measure(block, x, out, query=one), in_axes=1)
+        return jnp.mean(rows(query), axis=0)
+
+    return average
 
 
 def _first(model, settings):
@@ -279,10 +285,8 @@ def _first(model, settings):
 
 def _finish(model, layers, query, settings):
     """Roll layers out from the query, or from all tokens alike if there is none."""
-    batch, length = layers.shape[1], layers.shape[-1]
-    start = jnp.full((batch, length), 1 / length, layers.dtype)
-    if query is not None:
-        start = jax.nn.one_hot(query, length, dtype=layers.dtype)
+    shape = layers.shape[1], layers.shape[-1]
+    start = start_rows(query, shape, layers.dtype)
     layers = layers[_first(model, settings) :]
     rho = roll_out(layers, start, row_normalise=settings.row_normalise)
     return jnp.maximum(rho, 0) if settings.clamp_result else rho

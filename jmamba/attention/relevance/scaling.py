@@ -1,8 +1,10 @@
 """Maps of relevance: scaled to [0, 1], the lowest discarded, rolled out over layers."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jmamba.ops.meshes import on_any_mesh
 
@@ -79,3 +81,23 @@ def roll_out(
         return row, None
 
     return jax.lax.scan(step, start, layers, reverse=True)[0]
+
+
+def start_rows(
+    query: Int[Array, "b *q"] | None, shape: tuple[int, int], dtype: Any
+) -> Float[Array, "b l"]:
+    """Return how much each token's row is asked for: 1 in sum.
+
+    Args:
+      query: a token of each sample, or several, which count alike; None for all.
+      shape: samples and tokens.
+      dtype: of the result.
+
+    Examples:
+      >>> start_rows(jnp.array([[0, 1]]), (1, 3), jnp.float32).tolist()
+      [[0.5, 0.5, 0.0]]
+    """
+    if query is None:
+        return jnp.full(shape, 1 / shape[1], dtype)
+    rows = jax.nn.one_hot(query, shape[1], dtype=dtype)
+    return rows if rows.ndim == 2 else jnp.mean(rows, axis=1)

@@ -17,7 +17,7 @@ def block_gradients(
     model: LayeredModel,
     x: Float[Array, "b l m"],
     target: Any,
-    query: Int[Array, "b"] | None,
+    query: Int[Array, "b *q"] | None,
     measure=lambda block, x, out: None,
 ):
     """Return d logit / d residual stream in front of, between and behind all blocks.

@@ -29,11 +29,6 @@ class MambaClassifierConfig(Classes, MambaConfig):
       (2, 128)
     """
 
-    def __post_init__(self):
-        """Check all fields and fill in the derived sizes."""
-        super().__post_init__()
-        self.check_classes()
-
 
 class MambaClassifier(TextClassifier):
     """A Mamba-1 or Falcon-Mamba classifier of texts; its arguments are `TextModel`'s.

@@ -4,12 +4,36 @@ import dataclasses
 
 from jmamba.layers.fields import check_fields
 from jmamba.layers.sizes import MixerSizes
-from jmamba.models.config import LanguageModelConfig
+from jmamba.models.config import NEOX_TOKENS, LanguageModelConfig, Released
 from jmamba.refinements.signs import GateSigns, check_definite
+
+RELEASED = {
+    f"mamba-{name}": {"d_model": width, "num_layers": layers, "vocab_size": 50280}
+    | NEOX_TOKENS
+    for name, width, layers in (
+        ("130m", 768, 24),
+        ("370m", 1024, 48),
+        ("790m", 1536, 48),
+        ("1.4b", 2048, 48),
+        ("2.8b", 2560, 64),
+    )
+} | {
+    "falcon-mamba-7b": {
+        "vocab_size": 65024,
+        "d_model": 4096,
+        "num_layers": 64,
+        "mixer_rms_eps": 1e-6,
+        "tie_embeddings": False,
+        "bos_token_id": 0,
+        "eos_token_id": 11,
+        "pad_token_id": 11,
+    }
+}
+"""Name -> fields."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MambaConfig(GateSigns, MixerSizes, LanguageModelConfig):
+class MambaConfig(GateSigns, MixerSizes, Released, LanguageModelConfig):
     """Describe a Mamba-1 or Falcon-Mamba language model.
 
     Its fields are those of `LanguageModelConfig` (vocab_size, d_model, num_layers and
@@ -33,6 +57,8 @@ class MambaConfig(GateSigns, MixerSizes, LanguageModelConfig):
       Vo et al., arXiv 2410.03292, section 5.1, for definite gates.
     """
 
+    released = RELEASED
+
     def __post_init__(self):
         """Check all fields and fill in the derived sizes."""
         self.check_vocabulary()
@@ -44,47 +70,3 @@ class MambaConfig(GateSigns, MixerSizes, LanguageModelConfig):
     def is_falcon(self) -> bool:
         """Whether dt, B and C are normalised, as in Falcon-Mamba."""
         return self.mixer_rms_eps is not None
-
-    @classmethod
-    def named(cls, name: str) -> "MambaConfig":
-        """Return the configuration of a released model by its short name.
-
-        Raises:
-          ValueError: the name is unknown; the message lists the known ones.
-        """
-        if name not in _NAMED:
-            raise ValueError(
-                f"Unknown configuration {name!r}; known are {', '.join(_NAMED)}."
-            )
-        return cls(**_NAMED[name])
-
-
-def _released(d_model: int, num_layers: int) -> dict:
-    return {
-        "vocab_size": 50280,
-        "unpadded_vocab_size": 50277,
-        "d_model": d_model,
-        "num_layers": num_layers,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "pad_token_id": 0,
-    }
-
-
-_NAMED = {
-    "mamba-130m": _released(768, 24),
-    "mamba-370m": _released(1024, 48),
-    "mamba-790m": _released(1536, 48),
-    "mamba-1.4b": _released(2048, 48),
-    "mamba-2.8b": _released(2560, 64),
-    "falcon-mamba-7b": {
-        "vocab_size": 65024,
-        "d_model": 4096,
-        "num_layers": 64,
-        "mixer_rms_eps": 1e-6,
-        "tie_embeddings": False,
-        "bos_token_id": 0,
-        "eos_token_id": 11,
-        "pad_token_id": 11,
-    },
-}

@@ -29,11 +29,6 @@ class Mamba2ClassifierConfig(Classes, Mamba2Config):
       (2, 128)
     """
 
-    def __post_init__(self):
-        """Check all fields and fill in the derived sizes."""
-        super().__post_init__()
-        self.check_classes()
-
 
 class Mamba2Classifier(TextClassifier):
     """A Mamba-2 classifier of texts; its arguments are `TextModel`'s.

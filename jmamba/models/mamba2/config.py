@@ -4,11 +4,24 @@ import dataclasses
 
 from jmamba.layers.fields import check_fields
 from jmamba.layers.sizes import HeadSizes
-from jmamba.models.config import LanguageModelConfig
+from jmamba.models.config import NEOX_TOKENS, LanguageModelConfig, Released
+
+RELEASED = {
+    f"mamba2-{name}": {"d_model": width, "num_layers": layers, "vocab_size": 50288}
+    | NEOX_TOKENS
+    for name, width, layers in (
+        ("130m", 768, 24),
+        ("370m", 1024, 48),
+        ("780m", 1536, 48),
+        ("1.3b", 2048, 48),
+        ("2.7b", 2560, 64),
+    )
+}
+"""Name -> fields."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mamba2Config(HeadSizes, LanguageModelConfig):
+class Mamba2Config(HeadSizes, Released, LanguageModelConfig):
     """Describe a Mamba-2 language model.
 
     Its fields are those of `LanguageModelConfig` (vocab_size, d_model, num_layers and
@@ -30,40 +43,10 @@ class Mamba2Config(HeadSizes, LanguageModelConfig):
       Dao & Gu, "Transformers are SSMs", arXiv 2405.21060, section 7.
     """
 
+    released = RELEASED
+
     def __post_init__(self):
         """Check all fields and fill in the derived sizes."""
         self.check_vocabulary()
         check_fields(self)
         self.derive_sizes()
-
-    @classmethod
-    def named(cls, name: str) -> "Mamba2Config":
-        """Return the configuration of a released model by its short name.
-
-        Raises:
-          ValueError: the name is unknown; the message lists the known ones.
-        """
-        if name not in _NAMED:
-            raise ValueError(
-                f"Unknown configuration {name!r}; known are {', '.join(_NAMED)}."
-            )
-        d_model, num_layers = _NAMED[name]
-        return cls(
-            vocab_size=50288,
-            unpadded_vocab_size=50277,
-            d_model=d_model,
-            num_layers=num_layers,
-            bos_token_id=0,
-            eos_token_id=0,
-            pad_token_id=0,
-        )
-
-
-_NAMED = {
-    "mamba2-130m": (768, 24),
-    "mamba2-370m": (1024, 48),
-    "mamba2-780m": (1536, 48),
-    "mamba2-1.3b": (2048, 48),
-    "mamba2-2.7b": (2560, 64),
-}
-"""Name -> width and layers."""

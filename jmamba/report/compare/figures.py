@@ -20,7 +20,7 @@ def draw_comparison(both: TextComparison) -> Figure:
         best, upper, lower = grid[:, column]
         lower.sharex(upper)
         upper.tick_params(axis="x", labelbottom=False)
-        fill_predictions(best, one.predictions, "next token", "next tokens")
+        fill_predictions(best, one.predictions)
         fill_drivers(upper, lower, one, PAGE_WIDTH / 2 - 0.9)
         titles = {best: name, upper: f"what drove {one.explained}"}
         for ax, title in titles.items():

@@ -19,7 +19,7 @@ from jmamba.dynamics import (
 )
 from jmamba.figures.labels import Piece, piece_labels, split_pieces, token_labels
 from jmamba.files.tokenizer import Tokenizer
-from jmamba.models.language_model import LanguageModel
+from jmamba.models.text_model import TextModel
 from jmamba.progress import Progress, ignore, timed
 from jmamba.report.choices import encode
 from jmamba.report.display import Displayed
@@ -102,7 +102,7 @@ class DynamicsReport(Displayed):
 
 
 def measure_dynamics(
-    model: LanguageModel,
+    model: TextModel,
     tokenizer: Tokenizer,
     text: str,
     *,
@@ -113,7 +113,7 @@ def measure_dynamics(
     """Measure how the tokens of a text move from layer to layer.
 
     Args:
-      model: the model.
+      model: a language model, or a classifier of texts.
       tokenizer: its tokenizer.
       text: the text.
       exponents: how many exponents over depth to compute.

@@ -28,9 +28,9 @@ from jmamba.report.choices import (
 )
 from jmamba.report.depth import measure_depth
 from jmamba.report.environment import environment
-from jmamba.report.image.classes import choose_class, label_of
 from jmamba.report.image.explanation import ImageExplanation, Reading, Region
-from jmamba.report.predictions import best_predictions
+from jmamba.report.outcomes import choose_class, label_class
+from jmamba.report.predictions import CLASSES, best_predictions
 from jmamba.report.relevance import measure_relevance
 
 STAGES = ("prediction", "relevance", "hidden attention")
@@ -116,12 +116,12 @@ def explain_image(
         logits = np.asarray(model(inputs)[0])
         check_logits(logits, name)
         best = best_predictions(
-            logits, top, lambda ids: tuple(label_of(config, i) for i in ids)
+            logits, top, lambda ids: tuple(label_class(config, i) for i in ids), CLASSES
         )
     explained = int(best.ids[0]) if wanted is None else wanted
-    label = label_of(config, explained)
+    label = label_class(config, explained)
     if other is not None:
-        label = f"{label} rather than {label_of(config, other)}"
+        label = f"{label} rather than {label_class(config, other)}"
     with timed(STAGES[1], timings, progress):
         relevance = measure_relevance(
             partial(

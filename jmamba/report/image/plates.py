@@ -73,7 +73,7 @@ IMAGE_PLATES = (
         "The longer the bar, the surer the model is of the class.",
         "p = softmax(logits)",
         ("prediction_ids", "prediction_probabilities"),
-        lambda found: draw_predictions(found.predictions, "class", "classes"),
+        lambda found: draw_predictions(found.predictions),
         "predictions",
         says=lambda found: describe_predictions(found.predictions),
     ),

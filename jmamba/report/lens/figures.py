@@ -22,6 +22,7 @@ from jmamba.figures.canvas import (
 from jmamba.figures.fonts import drawable, plain_text
 from jmamba.figures.labels import shorten
 from jmamba.report.lens.measure import LensReport
+from jmamba.report.predictions import CLASSES
 
 MARGIN = 2.3
 """Inches of a map's figure that the map does not have."""
@@ -34,21 +35,22 @@ SHADES = "Blues"
 
 
 def draw_lens(report: LensReport) -> Figure:
-    """Draw the likeliest token of every layer after every token."""
+    """Draw the likeliest outcome of every layer after every token."""
     shares = np.asarray(report.reading.probabilities)[..., 0]
     figure, ax = _draw_map(
         report,
         shares,
         {"cmap": SHADES, "norm": Normalize(0, 1)},
-        f"{report.lens}: likeliest next token of each layer",
+        f"{report.lens}: likeliest {report.predictions.kind.one} of each layer",
         "probability",
     )
     letters = int((PAGE_WIDTH - MARGIN) / len(report.labels) / LETTER)
     if letters < 1:
         return figure
+    is_class = report.predictions.kind is CLASSES  # few: their beginnings tell them
     for row, layer in enumerate(report.top_labels):
         for column, labels in enumerate(layer):
-            if len(labels[0]) <= letters or letters > 3:
+            if len(labels[0]) <= letters or letters > 3 or is_class:
                 text = ax.text(
                     column,
                     row,
@@ -91,7 +93,7 @@ def _draw_map(report: LensReport, values, options, title, label):
 
 
 def draw_last_predictions(report: LensReport) -> Figure:
-    """Draw the probability of the model's likeliest next tokens through depth."""
+    """Draw the probability of the model's likeliest outcomes through depth."""
     figure = new_figure(6.5, 3.2)
     ax = figure.subplots()
     shown = min(len(SERIES), report.last.shape[1])
@@ -105,7 +107,8 @@ def draw_last_predictions(report: LensReport) -> Figure:
             linewidth=2 if k == 0 else 1,
         )
         line[0].set_label(drawable(shorten(report.predictions.labels[k], 16)))
-    legend = ax.legend(frameon=False, title="next token", title_fontsize=8)
+    title = report.predictions.kind.one
+    legend = ax.legend(frameon=False, title=title, title_fontsize=8)
     for text in legend.get_texts():
         plain_text(text, fontsize=8)
     ax.set_ylim(-0.02, 1.02)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -10,22 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jmamba.figures.labels import (
-    Piece,
-    label_next,
-    piece_labels,
-    split_pieces,
-    token_labels,
-)
+from jmamba.figures.labels import Piece, piece_labels, split_pieces, token_labels
 from jmamba.files.tokenizer import Tokenizer
 from jmamba.interventions.lens import LensReading, logit_lens, read_lens
 from jmamba.interventions.tuned_lens import TunedLens
-from jmamba.models.language_model import LanguageModel
+from jmamba.models.text_model import TextModel
 from jmamba.progress import Progress, ignore, timed
 from jmamba.report.choices import check_logits, encode
 from jmamba.report.display import Displayed
 from jmamba.report.environment import environment
-from jmamba.report.predictions import Predictions, best_predictions
+from jmamba.report.outcomes import outcomes_of
+from jmamba.report.predictions import Predictions, best_predictions, read_prediction
 from jmamba.requests import choose_layers
 
 STAGES = ("lens", "last token")
@@ -35,7 +30,7 @@ STAGES = ("lens", "last token")
 class LensReport(Displayed):
     """What each layer would say; see `measure_lens`.
 
-    `s` layers, `l` tokens, the `k` likeliest next tokens of each.
+    `s` layers, `l` tokens, the `k` likeliest next tokens, or classes, of each.
 
     Attributes:
       model: name of the model.
@@ -44,7 +39,7 @@ class LensReport(Displayed):
       pieces: the tokens as stretches of text.
       labels: one readable label per token.
       layers: which layers were read.
-      predictions: the likeliest next tokens of the whole model after the text.
+      predictions: the likeliest next tokens or classes of the whole model.
       reading: the lens at all layers and tokens, without the axis of samples.
       top_labels: a readable label of each of `reading.ids`.
       last: the probability of each of `predictions` in each layer, after the text.
@@ -117,25 +112,28 @@ class LensReport(Displayed):
 
 
 def measure_lens(
-    model: LanguageModel,
+    model: TextModel,
     tokenizer: Tokenizer,
     text: str,
     *,
     layers: Sequence[int] | None = None,
     tuned: TunedLens | None = None,
-    top: int = 5,
+    top: int | None = None,
     name: str = "model",
     progress: Progress = ignore,
 ) -> LensReport:
     """Read off each layer what it would say after each token of a text.
 
+    A classifier says after each token what it would make of a text that ends there.
+
     Args:
-      model: the model.
+      model: a language model, or a classifier of texts.
       tokenizer: its tokenizer.
       text: the text.
       layers: which to read, negative ones from the end; None for all.
       tuned: the tuned lens of this model; None for the logit lens.
-      top: how many of the likeliest next tokens to keep.
+      top: how many of the likeliest next tokens or classes to keep; None for five, or
+        all if there are fewer.
       name: name of the model in the report.
       progress: told how far each of `STAGES` is.
 
@@ -157,7 +155,8 @@ def measure_lens(
       nostalgebraist, "Interpreting GPT: the logit lens", 2020; Belrose et al., arXiv
       2303.08112.
     """
-    ids = encode(tokenizer, text)
+    ids, outcomes = encode(tokenizer, text), outcomes_of(model, tokenizer)
+    top = min(5, model.num_targets) if top is None else top
     chosen = choose_layers(layers, model.config.num_layers)
     tokens = jnp.asarray(ids, jnp.int32)[None]
     timings: dict[str, float] = {}
@@ -168,18 +167,18 @@ def measure_lens(
         reading = LensReading(*(x[:, 0] for x in found))
     with timed(STAGES[1], timings, progress):
         options = {"positions": [-1], "tuned": tuned}
-        logits = np.asarray(model(tokens).logits[0, -1])
+        logits = read_prediction(model, tokens)
         check_logits(logits, name)
         last = logit_lens(model, tokens, layers=chosen, **options)[:, 0, 0]
         shares = np.asarray(jax.nn.softmax(last))
 
     @cache
     def label(before: int, token: int) -> str:
-        return label_next(tokenizer, before, [token])[0]
+        return outcomes.label(before, [token])[0]
 
     pieces = split_pieces(text, tokenizer.offsets(text))
     best = best_predictions(
-        logits, top, lambda few: tuple(label(ids[-1], one) for one in few)
+        logits, top, partial(outcomes.label, ids[-1]), outcomes.kind
     )
     return LensReport(
         model=name,

@@ -44,7 +44,7 @@ def lens_page(report: LensReport, figures: dict[str, bytes]) -> str:
     best = report.predictions
     body = f"""<header>
 <p class="kicker">jmamba lens · {escape(report.model)} · {report.lens}</p>
-<h1>After this text the model expects {quoted(best.labels[0])}
+<h1>After this text the {best.kind.one} is {quoted(best.labels[0])}
 <small>{100 * best.probabilities[0]:.1f} % sure</small></h1>
 <p>{escape(report.verdict[0].upper() + report.verdict[1:])}.</p>
 </header>

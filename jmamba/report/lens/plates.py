@@ -29,7 +29,7 @@ def _describe_divergence(report: LensReport) -> str:
 
 
 def _describe_last(report: LensReport) -> str:
-    """Say how the likeliest next token's probability grows."""
+    """Say how the probability of the likeliest grows."""
     best = quote(report.predictions.labels[0])
     first, last = 100 * report.last[0, 0], 100 * report.last[-1, 0]
     return (
@@ -42,9 +42,9 @@ LENS_PLATES = (
     Plate(
         "lens",
         "What each layer would say",
-        "If the model ended behind a layer, it would expect this token next. Each "
-        "column is what follows a token of the text; darker is surer. The bottom row "
-        "is the model itself, if all layers were read.",
+        "If the model ended behind a layer, it would expect this next token, or "
+        "say this class. Each column is what follows a token of the text; darker is "
+        "surer. The bottom row is the model itself, if all layers were read.",
         READ,
         ("lens_ids", "lens_probabilities"),
         figures.draw_lens,
@@ -63,7 +63,7 @@ LENS_PLATES = (
     Plate(
         "last_token",
         "The prediction after the text, layer by layer",
-        "How likely each layer finds the tokens that the whole model finds likeliest.",
+        "How likely each layer finds what the whole model finds likeliest.",
         READ,
         ("last_probabilities", "prediction_ids"),
         figures.draw_last_predictions,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jmamba.attention import Contrast
-from jmamba.figures.labels import label_next, split_pieces, token_labels
+from jmamba.figures.labels import split_pieces, token_labels
 from jmamba.files.tokenizer import Tokenizer
 from jmamba.interventions.names import locate_place
 from jmamba.interventions.patching import (
@@ -19,13 +19,19 @@ from jmamba.interventions.patching import (
     sweep_patches,
 )
 from jmamba.interventions.sweep_result import Sweep
-from jmamba.models.language_model import LanguageModel
+from jmamba.models.text_model import TextModel
 from jmamba.progress import Progress, ignore, timed
-from jmamba.report.choices import check_logits, choose_token
+from jmamba.report.choices import check_logits
 from jmamba.report.environment import environment
+from jmamba.report.outcomes import outcomes_of
 from jmamba.report.patch.pair import encode_pair
 from jmamba.report.patch.report import PatchReport
-from jmamba.report.predictions import Predictions, best_predictions, name_predictions
+from jmamba.report.predictions import (
+    Predictions,
+    best_predictions,
+    name_predictions,
+    read_prediction,
+)
 from jmamba.requests import choose_layers
 
 STAGES = ("predictions", "patching", "attribution patching")
@@ -35,7 +41,7 @@ LEAST_DIFFERENCE = 1e-4
 
 
 def measure_patches(
-    model: LanguageModel,
+    model: TextModel,
     tokenizer: Tokenizer,
     clean: str,
     corrupted: str,
@@ -54,23 +60,23 @@ def measure_patches(
                               / (logit clean - logit corrupted)
 
     Args:
-      model: the model.
+      model: a language model, or a classifier of texts.
       tokenizer: its tokenizer.
       clean: a text.
       corrupted: another one of as many tokens.
       place: what is patched, see `locate_place`.
       layers: in which layers, negative ones from the end; None for all.
-      answer: the next token whose logit is read, its text or its id; None for the
-        likeliest after the clean text.
+      answer: the next token whose logit is read, its text or its id, or the class, its
+        name or its number; None for the likeliest after the clean text.
       instead_of: another, whose logit is taken off; None for none.
-      top: how many of the likeliest next tokens to keep.
+      top: how many of the likeliest next tokens or classes to keep.
       name: name of the model in the report.
       progress: told how far each of `STAGES` is.
 
     Raises:
       ValueError: the texts are empty, the same, or of different numbers of tokens;
-        there is no such layer, place or next token; or both texts give the answer the
-        same logit.
+        there is no such layer, place, next token or class; or both texts give the
+        answer the same logit.
 
     Examples:
       >>> import jmamba
@@ -85,23 +91,26 @@ def measure_patches(
     References:
       Meng et al., arXiv 2202.05262, section 2.1; Nanda, "Attribution patching", 2023.
     """
-    both = encode_pair(tokenizer, clean, corrupted)
+    both, outcomes = (
+        encode_pair(tokenizer, clean, corrupted),
+        outcomes_of(model, tokenizer),
+    )
     spelled = locate_place(model, place)
     if spelled.layer is not None and layers is None:
         layers = [spelled.layer]
     is_outside = spelled.place in model.outside
     chosen = () if is_outside else choose_layers(layers, model.config.num_layers)
     given = [
-        None if word is None else choose_token(tokenizer, model.num_targets, word)
-        for word in (answer, instead_of)
+        None if word is None else outcomes.choose(word) for word in (answer, instead_of)
     ]
     one, other = (jnp.asarray([ids], jnp.int32) for ids in both)
     timings: dict[str, float] = {}
     with timed(STAGES[0], timings, progress):
-        logits = [np.asarray(model(tokens).logits[0, -1]) for tokens in (one, other)]
+        logits = [read_prediction(model, tokens) for tokens in (one, other)]
         for own in logits:
             check_logits(own, name)
-    asked = _ask(logits, given, top, partial(label_next, tokenizer, both[0][-1]))
+    label = partial(outcomes.label, both[0][-1])
+    asked = _ask(logits, given, top, label, outcomes.kind)
     numbers = asked.question.ids.tolist()
     target = numbers[0] if len(numbers) == 1 else Contrast(*numbers)
     exact, guess = _patch_everywhere(
@@ -184,20 +193,20 @@ class _Asked(NamedTuple):
     goal: float
 
 
-def _ask(logits, given, top, label) -> _Asked:
+def _ask(logits, given, top, label, kind) -> _Asked:
     """Return the answer and what it is compared with.
 
     Raises:
-      ValueError: both are one token, or its logit is the same in both runs.
+      ValueError: both are the same, or its logit is the same in both runs.
     """
-    clean, corrupted = (best_predictions(own, top, label) for own in logits)
+    clean, corrupted = (best_predictions(own, top, label, kind) for own in logits)
     ids = [int(clean.ids[0]) if given[0] is None else given[0]]
     ids += [] if given[1] is None else [given[1]]
-    question = name_predictions(logits[0], ids, label)
+    question = name_predictions(logits[0], ids, label, kind)
     if len(set(ids)) < len(ids):
         raise ValueError(
             f"The answer and what it is compared with are both {question.labels[0]}; "
-            "give two different tokens."
+            f"give two different {kind.several}."
         )
     goal, base = (_read(own, ids) for own in logits)
     if abs(goal - base) <= LEAST_DIFFERENCE * max(abs(goal), abs(base), 1):

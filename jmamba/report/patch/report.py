@@ -29,9 +29,9 @@ class PatchReport(Displayed):
       corrupted_labels: one per token of the other text.
       place: what is patched.
       layers: in which layers; none for a place outside of them.
-      question: the answer, and the token it is compared with if there is one, with
+      question: the answer, and what it is compared with if there is anything, with
         their probabilities after the clean text.
-      predictions: the likeliest next tokens after the clean text.
+      predictions: the likeliest next tokens, or classes, after the clean text.
       corrupted_predictions: after the corrupted one.
       change: by how much each patch raises the logit of the answer.
       estimate: what attribution patching says of the same.

@@ -25,12 +25,12 @@ class Explanation(Displayed):
       pieces: the tokens as stretches of text.
       labels: one readable label per token.
       layers: the layers chosen for large pictures.
-      predictions: the likeliest next tokens.
-      question: the tokens that are explained, why the first comes and, if there is
-        one, why not the second.
+      predictions: the likeliest next tokens, or classes.
+      question: those that are explained, why the first and, if there is one, why not
+        the second.
       left_out: bits of the log-probability of what is explained that are lost when a
         piece is left out of the text, for the last k of the p pieces: positive where
-        the piece speaks for it. All of them unless the text is long. Of two tokens it
+        the piece speaks for it. All of them unless the text is long. Of two it
         is the difference of both.
       relevance: method -> relevance of each token for the logit of what is explained,
         or for the difference of two; the method that was asked for comes first.
@@ -81,9 +81,9 @@ class Explanation(Displayed):
             f"{labels[i]} ({drivers[i]:+.2f} bits)" for i in self.strongest(3)
         )
         return (
-            f"Explanation of {self.text!r} by {self.model}: {best.labels[0]} next "
-            f"({100 * best.probabilities[0]:.1f} %); what drove {self.explained}: "
-            f"{strongest}"
+            f"Explanation of {self.text!r} by {self.model}: {best.kind.one} "
+            f"{best.labels[0]} ({100 * best.probabilities[0]:.1f} %); what drove "
+            f"{self.explained}: {strongest}"
         )
 
     @property
@@ -133,6 +133,11 @@ class Explanation(Displayed):
         """Return the pieces that drove the prediction most, strongest first."""
         order = np.argsort(-np.abs(self.drivers), kind="stable")  # NaN comes last
         return order[: min(count, len(self.left_out))].tolist()
+
+    @property
+    def listed(self) -> list[int]:
+        """The pieces that tables list, as many as predictions were asked for."""
+        return self.strongest(self.settings["top"])
 
     @property
     def layer_shares(self) -> Float[np.ndarray, "s l"]:

@@ -158,7 +158,8 @@ def draw_drivers(explanation: Explanation) -> Figure:
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[1.6, 1])
     fill_drivers(upper, lower, explanation, width - 1)
     asked = drawable(explanation.explained)
-    title = f"what spoke for (orange) and against (blue) {asked} as the next token"
+    one = explanation.predictions.kind.one
+    title = f"what spoke for (orange) and against (blue) {asked} as the {one}"
     if start > 0:
         title += f" (the last {length - start} of {length} tokens)"
     plain_text(upper.set_title(title, fontsize=9, loc="left", color=INK), mono=False)

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from jmamba.figures.labels import Piece
-from jmamba.models.language_model import LanguageModel
+from jmamba.models.text_model import TextModel
 from jmamba.report.size import size_of
 from jmamba.report.text.cost import choose_left_out
 
@@ -24,13 +24,13 @@ ROWS_BYTES = 256 * 2**20
 
 
 def leave_out(
-    model: LanguageModel,
+    model: TextModel,
     ids: Sequence[int],
     pieces: Sequence[Piece],
     logits: Float[np.ndarray, "v"],
     targets: Sequence[int],
 ) -> Float[np.ndarray, "k"]:
-    """Return what leaving out each piece costs a next token, in bits.
+    """Return what leaving out each piece costs a next token or a class, in bits.
 
         log2 p(target | text) - log2 p(target | text without the piece)
 
@@ -38,12 +38,12 @@ def leave_out(
       model: the model.
       ids: tokens of the text.
       pieces: the tokens as stretches of text; each is left out as a whole.
-      logits: what the model predicts after the text.
-      targets: the token; of two, what the first loses more than the second.
+      logits: what the model predicts of the text.
+      targets: the token or class; of two, what the first loses more than the second.
 
     Returns:
       One value for each of the last k pieces: of all unless the text is long. A text
-      of a single piece is compared with knowing nothing: all tokens equally likely.
+      of a single piece is compared with knowing nothing: all are equally likely.
     """
     chosen = np.asarray(targets)
     whole = np.asarray(jax.nn.log_softmax(jnp.asarray(logits)))[chosen]
@@ -56,13 +56,13 @@ def leave_out(
     rows, lengths = _without(ids[start:], start, pieces[first:])
     cache = None
     if start > 0:
-        cache = model(jnp.asarray([ids[:start]], jnp.int32)).cache
+        cache = _read_start(*nnx.split(model), jnp.asarray([ids[:start]], jnp.int32))
     without = _score_in_batches(model, rows, lengths, cache, chosen)
     return _difference(whole - without)
 
 
 def _difference(lost: Float[np.ndarray, "k t"]) -> Float[np.ndarray, "k"]:
-    """Return nats that one token loses, or one more than another, in bits."""
+    """Return nats that one outcome loses, or one more than another, in bits."""
     first, *second = lost.T
     return ((first - sum(second)) / np.log(2)).astype(np.float32)
 
@@ -77,8 +77,15 @@ def _without(ids, start, pieces):
     return rows, lengths
 
 
+@partial(jax.jit, static_argnums=0)
+def _read_start(graphdef, state, tokens):
+    """Return what the layers remember of tokens that all rows begin with."""
+    model = nnx.merge(graphdef, state)
+    return model.run_layers(model.embed(tokens)).cache
+
+
 def _score_in_batches(model, rows, lengths, cache, targets):
-    """Return the log-probability of tokens after each row."""
+    """Return the log-probability of outcomes of each row."""
     graphdef, state = nnx.split(model)
     per_row = 40 * rows.shape[1] * size_of(model).channels
     size = max(1, min(len(rows), ROWS_BYTES // per_row))

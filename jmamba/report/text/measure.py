@@ -1,4 +1,4 @@
-"""Explain what a model predicts after a text: the numbers behind the report."""
+"""Explain what a model predicts of a text: the numbers behind the report."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -8,21 +8,25 @@ import numpy as np
 
 from jmamba.attention import Contrast, explain
 from jmamba.dynamics import jacobian_norms, layer_span
-from jmamba.figures.labels import label_next, split_pieces, token_labels
+from jmamba.figures.labels import split_pieces, token_labels
 from jmamba.files.tokenizer import Tokenizer
-from jmamba.models.language_model import LanguageModel
+from jmamba.models.text_model import TextModel
 from jmamba.progress import Progress, ignore, timed
 from jmamba.report.choices import (
     DEFAULT_METHOD,
     check_logits,
     check_question,
     choose_large_layers,
-    choose_token,
     encode,
 )
 from jmamba.report.depth import measure_depth
 from jmamba.report.environment import environment
-from jmamba.report.predictions import best_predictions, name_predictions
+from jmamba.report.outcomes import outcomes_of
+from jmamba.report.predictions import (
+    best_predictions,
+    name_predictions,
+    read_prediction,
+)
 from jmamba.report.relevance import measure_relevance
 from jmamba.report.size import size_of
 from jmamba.report.text.cost import plan_costs
@@ -40,7 +44,7 @@ STAGES = (
 
 
 def explain_text(
-    model: LanguageModel,
+    model: TextModel,
     tokenizer: Tokenizer,
     text: str,
     *,
@@ -59,13 +63,13 @@ def explain_text(
     name: str = "model",
     progress: Progress = ignore,
 ) -> Explanation:
-    """Compute what a model predicts after a text, and what made it do so.
+    """Compute what a model predicts of a text, and what made it do so.
 
     What drove it is measured by leaving out each token in turn, and by a method of
     explanation.
 
     Args:
-      model: the model.
+      model: a language model, or a classifier of texts.
       tokenizer: its tokenizer.
       text: the text.
       layers: layers to draw large, counted from 0, negative ones from the end; None
@@ -74,10 +78,11 @@ def explain_text(
       settings: of the method, a name in `jmamba.attention.PRESETS`; None for its usual
         ones.
       all_methods: whether to compute all other explanations too.
-      target: the next token to explain, its text or its id; None for the likeliest.
-      against: another, to ask why the target comes rather than this; None to ask why
-        it comes at all.
-      top: how many of the likeliest next tokens to keep.
+      target: the next token to explain, its text or its id, or the class, its name or
+        its number; None for the likeliest.
+      against: another, to ask why the target rather than this; None to ask why the
+        target at all.
+      top: how many of the likeliest next tokens or classes to keep.
       matrices: whether to compute hidden attention between all pairs of tokens, and
         not only what the last token attends to; None for yes unless the text has more
         than `max_tokens`.
@@ -97,8 +102,8 @@ def explain_text(
 
     Raises:
       ValueError: the text is empty, too long for what is asked for, or has tokens the
-        model does not know; there is no such layer, method, setting or next token;
-        `top` or `probes` is less than 1; logits or relevance are not finite.
+        model does not know; there is no such layer, method, setting, next token or
+        class; `top` or `probes` is less than 1; logits or relevance are not finite.
 
     Examples:
       >>> from flax import nnx
@@ -118,8 +123,9 @@ def explain_text(
     ids = encode(tokenizer, text)
     chosen = choose_large_layers(layers, model.config.num_layers)
     usual = check_question(method, settings, top)
+    outcomes = outcomes_of(model, tokenizer)
     wanted = [
-        None if one is None else choose_token(tokenizer, model.num_targets, one)
+        None if one is None else outcomes.choose(one)
         for one in (target, *([] if against is None else [against]))
     ]
     plan = plan_costs(
@@ -135,7 +141,7 @@ def explain_text(
     timings: dict[str, float] = {}
 
     with timed(STAGES[0], timings, progress):
-        logits = np.asarray(model(tokens).logits[0, -1])
+        logits = read_prediction(model, tokens)
         check_logits(logits, name)
     pieces = split_pieces(text, tokenizer.offsets(text))
     question = [int(np.argmax(logits)) if one is None else one for one in wanted]
@@ -164,7 +170,7 @@ def explain_text(
         with timed(STAGES[4], timings, progress):
             blocks = _differentiate(model, tokens, plan.probes)
 
-    label = partial(label_next, tokenizer, ids[-1])
+    label, kind = partial(outcomes.label, ids[-1]), outcomes.kind
     return Explanation(
         model=name,
         text=text,
@@ -172,8 +178,8 @@ def explain_text(
         pieces=tuple(pieces),
         labels=tuple(token_labels(pieces, tokenizer.pieces(ids))),
         layers=chosen,
-        predictions=best_predictions(logits, top, label),
-        question=name_predictions(logits, question, label),
+        predictions=best_predictions(logits, top, label, kind),
+        question=name_predictions(logits, question, label, kind),
         left_out=left_out,
         relevance=relevance.by,
         last_attention=depth.attention[:, -1],

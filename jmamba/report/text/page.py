@@ -109,14 +109,14 @@ def _text_section(explanation: Explanation) -> str:
 
 
 def text_heading(explanation: Explanation, tag: str) -> str:
-    """Return what the model expects and what is asked, as HTML.
+    """Return what the model predicts and what is asked, as HTML.
 
     Args:
       explanation: of a text.
       tag: of the first line.
     """
     best = explanation.predictions
-    return f"""<{tag}>After this text the model expects {quoted(best.labels[0])}
+    return f"""<{tag}>After this text the {best.kind.one} is {quoted(best.labels[0])}
 <small>{100 * best.probabilities[0]:.1f} % sure</small></{tag}>
 {_question(explanation)}"""
 
@@ -144,11 +144,11 @@ def _tables(explanation: Explanation) -> str:
         f"<td class=number>{drivers[i]:+.2f}</td>"
         f"<td class=number>{relevance[i]:+.2g}</td>"
         f"<td class=number>{share[i]:.1f} %</td></tr>"
-        for i in explanation.strongest(len(best.ids))
+        for i in explanation.listed
     )
     return f"""<div class="columns">
-<section><h2>Likeliest next tokens</h2>
-<table><thead><tr><th>token</th><th class=number>id</th>
+<section><h2>Likeliest {best.kind.several}</h2>
+<table><thead><tr><th>{best.kind.one}</th><th class=number>number</th>
 <th class=number>probability</th><td></td></tr></thead>
 <tbody>{prediction_rows(best)}</tbody></table></section>
 <section><h2>Tokens that drove {escape(explanation.explained)} most</h2>

@@ -56,11 +56,11 @@ def _describe_jacobian(explanation: Explanation) -> str:
 TEXT_PLATES = (
     Plate(
         "predictions",
-        "Likeliest next tokens",
-        "The longer the bar, the surer the model is that this token comes next.",
-        "p = softmax(logits of the last token)",
+        "What the model predicts",
+        "The longer the bar, the surer the model is of this next token, or class.",
+        "p = softmax(logits read off the last token)",
         ("prediction_ids", "prediction_probabilities"),
-        lambda found: draw_predictions(found.predictions, "next token", "next tokens"),
+        lambda found: draw_predictions(found.predictions),
         says=lambda found: describe_predictions(found.predictions),
     ),
     Plate(
