@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jmamba.files.tokenizer import Tokenizer
-from jmamba.models.language_model import LanguageModel
+from jmamba.models.text_model import TextModel
 from jmamba.progress import Progress, ignore
 from jmamba.report.display import Displayed
 from jmamba.report.text.explanation import Explanation
@@ -77,12 +77,12 @@ class TextComparison(Displayed):
 
 
 def compare_texts(
-    model: LanguageModel,
+    model: TextModel,
     tokenizer: Tokenizer,
     first: str,
     second: str | None = None,
     *,
-    other: tuple[LanguageModel, Tokenizer] | None = None,
+    other: tuple[TextModel, Tokenizer] | None = None,
     names: tuple[str, str] = ("model", "other model"),
     progress: Progress = ignore,
     **options: Any,
