@@ -73,8 +73,8 @@ def _torch_tensors(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the named tensors as PyTorch keeps them."""
     for key in keys:
-        path, layer, change, _ = table[key]
+        path, index, change, _ = table[key]
         array = parameters[path]
         # one layer at a time: np.asarray of the stack would stay cached beside it
-        host = np.asarray(array if layer is None else array[layer])
+        host = np.asarray(array[index] if index else array)
         yield key, np.ascontiguousarray(change.to_torch(host))
