@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from jmamba.layers.feed_forward import FeedForward
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.mixer import Mixer, Projection
-from jmamba.layers.norm import RMSNorm
+from jmamba.layers.norm import NoNorm, RMSNorm
 from jmamba.layers.places import PASS_BY, Place, Watch
 from jmamba.layers.recurrence import watch_parameters
 from jmamba.ops.sharding import hold
@@ -101,7 +101,7 @@ class Block(nnx.Module):
 
     def __init__(
         self,
-        norm: RMSNorm,
+        norm: RMSNorm | NoNorm,
         mixer: Mixer,
         *,
         feed_forward: FeedForward | None = None,

@@ -1,5 +1,6 @@
 """Tiny random hybrids, made by transformers itself, and what they are compared in."""
 
+import re
 from functools import cache
 
 import jax
@@ -18,6 +19,7 @@ CLASSES = {
     "bamba": ("BambaConfig", "BambaForCausalLM"),
     "falcon_h1": ("FalconH1Config", "FalconH1ForCausalLM"),
     "jamba": ("JambaConfig", "JambaForCausalLM"),
+    "olmo_hybrid": ("OlmoHybridConfig", "OlmoHybridForCausalLM"),
 }
 SHARED = {
     "vocab_size": 24,
@@ -30,6 +32,7 @@ SHARED = {
     "mamba_n_groups": 2,
     "pad_token_id": None,  # theirs leave its embedding without a gradient
 }
+OF_MAMBA = ("granite", "bamba", "falcon_h1", "jamba")
 GRANITE = {
     "num_local_experts": 0,
     "shared_intermediate_size": 12,
@@ -102,20 +105,49 @@ KNOBS["jamba"] = {
         "tie_word_embeddings": True,
     },
 }
+KNOBS["olmo_hybrid"] = {
+    "turning": {"rms_norm_eps": 1e-3, "tie_word_embeddings": True},
+    "rotated": {
+        "linear_allow_neg_eigval": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+        "attention_bias": True,
+        "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+    },
+}
+OLMO = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 4,
+    "linear_value_head_dim": 6,
+    "linear_conv_kernel_dim": 3,
+    "rope_parameters": {"rope_type": "default", "rope_theta": None},
+    "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+}
 FEED_FORWARD = {"intermediate_size": 12}
 OWN = {
     "granite": GRANITE,
     "bamba": FEED_FORWARD,
     "falcon_h1": FEED_FORWARD | {"num_hidden_layers": 2},
     "jamba": FEED_FORWARD | {"num_experts": 1, "num_experts_per_tok": 1},
+    "olmo_hybrid": FEED_FORWARD | OLMO,
 }
+JOINED = {
+    "attention_layer_norm": "input_layernorm",
+    "feedforward_layer_norm": "post_attention_layernorm",
+}
+"""Part of a name in files -> in the memory of transformers."""
 
 
 @cache
 def torch_hybrid(kind: str, knobs: str, **changes):
     """Return a transformers model whose every parameter is random."""
     config_class, model_class = (getattr(transformers, name) for name in CLASSES[kind])
-    config = config_class(**SHARED | OWN[kind] | KNOBS[kind][knobs] | changes)
+    shared = {
+        name: value
+        for name, value in SHARED.items()
+        if kind in OF_MAMBA or not name.startswith("mamba")
+    }
+    config = config_class(**shared | OWN[kind] | KNOBS[kind][knobs] | changes)
     torch.manual_seed(0)
     model = model_class(config).eval()
     with torch.no_grad():
@@ -139,6 +171,7 @@ def compare_with_theirs(made, model) -> None:
         assert relative_error(mine, other) < LOGITS
     parameters = parameters_of(model)
     table = slots_of(model.config, parameters)
+    gradients = as_in_files(gradients, table)
     assert set(table) == set(gradients)
     found = {path: np.full(a.shape, np.nan) for path, a in parameters.items()}
     for key, (path, index, change, _) in table.items():
@@ -146,3 +179,17 @@ def compare_with_theirs(made, model) -> None:
         place[:] = change.from_torch(gradients[key])
     errors = jax.tree.map(relative_error, nnx.to_pure_dict(our_gradients), nest(found))
     assert max(jax.tree.leaves(errors)) < GRADIENTS, errors
+
+
+def as_in_files(gradients: dict, table: dict) -> dict:
+    """Return gradients by the names of files, which hold some tensors in parts."""
+    found = {}
+    for key, slot in table.items():
+        name = key
+        for theirs, memory in JOINED.items():
+            name = name.replace(theirs, memory)
+        whole = gradients.get(name)
+        if whole is None:
+            whole = gradients[re.sub(r"[qkv]_conv1d", "conv1d", name)][slot.index[-1]]
+        found[key] = whole
+    return found

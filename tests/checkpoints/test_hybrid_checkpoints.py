@@ -28,6 +28,7 @@ from jmamba import (
     LanguageModel,
     Mamba2Config,
     Mamba2LM,
+    OlmoHybridLM,
     generate,
 )
 from jmamba.checkpoints import CheckpointError, convert
@@ -38,6 +39,7 @@ MODELS = {
     "bamba": BambaLM,
     "falcon_h1": FalconH1LM,
     "jamba": JambaLM,
+    "olmo_hybrid": OlmoHybridLM,
 }
 CASES = [(kind, knobs) for kind in MODELS for knobs in KNOBS[kind]]
 CASES.remove(("jamba", "dense"))  # which generates below
@@ -109,7 +111,7 @@ def test_generation_goes_on_from_caches_side_by_side():
     np.testing.assert_array_equal(both, whole.tokens)
 
 
-@pytest.mark.parametrize("one", ["falcon_h1"], indirect=True)
+@pytest.mark.parametrize("one", ["falcon_h1", "olmo_hybrid"], indirect=True)
 def test_chunked_and_packed_passes_are_the_whole(one):
     _, model, _ = one
     tokens = jnp.asarray(random_tokens(), jnp.int32)
@@ -123,7 +125,7 @@ def test_chunked_and_packed_passes_are_the_whole(one):
     assert relative_error(packed[:, :4], whole[:, :4]) < LOGITS
 
 
-@pytest.mark.parametrize("one", ["granite", "falcon_h1"], indirect=True)
+@pytest.mark.parametrize("one", ["granite", "olmo_hybrid"], indirect=True)
 def test_conversion_is_verified_there_and_back(one, tmp_path):
     _, model, folder = one
     found = convert(folder, tmp_path / "orbax", verify=True)
@@ -133,7 +135,7 @@ def test_conversion_is_verified_there_and_back(one, tmp_path):
     np.testing.assert_array_equal(jax_logits(back), jax_logits(model))
 
 
-@pytest.mark.parametrize("kind", ["granite", "jamba"])
+@pytest.mark.parametrize("kind", ["granite", "jamba", "olmo_hybrid"])
 def test_float64_model_matches_transformers(kind, tmp_path, monkeypatch):
     """Of the others transformers keeps tables of rotations in float32."""
     made = torch_hybrid(kind, next(iter(KNOBS[kind])), rms_norm_eps=2e-5).double()

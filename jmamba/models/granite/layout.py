@@ -8,8 +8,8 @@ from jmamba.files.errors import CheckpointError
 from jmamba.models.dialects import read_entry, read_size
 from jmamba.models.granite.config import GraniteConfig
 from jmamba.models.hybrid.layout import (
-    KINDS,
     read_heads,
+    read_kinds,
     read_kv_heads,
     read_shared,
     read_theta,
@@ -61,7 +61,7 @@ def read_granite(raw: Mapping[str, Any]) -> tuple[GraniteConfig, str]:
         num_kv_heads=read_kv_heads(GraniteConfig, raw, heads),
         rope_width=width if rope == "rope" else 0,
         rope_theta=read_theta(raw),
-        layer_kinds=_read_kinds(raw, fields["num_layers"]),
+        layer_kinds=read_kinds(raw, ["mamba"] * fields["num_layers"]),
         d_feed_forward=read_size(
             GraniteConfig,
             raw,
@@ -79,17 +79,6 @@ _NUMBERS = {
     "attention_scale": "attention_multiplier",
 }
 """Field -> entry of a number that something is scaled by."""
-
-
-def _read_kinds(raw: Mapping, count: int) -> tuple[str, ...]:
-    found = raw.get("layer_types") or raw.get("layers_block_type") or ["mamba"] * count
-    unknown = [kind for kind in found if kind not in KINDS]
-    if unknown or isinstance(found, str):
-        raise CheckpointError(
-            f"layer_types holds {reprlib.repr(unknown or found)}; jmamba knows "
-            f"{', '.join(map(repr, KINDS))}."
-        )
-    return tuple(KINDS[kind] for kind in found)
 
 
 def write_granite(config: GraniteConfig, *, dtype: str) -> dict[str, Any]:

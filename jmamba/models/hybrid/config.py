@@ -10,7 +10,7 @@ from jmamba.layers.mixed import runs_of_kinds
 from jmamba.layers.sizes import HeadSizes
 from jmamba.models.config import LanguageModelConfig
 
-MAMBA, ATTENTION = "mamba", "attention"
+MAMBA, ATTENTION, DELTA = "mamba", "attention", "delta"
 """Kinds of layers: what mixes their tokens."""
 
 
@@ -22,7 +22,8 @@ class HybridFields(AttentionSizes, LanguageModelConfig):
     what is around the blocks), of `AttentionSizes`, and these:
 
     Attributes:
-      layer_kinds: "mamba" or "attention" for each layer; () for "mamba" in all.
+      layer_kinds: one of `known_kinds` for each layer, such as "mamba" or "attention";
+        () for the first of them in all.
       d_feed_forward: width of the feed-forward layer of each block; 0 for none.
       use_feed_forward_bias: whether its maps have biases.
       embedding_multiplier: what embeddings are multiplied with.

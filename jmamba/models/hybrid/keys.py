@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from jmamba.files.keys import SAME, TRANSPOSE, Change, Row
+from jmamba.files.keys import DEPTHWISE, SAME, TRANSPOSE, Change, Row
 from jmamba.models.mixer_keys import EMBEDDING_PATH, HEAD_KEY
 
 Names = Mapping[str, tuple[str, Change]]
@@ -17,6 +17,30 @@ ATTENTION_KEYS = {
     **{f"{name}_proj.bias": (f"{name}_proj.bias", SAME) for name in "qkvo"},
 }
 """Tensor of an attention mixer -> its parameter, and how it changes."""
+
+
+DELTA_KEYS = {
+    "conv1d.weight": ("conv1d.weight", DEPTHWISE),
+    "A_log": ("A_log", SAME),
+    "dt_bias": ("dt_bias", SAME),
+    "o_norm.weight": ("norm.scale", SAME),
+    "o_proj.weight": ("out_proj.kernel", TRANSPOSE),
+}
+"""The same of what all gated delta nets have."""
+
+
+def layer_row(key: str, name: str, *aliases: str, change: Change = SAME) -> Row:
+    """Return the row of a tensor that layers have.
+
+    Args:
+      key: its name in a layer.
+      name: of the parameter in a layer.
+      *aliases: other names that it may have.
+      change: how the tensor changes.
+    """
+    others = tuple(f"model.layers.{{}}.{alias}" for alias in aliases)
+    path = ("layers", *name.split("."))
+    return Row(f"model.layers.{{}}.{key}", path, change, others)
 
 
 def under(
@@ -55,8 +79,7 @@ def hybrid_table(layer: Names, final_norm: str = "model.norm") -> tuple[Row, ...
       final_norm: name of the last norm.
     """
     rows = (
-        Row(f"model.layers.{{}}.{key}", ("layers", *name.split(".")), change)
-        for key, (name, change) in layer.items()
+        layer_row(key, name, change=change) for key, (name, change) in layer.items()
     )
     return (
         Row("model.embed_tokens.weight", EMBEDDING_PATH),
