@@ -213,6 +213,7 @@ class SoftmaxAttention(NamedTuple):
       keys, values: of every group of heads.
       places: of the tokens in their text, those of earlier calls counted.
       begins: the first place that a token sees.
+      z: the argument of the gate behind attention; None if there is none.
 
     References:
       Vaswani et al., "Attention is all you need", arXiv 1706.03762, section 3.2;
@@ -224,6 +225,7 @@ class SoftmaxAttention(NamedTuple):
     values: Float[Array, "*s b l g p"]
     places: Int[Array, "*s b l"]
     begins: Int[Array, "*s b l"]
+    z: Float[Array, "*s b l d"] | None = None
 
 
 @exportable

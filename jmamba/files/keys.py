@@ -31,6 +31,9 @@ class Change(NamedTuple):
 
 SAME = Change(lambda x: x, lambda x: x)
 TRANSPOSE = Change(np.transpose, np.transpose)  # torch keeps (out, in), we (in, out)
+TRANSPOSE_EACH = Change(  # the same of each expert
+    lambda w: w.transpose(0, 2, 1), lambda w: w.transpose(0, 2, 1)
+)
 DEPTHWISE = Change(lambda w: w[:, 0, :], lambda w: w[:, None, :])  # d 1 k <-> d k
 PATCHES = Change(  # out colours rows columns <-> rows columns colours out
     lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1)

@@ -10,6 +10,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from jmamba.layers.experts import ExpertLayer
 from jmamba.layers.feed_forward import FeedForward
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.mixer import Mixer, Projection
@@ -104,7 +105,7 @@ class Block(nnx.Module):
         norm: RMSNorm | NoNorm,
         mixer: Mixer,
         *,
-        feed_forward: FeedForward | None = None,
+        feed_forward: FeedForward | ExpertLayer | None = None,
         scale: float = 1.0,
     ):
         self.norm = norm

@@ -64,8 +64,8 @@ class DeltaSizes:
         derive(self, value_width=2 * self.key_width)
         if self.num_value_heads % self.num_key_heads:
             raise ValueError(
-                f"{type(self).__name__}: num_key_heads={self.num_key_heads} must divide "
-                f"the {self.num_value_heads} value heads."
+                f"{type(self).__name__}: num_key_heads={self.num_key_heads} must "
+                f"divide the {self.num_value_heads} value heads."
             )
 
     @property

@@ -109,10 +109,7 @@ class GatedDeltaNet(OpenMixer):
 
     def project_in(self, x: Float[Array, "b l m"], frozen: Frozen) -> DeltaParts:
         """Return what the maps make of the normalised input."""
-        made = (
-            call_linear(getattr(self, name), x, "in_proj", frozen)
-            for name in MAPS
-        )
+        made = (call_linear(getattr(self, name), x, "in_proj", frozen) for name in MAPS)
         q, k, v, z, dt, beta = made
         return DeltaParts(jnp.concatenate([q, k, v], axis=-1), z, dt, beta)
 
@@ -194,7 +191,7 @@ class GatedDeltaNet(OpenMixer):
         frozen: Frozen = NOTHING,
         at: Watch = PASS_BY,
     ) -> tuple[Float[Array, "b l d"], Float[Array, "b d n"]]:
-        """Return what the output projection reads, and the last state; see `Mixer.run`."""
+        """Return what the output projection reads, and a state; see `Mixer.run`."""
         y, last = self.recur(recurrence, state=state, segment_ids=segment_ids)
         return self.gate(at("y", y), recurrence, frozen=frozen, at=at), last
 
@@ -226,4 +223,3 @@ class GatedDeltaNet(OpenMixer):
         window = jnp.zeros((batch, sizes.d_conv_inner, sizes.d_conv - 1), dtype)
         state = (batch, sizes.d_inner, sizes.key_width)
         return LayerCache(window, jnp.zeros(state, accumulation_dtype(dtype)))
-

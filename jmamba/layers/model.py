@@ -159,13 +159,13 @@ class LayeredModel(nnx.Module):
                 run for run in self.runs() if not run.is_recurrent
             ],
             "erase from their states, or make decays of another form": [
-                run
-                for run in self.runs()
-                if run.is_recurrent and not run.is_selective
+                run for run in self.runs() if run.is_recurrent and not run.is_selective
             ],
         }
         for reason, wrong in reasons.items():
-            layers = [i for run in wrong for i in range(run.layers.start, run.layers.stop)]
+            layers = [
+                i for run in wrong for i in range(run.layers.start, run.layers.stop)
+            ]
             if layers:
                 raise ValueError(
                     f"{what} is of recurrent layers, but layers {layers} of this "

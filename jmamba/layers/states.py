@@ -44,9 +44,7 @@ def states_after(
     length = jax.tree.leaves(rows)[0].shape[0]
     # one slot per chosen token, and one that all the others overwrite
     slots = (
-        jnp.full((length,), tokens.shape[0])
-        .at[tokens]
-        .set(jnp.arange(tokens.shape[0]))
+        jnp.full((length,), tokens.shape[0]).at[tokens].set(jnp.arange(tokens.shape[0]))
     )
     shape = (tokens.shape[0] + 1, *state.shape)
 

@@ -2,16 +2,17 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jmamba.types import GatedRecurrence
+from jmamba_kernels.ssd.sums import running_sums
 
 CHUNK = 64
 """Tokens whose matrix stands in memory together."""
 
 
 def fits_chunks(recurrence: GatedRecurrence) -> bool:
-    """Say whether tokens decay a head by one number, and are neither weighed nor summed.
+    """Say whether tokens decay a head by one number, and are not weighed.
 
     Examples:
       >>> from jmamba.recurrences import delta_net
@@ -81,7 +82,9 @@ def run_in_chunks(
     }
     each, resets = GatedRecurrence(**parts), jnp.cumsum(cut(new), axis=-1)
     start = jnp.zeros((batch, heads, n, p), dtype) if state is None else state
-    last, y = jax.lax.scan(jax.checkpoint(_run_chunk), start.astype(dtype), (each, resets))
+    last, y = jax.lax.scan(
+        jax.checkpoint(_run_chunk), start.astype(dtype), (each, resets)
+    )
     y = jnp.moveaxis(y, (0, 2), (1, 3)).reshape(batch, -1, heads, p)
     return y[:, :length].astype(recurrence.values.dtype), last
 
@@ -96,13 +99,14 @@ def _segment_starts(segment_ids, shape) -> Int[Array, "b l"]:
 def _run_chunk(state, chunk):
     """Return the state after a chunk, and what the chunk puts out."""
     each, resets = chunk
-    c = jnp.cumsum(each.log_decay[..., 0], axis=-1)  # b h t
+    c, between = running_sums(each.log_decay[..., 0])  # b h t, b h t t
     same = (resets[:, :, None] == resets[:, None, :])[:, None]
     goes_on = (resets == 0)[:, None]
     lasts = (resets == resets[:, -1:])[:, None]
-    decay = _decays(c, same & jnp.tri(c.shape[-1], dtype=bool)[None, None])
+    is_seen = same & jnp.tri(c.shape[-1], dtype=bool)[None, None]
+    decay = jnp.exp(jnp.where(is_seen, between, -jnp.inf))  # the exponent is masked
     entering = jnp.where(goes_on, jnp.exp(c), 0)[..., None]
-    leaving = jnp.where(lasts, jnp.exp(c[..., -1:] - c), 0)[..., None]
+    leaving = jnp.where(lasts, jnp.exp(between[..., -1, :]), 0)[..., None]
     left = jnp.where(goes_on[..., -1], jnp.exp(c[..., -1]), 0)[..., None, None]
     q, k, v = each.queries, each.keys, each.values
     read = entering * _times(q, state)
@@ -125,12 +129,6 @@ def _run_chunk(state, chunk):
             shown = shown - _times(_against(q, e) * decay, taken)
             made = _pull(leaving * k, v) - _pull(leaving * e, taken)
     return left * state + made, read + shown
-
-
-def _decays(c: Float[Array, "b h t"], is_seen: Bool[Array, "b _ t t"]):
-    """Return exp(c[i] - c[j]) where j is seen, else 0: the exponent is masked."""
-    exponents = c[..., :, None] - c[..., None, :]
-    return jnp.exp(jnp.where(is_seen, exponents, -jnp.inf))
 
 
 @jax.custom_jvp

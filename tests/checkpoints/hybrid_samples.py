@@ -20,6 +20,7 @@ CLASSES = {
     "falcon_h1": ("FalconH1Config", "FalconH1ForCausalLM"),
     "jamba": ("JambaConfig", "JambaForCausalLM"),
     "olmo_hybrid": ("OlmoHybridConfig", "OlmoHybridForCausalLM"),
+    "qwen3_next": ("Qwen3NextConfig", "Qwen3NextForCausalLM"),
 }
 SHARED = {
     "vocab_size": 24,
@@ -105,6 +106,20 @@ KNOBS["jamba"] = {
         "tie_word_embeddings": True,
     },
 }
+KNOBS["granite"]["experts"] = {
+    "num_local_experts": 5,
+    "num_experts_per_tok": 3,
+    "intermediate_size": 8,  # theirs needs whole 16 bytes
+    "residual_multiplier": 0.6,
+}
+KNOBS["jamba"]["experts"] = {
+    "attn_layer_period": 2,
+    "attn_layer_offset": 1,
+    "expert_layer_period": 2,
+    "expert_layer_offset": 0,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+}
 KNOBS["olmo_hybrid"] = {
     "turning": {"rms_norm_eps": 1e-3, "tie_word_embeddings": True},
     "rotated": {
@@ -112,6 +127,32 @@ KNOBS["olmo_hybrid"] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
         "attention_bias": True,
         "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+    },
+}
+QWEN = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,  # theirs needs whole 16 bytes
+    "shared_expert_intermediate_size": 5,
+    "head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 4,
+    "linear_value_head_dim": 6,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+}
+KNOBS["qwen3_next"] = {
+    "experts": {"rms_norm_eps": 1e-3},
+    "mixed": {
+        "mlp_only_layers": [0],
+        "norm_topk_prob": False,
+        "tie_word_embeddings": True,
+        "attention_bias": True,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 100.0,
+            "partial_rotary_factor": 0.5,
+        },
     },
 }
 OLMO = {
@@ -130,12 +171,26 @@ OWN = {
     "falcon_h1": FEED_FORWARD | {"num_hidden_layers": 2},
     "jamba": FEED_FORWARD | {"num_experts": 1, "num_experts_per_tok": 1},
     "olmo_hybrid": FEED_FORWARD | OLMO,
+    "qwen3_next": FEED_FORWARD | QWEN,
 }
-JOINED = {
+JOINED: dict[str, dict[str, str]] = {}
+JOINED["olmo_hybrid"] = {
     "attention_layer_norm": "input_layernorm",
     "feedforward_layer_norm": "post_attention_layernorm",
 }
 """Part of a name in files -> in the memory of transformers."""
+
+PARTS = {
+    r"[qkv]_conv1d": "conv1d",
+    r"experts\.\d+\.(gate|up)_proj\.weight": "experts.gate_up_proj",
+    r"experts\.\d+\.down_proj\.weight": "experts.down_proj",
+    r"block_sparse_moe\.input_linear\.weight": (
+        "block_sparse_moe.experts.gate_up_proj"
+    ),
+    r"block_sparse_moe\.output_linear\.weight": "block_sparse_moe.experts.down_proj",
+    r"block_sparse_moe\.router\.layer": "block_sparse_moe.router",
+}
+"""The same of tensors that are one in memory."""
 
 
 @cache
@@ -171,7 +226,7 @@ def compare_with_theirs(made, model) -> None:
         assert relative_error(mine, other) < LOGITS
     parameters = parameters_of(model)
     table = slots_of(model.config, parameters)
-    gradients = as_in_files(gradients, table)
+    gradients = as_in_files(made.config.model_type, gradients, table)
     assert set(table) == set(gradients)
     found = {path: np.full(a.shape, np.nan) for path, a in parameters.items()}
     for key, (path, index, change, _) in table.items():
@@ -181,15 +236,22 @@ def compare_with_theirs(made, model) -> None:
     assert max(jax.tree.leaves(errors)) < GRADIENTS, errors
 
 
-def as_in_files(gradients: dict, table: dict) -> dict:
+def as_in_files(kind: str, gradients: dict, table: dict) -> dict:
     """Return gradients by the names of files, which hold some tensors in parts."""
     found = {}
     for key, slot in table.items():
         name = key
-        for theirs, memory in JOINED.items():
-            name = name.replace(theirs, memory)
-        whole = gradients.get(name)
-        if whole is None:
-            whole = gradients[re.sub(r"[qkv]_conv1d", "conv1d", name)][slot.index[-1]]
+        for part, memory in JOINED.get(kind, {}).items():
+            name = name.replace(part, memory)
+        for pattern, joined in PARTS.items():
+            name = re.sub(pattern, joined, name)
+        whole = gradients[name]
+        if ".experts." in key:  # gate and up of all experts are one
+            whole = whole[slot.index[-1]]
+            half = len(whole) // 2
+            halves = {"gate_proj": whole[:half], "up_proj": whole[half:]}
+            whole = halves.get(key.split(".")[-2], whole)
+        elif "conv1d" in key and name != key:
+            whole = whole[slot.index[-1]]
         found[key] = whole
     return found

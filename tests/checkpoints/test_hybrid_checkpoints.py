@@ -29,6 +29,7 @@ from jmamba import (
     Mamba2Config,
     Mamba2LM,
     OlmoHybridLM,
+    Qwen3NextLM,
     generate,
 )
 from jmamba.checkpoints import CheckpointError, convert
@@ -40,6 +41,7 @@ MODELS = {
     "falcon_h1": FalconH1LM,
     "jamba": JambaLM,
     "olmo_hybrid": OlmoHybridLM,
+    "qwen3_next": Qwen3NextLM,
 }
 CASES = [(kind, knobs) for kind in MODELS for knobs in KNOBS[kind]]
 CASES.remove(("jamba", "dense"))  # which generates below
@@ -125,6 +127,19 @@ def test_chunked_and_packed_passes_are_the_whole(one):
     assert relative_error(packed[:, :4], whole[:, :4]) < LOGITS
 
 
+def test_a_missing_expert_is_named(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder = write_hf(tmp_path / "model", torch_hybrid("jamba", "experts"))
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.2.feed_forward.experts.3.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"missing: model.layers.2.feed_forward.experts.3.up_proj"
+    ):
+        LanguageModel.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("one", ["granite", "olmo_hybrid"], indirect=True)
 def test_conversion_is_verified_there_and_back(one, tmp_path):
     _, model, folder = one
@@ -155,7 +170,8 @@ GRANITE_MISTAKES = [
         "layer_types holds .*conv.*; jmamba knows",
     ),
     ({"layer_types": ["mamba"]}, "layer_kinds names 1 layers, but num_layers is 3"),
-    ({"num_local_experts": 8}, "num_local_experts = 8: layers of experts are not"),
+    ({"num_local_experts": 8}, r"missing: .*block_sparse_moe.input_linear.weight"),
+    ({"num_local_experts": 2, "num_experts_per_tok": 3}, "up to their number"),
     ({"quantization_config": {"bits": 4}}, "does not compute: quantization_config"),
     ({"num_key_value_heads": 3}, "num_kv_heads=3 must divide the 4 heads"),
     ({"num_attention_heads": 3}, "num_query_heads=3 must divide the width 16"),
@@ -194,7 +210,7 @@ def test_other_mistakes_are_said(tmp_path):
 
 
 JAMBA_MISTAKES = [
-    ({"num_experts": 4, "expert_layer_offset": 0}, "num_experts = 4: layers of exper"),
+    ({"num_experts": 4, "expert_layer_offset": 0}, r"feed_forward\.experts"),
     (
         {"attn_layer_offset": 2},
         "attn_layer_offset must be a layer below",

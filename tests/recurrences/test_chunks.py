@@ -13,7 +13,7 @@ from jmamba.recurrences.chunks import invert_unit_lower
 from jmamba_kernels.versions import enable_x64
 
 b, l, h, n, p = 2, 11, 2, 3, 2  # noqa: E741
-SEGMENTS = np.array([[0] * 3 + [1] * 2 + [4] * 6, [2] * 8 + [0] * 3])
+SEGMENTS = jnp.array([[0] * 3 + [1] * 2 + [4] * 6, [2] * 8 + [0] * 3])
 
 
 def draws(seed, dtype=jnp.float64):
@@ -32,7 +32,7 @@ def rule(make, l=l):  # noqa: E741
 def decay(make):
     """Return what only decays, by one number of each head."""
     rates = -jnp.exp(make(b, l, h, 1))
-    made = recurrences.gated_linear_attention(
+    made = recurrences.GatedRecurrence(
         make(b, l, h, n), make(b, l, h, n), make(b, l, h, p), rates
     )
     return made, make(b, h, n, p)
@@ -86,11 +86,15 @@ def test_derivatives_are_those_of_the_definition():
             return quick_jit(jax.jacfwd(out))(jnp.array([0.7, 1.3]))
 
         for derive in (twice, forward):
-            jax.tree.map(lambda x, y: assert_close(x, y, 1e-11), derive(run), derive(step))
+            jax.tree.map(
+                lambda x, y: assert_close(x, y, 1e-11), derive(run), derive(step)
+            )
         many = jax.tree.map(lambda x: jnp.stack([x, 0.9 * x]), made)
         found = quick_jit(jax.vmap(lambda one: run(one, state)[0]))(many)
         assert_close(found[0], step(made, state).y, 1e-13)
-        assert_close(found[1], step(jax.tree.map(lambda x: 0.9 * x, made), state).y, 1e-13)
+        assert_close(
+            found[1], step(jax.tree.map(lambda x: 0.9 * x, made), state).y, 1e-13
+        )
 
 
 def test_long_texts_keep_float32_and_do_not_overflow():

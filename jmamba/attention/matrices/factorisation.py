@@ -54,8 +54,8 @@ def factorise(block: Block, x: Float[Array, "b l m"]) -> Any:
         return SideBySide(own, recurrence.attention)
     if isinstance(recurrence, OfHeads):
         raise ValueError(
-            f"This block projects to {type(recurrence).__name__}, which has no factors: "
-            "give block.project(x).recurrence as it is, with nothing folded in."
+            f"This block projects to {type(recurrence).__name__}, which has no "
+            "factors: give block.project(x).recurrence as it is, and fold nothing in."
         )
     directions = directions_of(recurrence)
     orders = getattr(recurrence, "orders", None)

@@ -38,8 +38,9 @@ def measure_layer(
     """Return a layer's attention, reduced over channels as the settings say.
 
     That of a layer with a softmax, or of a gated recurrence such as the delta rule, is
-    reduced over its heads, with nothing folded in; of a recurrence and attention side by side over the channels or heads of both.
-    Feed-forward layers, which move nothing between tokens, have none.
+    reduced over its heads, with nothing folded in; of a recurrence and attention side
+    by side over the channels or heads of both. Feed-forward layers, which move nothing
+    between tokens, have none.
 
     Args:
       block: the layer.

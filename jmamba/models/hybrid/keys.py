@@ -71,6 +71,25 @@ def linear_keys(prefix: str, names: Mapping[str, str]) -> dict[str, tuple[str, C
     return weights | {f"{key}.bias": (f"{own[key]}.bias", SAME) for key in own}
 
 
+def expert_keys(prefix: str, *, router: str) -> dict[str, tuple[str, Change]]:
+    """Return the names of a layer of experts, whose maps are stored one by one.
+
+    Args:
+      prefix: of the tensors.
+      router: name of the map that chooses.
+    """
+    maps = {
+        f"{prefix}.experts.{{}}.{name}.weight": (
+            f"feed_forward.experts.{name}",
+            TRANSPOSE,
+        )
+        for name in SWIGLU
+    }
+    return {
+        f"{prefix}.{router}.weight": ("feed_forward.router.kernel", TRANSPOSE)
+    } | maps
+
+
 def hybrid_table(layer: Names, final_norm: str = "model.norm") -> tuple[Row, ...]:
     """Return the key table of a hybrid language model.
 

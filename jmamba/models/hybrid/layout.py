@@ -194,9 +194,7 @@ _DELTA = {
 """Field -> entry of the sizes of gated delta nets."""
 
 
-def read_delta_heads(
-    kind: type, raw: Mapping, **defaults: int
-) -> dict[str, Any]:
+def read_delta_heads(kind: type, raw: Mapping, **defaults: int) -> dict[str, Any]:
     """Return the fields of gated delta nets.
 
     Args:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jmamba.files.errors import CheckpointError
-from jmamba.models.dialects import read_entry, read_size
+from jmamba.models.dialects import read_size
 from jmamba.models.hybrid.config import ATTENTION, DELTA
 from jmamba.models.hybrid.layout import (
     AROUND,
@@ -46,7 +46,7 @@ def read_olmo_hybrid(raw: Mapping[str, Any]) -> tuple[OlmoHybridConfig, str]:
         for i in range(count)
     ]  # fmt: skip
     width = fields["d_model"] // heads
-    # released models say null, and do not rotate; transformers rotates if nothing is said
+    # null, as released models say, is not to rotate; to say nothing is to rotate
     rope = raw.get("rope_parameters") or {}
     is_rotated = rope.get("rope_theta", 1e4) is not None
     turns = raw.get("linear_allow_neg_eigval", True)
