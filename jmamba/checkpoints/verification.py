@@ -131,7 +131,7 @@ def _load_transformers(
     model = model_class(model_class.config_class.from_dict(raw)).eval()
     skeleton = make_skeleton(config, dtype="float32", param_dtype=dtype)
     names = {
-        (slot.path, str(slot.index)): key
+        (slot.path, str(slot.part)): key
         for key, slot in slots_of(config, skeleton.parameters).items()
     }
     state, joined, filled = model.state_dict(), {}, set()

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jmamba.files.errors import CheckpointError, compress
-from jmamba.files.keys import Change, Index, ParameterPath, Slot
+from jmamba.files.keys import Change, ParameterPath, Part, Slot
 from jmamba.files.tensors import FLOATS, StoredTensor
 from jmamba.files.weight_files import Weights
 
@@ -114,8 +114,8 @@ def fill_parts(
 
 
 def _overlap(
-    own: Index, bounds: Sequence[tuple[int, int]]
-) -> tuple[Index, tuple[slice, ...]] | None:
+    own: Part, bounds: Sequence[tuple[int, int]]
+) -> tuple[Part, tuple[slice, ...]] | None:
     """Return where in a part of a parameter a tensor goes, and which part of it.
 
     Args:

@@ -63,7 +63,7 @@ class Row(NamedTuple):
     like: ParameterPath = ()
 
 
-Index = tuple[int | slice, ...]
+Part = tuple[int | slice, ...]
 """Which part of a parameter: () for all, then the layer, then an expert or rows."""
 
 
@@ -71,7 +71,7 @@ class Slot(NamedTuple):
     """Where one tensor of a checkpoint goes: into a parameter, or a part of it."""
 
     path: ParameterPath
-    index: Index
+    part: Part
     change: Change
     shape: tuple[int, ...]
 
@@ -113,7 +113,7 @@ def slots(
     Examples:
       >>> table = [Row("layers.{}.x_proj", ("layers", "x_proj", "kernel"), TRANSPOSE)]
       >>> for key, slot in slots(table, {table[0].path: (2, 32, 12)}).items():
-      ...     print(key, slot.index, slot.shape)
+      ...     print(key, slot.part, slot.shape)
       layers.0.x_proj (0,) (12, 32)
       layers.1.x_proj (1,) (12, 32)
     """

@@ -10,7 +10,6 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from jmamba.layers.experts import ExpertLayer
 from jmamba.layers.feed_forward import FeedForward
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.mixer import Mixer, Projection
@@ -96,7 +95,8 @@ class Block(nnx.Module):
     Args:
       norm: in front of the mixer.
       mixer: of any kind.
-      feed_forward: reads what comes of that, and is added likewise; None for none.
+      feed_forward: reads what comes of that, and is added likewise: a `FeedForward`, or
+        a layer of experts; None for none.
       scale: what is multiplied with all that is added to the residual stream.
     """
 
@@ -105,7 +105,7 @@ class Block(nnx.Module):
         norm: RMSNorm | NoNorm,
         mixer: Mixer,
         *,
-        feed_forward: FeedForward | ExpertLayer | None = None,
+        feed_forward: FeedForward | Any = None,
         scale: float = 1.0,
     ):
         self.norm = norm

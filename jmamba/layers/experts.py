@@ -22,13 +22,13 @@ class ExpertSizes(NamedTuple):
     """How many experts there are, and who passes which.
 
     Attributes:
-      count: of experts.
+      number: of experts.
       per_token: how many each token passes.
       width: numbers between the maps of each.
       is_renormalised: whether the weights of a token's experts add up to 1.
     """
 
-    count: int
+    number: int
     per_token: int
     width: int
     is_renormalised: bool = False
@@ -55,7 +55,7 @@ class ExpertMaps(nnx.Module):
         rngs: nnx.Rngs,
     ):
         def draw(size_in, size_out):
-            shape, bound = (sizes.count, size_in, size_out), size_in**-0.5
+            shape, bound = (sizes.number, size_in, size_out), size_in**-0.5
             key, dtype = rngs.params(), precision.param
             return nnx.Param(jax.random.uniform(key, shape, dtype, -bound, bound))
 
@@ -118,7 +118,7 @@ class ExpertLayer(nnx.Module):
     ):
         parts: dict[str, Any] = {"precision": precision, "rngs": rngs}
         self.norm, self.shared = norm, shared
-        self.router = make_linear(d_model, sizes.count, use_bias=False, **parts)
+        self.router = make_linear(d_model, sizes.number, use_bias=False, **parts)
         gate = make_linear(d_model, 1, use_bias=False, **parts)
         self.shared_gate = nnx.data(gate if is_shared_gated else None)
         self.experts = ExpertMaps(sizes, d_model=d_model, is_fused=is_fused, **parts)
@@ -178,7 +178,7 @@ class ExpertLayer(nnx.Module):
 
     def _pass(self, n, weights, choices, frozen: Frozen):
         """Return the weighed sum of what experts make of tokens (t, m)."""
-        dispatch, own = dispatch_tokens(choices, self.sizes.count), self.experts
+        dispatch, own = dispatch_tokens(choices, self.sizes.number), self.experts
         blocks = read_blocks(n, dispatch)
 
         def apply(maps, x, place):

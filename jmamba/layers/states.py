@@ -40,13 +40,13 @@ def states_after(
       [1.75, 1.0]
     """
     rows, constants, empty = _by_token(recurrence)
-    state = empty if state is None else state
+    start: Any = empty if state is None else state
     length = jax.tree.leaves(rows)[0].shape[0]
     # one slot per chosen token, and one that all the others overwrite
     slots = (
         jnp.full((length,), tokens.shape[0]).at[tokens].set(jnp.arange(tokens.shape[0]))
     )
-    shape = (tokens.shape[0] + 1, *state.shape)
+    shape = (tokens.shape[0] + 1, *start.shape)
 
     def step(carry, token):
         state, kept = carry
@@ -56,7 +56,7 @@ def states_after(
         kept = jax.lax.dynamic_update_index_in_dim(kept, state, slot, axis=0)
         return (state, kept), None
 
-    first = (state, jnp.zeros(shape, state.dtype))
+    first = (start, jnp.zeros(shape, start.dtype))
     (_, kept), _ = jax.lax.scan(step, first, (slots, rows))
     return jnp.moveaxis(kept[slots[tokens]], 0, 1)  # the same token may come twice
 

@@ -1,5 +1,7 @@
 """The delta rule in chunks of tokens: products of matrices, and few steps."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -76,7 +78,7 @@ def run_in_chunks(
         x = x.reshape(batch, -1, size, *x.shape[2:])
         return jnp.moveaxis(x, (1, 3), (0, 2)) if x.ndim > 3 else jnp.moveaxis(x, 1, 0)
 
-    parts = {
+    parts: dict[str, Any] = {
         name: x if x is None else cut(x.astype(dtype))
         for name, x in recurrence.bare._asdict().items()
     }

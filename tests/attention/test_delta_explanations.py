@@ -6,7 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_close
-from random_models import random_delta_model, random_hybrid_model, random_tokens
+from random_models import (
+    random_delta_model,
+    random_hybrid_model,
+    random_qwen_model,
+    random_tokens,
+)
 
 import jmamba
 from jmamba import attention, dynamics, interventions
@@ -58,12 +63,19 @@ def test_maps_are_made_of_all_layers_alike():
 
 def test_relevance_is_conserved():
     """There are no biases: relevances add up to the logit."""
-    logits = random_delta_model()(TOKENS).logits[:, -1, TARGET]
-    for composite in ("lrp_0", "gamma_all"):
+    for model, composite in (
+        (random_delta_model(), "lrp_0"),
+        (random_delta_model(), "gamma_all"),
+        (random_qwen_model(), "lrp_0"),
+    ):
+        logits = model(TOKENS).logits[:, -1, TARGET]
         relevance = attention.mamba_lrp(
-            random_delta_model(), TOKENS, target=TARGET, composite=composite
+            model, TOKENS, target=TARGET, composite=composite
         )
         assert_close(jnp.sum(relevance, axis=1), logits, 1e-5)
+    layer, x = random_qwen_model().layer(1), random_qwen_model().embed(TOKENS)
+    vectors, _ = attention.token_vectors(layer, x)
+    assert_close(jnp.sum(vectors, axis=2), layer(x).x - x, 5e-6)
 
 
 def test_states_and_places_of_a_layer():

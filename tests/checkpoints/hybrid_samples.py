@@ -247,11 +247,11 @@ def as_in_files(kind: str, gradients: dict, table: dict) -> dict:
             name = re.sub(pattern, joined, name)
         whole = gradients[name]
         if ".experts." in key:  # gate and up of all experts are one
-            whole = whole[slot.index[-1]]
+            whole = whole[slot.part[-1]]
             half = len(whole) // 2
             halves = {"gate_proj": whole[:half], "up_proj": whole[half:]}
             whole = halves.get(key.split(".")[-2], whole)
         elif "conv1d" in key and name != key:
-            whole = whole[slot.index[-1]]
+            whole = whole[slot.part[-1]]
         found[key] = whole
     return found

@@ -140,7 +140,7 @@ def test_a_missing_expert_is_named(tmp_path):
         LanguageModel.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("one", ["granite", "olmo_hybrid"], indirect=True)
+@pytest.mark.parametrize("one", ["granite", "olmo_hybrid", "qwen3_next"], indirect=True)
 def test_conversion_is_verified_there_and_back(one, tmp_path):
     _, model, folder = one
     found = convert(folder, tmp_path / "orbax", verify=True)

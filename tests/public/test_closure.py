@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2]
 LIMITS = {
     "jmamba.attention.matrices.hidden_attention": 15,
     "jmamba.attention.relevance.lrp": 26,
-    "jmamba.commands.explain_text": 142,  # all explanations, checked files, any mesh
+    # all explanations, checked files, any mesh, states of any recurrence
+    "jmamba.commands.explain_text": 147,
 }
 """Module -> most files that its imports reach, itself included."""
 

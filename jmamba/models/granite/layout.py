@@ -61,7 +61,7 @@ def read_granite(raw: Mapping[str, Any]) -> tuple[GraniteConfig, str]:
         num_experts=experts,
         share_experts=bool(experts),
         renormalise_experts=bool(experts),
-        **_read_experts(raw) if experts else {},
+        **(_read_experts(raw) if experts else {}),
         d_feed_forward=read_size(
             GraniteConfig,
             raw,
@@ -81,7 +81,7 @@ _NUMBERS = {
 """Field -> entry of a number that something is scaled by."""
 
 
-def _read_experts(raw: Mapping) -> dict[str, int]:
+def _read_experts(raw: Mapping) -> dict[str, Any]:
     kind = GraniteConfig
     return {
         "experts_per_token": read_size(
