@@ -124,6 +124,12 @@ def _overlap(
 
     Returns:
       None if the tensor is not in it.
+
+    Examples:
+      >>> _overlap((1, slice(2, 6)), [(0, 2), (4, 8), (0, 3)])
+      ((1, slice(0, 2, None)), (slice(2, 4, None), slice(0, 3, None)))
+      >>> _overlap((1, slice(2, 6)), [(0, 2), (6, 8), (0, 3)]) is None
+      True
     """
     place: list[int | slice] = []
     within: list[slice] = []
