@@ -130,8 +130,8 @@ def rwkv7(
     )
 
 
-def unit(x: Keys) -> Keys:
-    """Return x / sqrt(|x|^2 + 1e-6), as the layers' code has it.
+def unit(x: Float[Array, "*x n"]) -> Float[Array, "*x n"]:
+    """Return x / sqrt(|x|^2 + 1e-6) over the last axis, as the layers' code has it.
 
     Examples:
       >>> [round(float(x), 3) for x in unit(jnp.array([3.0, 4.0]))]

@@ -28,7 +28,7 @@ def traced():
     return jmamba.trace(random_delta_model(), TOKENS)
 
 
-@pytest.mark.parametrize("index", [0, 2])
+@pytest.mark.parametrize("index", [0, pytest.param(2, marks=pytest.mark.exhaustive)])
 def test_matrices_and_token_vectors_of_a_layer_add_up(index):
     block, x = random_delta_model().layer(index), traced().residual_in[index]
     recurrence = traced().layer(index)
@@ -47,6 +47,7 @@ def test_matrices_and_token_vectors_of_a_layer_add_up(index):
     assert_close(1 + bias, jnp.ones_like(bias), 2e-6)
 
 
+@pytest.mark.exhaustive
 def test_maps_are_made_of_all_layers_alike():
     layers = [traced().layer(i) for i in range(3)]
     means = [np.asarray(attention.reduced_attention(one, "mean")) for one in layers]
@@ -61,18 +62,23 @@ def test_maps_are_made_of_all_layers_alike():
     assert relevance.shape == (2, 7) and float(relevance.min()) >= 0
 
 
-def test_relevance_is_conserved():
+@pytest.mark.parametrize(
+    ("make", "composite"),
+    [
+        (random_delta_model, "lrp_0"),
+        (random_qwen_model, "lrp_0"),
+        pytest.param(random_delta_model, "gamma_all", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_relevance_is_conserved(make, composite):
     """There are no biases: relevances add up to the logit."""
-    for model, composite in (
-        (random_delta_model(), "lrp_0"),
-        (random_delta_model(), "gamma_all"),
-        (random_qwen_model(), "lrp_0"),
-    ):
-        logits = model(TOKENS).logits[:, -1, TARGET]
-        relevance = attention.mamba_lrp(
-            model, TOKENS, target=TARGET, composite=composite
-        )
-        assert_close(jnp.sum(relevance, axis=1), logits, 1e-5)
+    logits = make()(TOKENS).logits[:, -1, TARGET]
+    relevance = attention.mamba_lrp(make(), TOKENS, target=TARGET, composite=composite)
+    assert_close(jnp.sum(relevance, axis=1), logits, 1e-5)
+
+
+@pytest.mark.exhaustive
+def test_token_vectors_of_gated_attention_add_up():
     layer, x = random_qwen_model().layer(1), random_qwen_model().embed(TOKENS)
     vectors, _ = attention.token_vectors(layer, x)
     assert_close(jnp.sum(vectors, axis=2), layer(x).x - x, 5e-6)
@@ -105,6 +111,7 @@ def test_states_and_places_of_a_layer():
     assert_close(kept["residual_in"] + added, kept["residual_out"], 2e-6)
 
 
+@pytest.mark.exhaustive
 def test_jacobians_go_through_a_layer():
     f, x = (
         dynamics.layer_span(random_delta_model(), 0, 1),
