@@ -47,7 +47,14 @@ CASES = [(kind, knobs) for kind in MODELS for knobs in KNOBS[kind]]
 CASES.remove(("jamba", "dense"))  # which generates below
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: " ".join(case))
+LONG = [("olmo_hybrid", "rotated"), ("qwen3_next", "mixed")]
+PAIRS = [
+    pytest.param(case, marks=[pytest.mark.exhaustive] * (case in LONG))
+    for case in CASES
+]
+
+
+@pytest.fixture(scope="module", params=PAIRS, ids=lambda case: " ".join(case))
 def pair(request, tmp_path_factory):
     made = torch_hybrid(*request.param)
     folder = write_hf(tmp_path_factory.mktemp("theirs") / "model", made)
@@ -140,7 +147,10 @@ def test_a_missing_expert_is_named(tmp_path):
         LanguageModel.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("one", ["granite", "olmo_hybrid", "qwen3_next"], indirect=True)
+QWEN = pytest.param("qwen3_next", marks=pytest.mark.exhaustive)
+
+
+@pytest.mark.parametrize("one", ["granite", "olmo_hybrid", QWEN], indirect=True)
 def test_conversion_is_verified_there_and_back(one, tmp_path):
     _, model, folder = one
     found = convert(folder, tmp_path / "orbax", verify=True)
