@@ -30,6 +30,10 @@ from jmamba.models.mamba2.config import Mamba2Config as Mamba2Config
 from jmamba.models.mamba2.model import Mamba2LM as Mamba2LM
 from jmamba.models.mamba2attn.config import Mamba2AttnConfig as Mamba2AttnConfig
 from jmamba.models.mamba2attn.model import Mamba2AttnLM as Mamba2AttnLM
+from jmamba.models.olmo_hybrid.config import OlmoHybridConfig as OlmoHybridConfig
+from jmamba.models.olmo_hybrid.model import OlmoHybridLM as OlmoHybridLM
+from jmamba.models.qwen3_next.config import Qwen3NextConfig as Qwen3NextConfig
+from jmamba.models.qwen3_next.model import Qwen3NextLM as Qwen3NextLM
 from jmamba.models.sharding import Sharding as Sharding
 from jmamba.models.vim.config import VimConfig as VimConfig
 from jmamba.models.vim.model import Vim as Vim

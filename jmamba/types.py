@@ -127,29 +127,46 @@ class GatedRecurrence(NamedTuple):
       queries, keys: of every head.
       values: of every head.
       log_decay: logarithm of what a step keeps, of every state or one for all of them.
-      erase_writes: e, along which is taken away; None for no erasure.
-      erase_reads: f, under which is read what is taken away; None with `erase_writes`.
+      erase_writes: e, along which is taken away; None for `keys`, as where a token
+        replaces what the state holds.
+      erase_reads: f, under which is read what is taken away; None for no erasure.
       log_weights: log w, of what weighs tokens by exponentials; None for w = 1. Decays
         must then be one per head.
       bonus: weight of a token's own key, of every state. The state is then read before
         the token decays it: alpha[i, j] holds G[i-1] ... G[j+1]. None for neither.
       floor: alpha's rows are over max(|their sum|, floor), per head; None for no
         division.
+      z: the argument of the gate behind the recurrence, None where none is known; see
+        `Recurrence`.
 
     References:
       Yang et al., "Gated Linear Attention", arXiv 2312.06635, section 4; "Parallelizing
       Linear Transformers with the Delta Rule", arXiv 2406.06484, section 3.
     """
 
-    queries: Float[Array, "b l h n"]
-    keys: Float[Array, "b l h n"]
-    values: Float[Array, "b l h p"]
-    log_decay: Float[Array, "b l h rates"]
-    erase_writes: Float[Array, "b l h n"] | None = None
-    erase_reads: Float[Array, "b l h n"] | None = None
-    log_weights: Float[Array, "b l h"] | None = None
-    bonus: Float[Array, "h n"] | None = None
-    floor: Float[Array, "h"] | None = None
+    queries: Float[Array, "*s b l h n"]
+    keys: Float[Array, "*s b l h n"]
+    values: Float[Array, "*s b l h p"]
+    log_decay: Float[Array, "*s b l h rates"]
+    erase_writes: Float[Array, "*s b l h n"] | None = None
+    erase_reads: Float[Array, "*s b l h n"] | None = None
+    log_weights: Float[Array, "*s b l h"] | None = None
+    bonus: Float[Array, "*s h n"] | None = None
+    floor: Float[Array, "*s h"] | None = None
+    z: Float[Array, "*s b l d"] | None = None
+
+    @property
+    def erasure(self) -> tuple[Any, Any] | None:
+        """What is taken away along and under: e and f; None for no erasure."""
+        if self.erase_reads is None:
+            return None
+        writes = self.keys if self.erase_writes is None else self.erase_writes
+        return writes, self.erase_reads
+
+    @property
+    def bare(self) -> "GatedRecurrence":
+        """The same without the gate behind it, all of whose parts are of heads."""
+        return self._replace(z=None)
 
 
 OF_HEADS = ("bonus", "floor")
@@ -196,6 +213,7 @@ class SoftmaxAttention(NamedTuple):
       keys, values: of every group of heads.
       places: of the tokens in their text, those of earlier calls counted.
       begins: the first place that a token sees.
+      z: the argument of the gate behind attention; None if there is none.
 
     References:
       Vaswani et al., "Attention is all you need", arXiv 1706.03762, section 3.2;
@@ -207,6 +225,7 @@ class SoftmaxAttention(NamedTuple):
     values: Float[Array, "*s b l g p"]
     places: Int[Array, "*s b l"]
     begins: Int[Array, "*s b l"]
+    z: Float[Array, "*s b l d"] | None = None
 
 
 @exportable

@@ -19,6 +19,10 @@ from jmamba import (
     Mamba2LM,
     MambaConfig,
     MambaLM,
+    OlmoHybridConfig,
+    OlmoHybridLM,
+    Qwen3NextConfig,
+    Qwen3NextLM,
 )
 from jmamba.models.skeleton import make_skeleton
 
@@ -106,6 +110,51 @@ def random_parallel_model(**changes) -> FalconH1LM:
         "head_multiplier": 0.5,
     }
     return _filled(FalconH1Config(**sizes | changes), 0, "float32")
+
+
+@cache
+def random_delta_model(**changes) -> OlmoHybridLM:
+    """Return a hybrid of 24 tokens: gated delta nets around attention."""
+    sizes: dict[str, Any] = {
+        "vocab_size": 24,
+        "d_model": 8,
+        "num_layers": 3,
+        "layer_kinds": ("delta", "attention", "delta"),
+        "num_value_heads": 4,
+        "num_key_heads": 2,
+        "key_width": 3,
+        "value_width": 2,
+        "beta_limit": 2.0,
+        "num_query_heads": 2,
+        "rope_width": 4,
+        "d_feed_forward": 12,
+    }
+    return _filled(OlmoHybridConfig(**sizes | changes), 0, "float32")
+
+
+@cache
+def random_qwen_model(**changes) -> Qwen3NextLM:
+    """Return a gated delta net and gated attention of 24 tokens, with experts."""
+    sizes: dict[str, Any] = {
+        "vocab_size": 24,
+        "d_model": 8,
+        "num_layers": 2,
+        "layer_kinds": ("delta_experts", "attention_experts"),
+        "num_value_heads": 4,
+        "num_key_heads": 2,
+        "key_width": 3,
+        "value_width": 2,
+        "num_query_heads": 2,
+        "num_kv_heads": 1,
+        "rope_width": 2,
+        "num_experts": 4,
+        "renormalise_experts": True,
+        "share_experts": True,
+        "gate_shared": True,
+        "d_expert": 5,
+        "d_shared": 4,
+    }
+    return _filled(Qwen3NextConfig(**sizes | changes), 0, "float32")
 
 
 def _filled(config: Any, seed: int, dtype: str) -> Any:

@@ -167,9 +167,7 @@ def tiny_vim(
     skeleton = make_skeleton(config, dtype=dtype, param_dtype=dtype, remat=remat)
     arrays = {path: np.zeros(leaf.shape) for path, leaf in skeleton.parameters.items()}
     for key, slot in slots_of(config, skeleton.parameters).items():
-        place = (
-            arrays[slot.path] if slot.layer is None else arrays[slot.path][slot.layer]
-        )
+        place = arrays[slot.path][slot.part]
         place[:] = slot.change.from_torch(state[key])
     cast = {
         path: jnp.asarray(array.astype(skeleton.parameters[path].dtype))

@@ -135,10 +135,11 @@ def _load_transformers(
     model = model_class(model_class.config_class.from_dict(raw)).eval()
     skeleton = make_skeleton(config, dtype="float32", param_dtype=dtype)
     names = {
-        (slot.path, slot.layer): key
+        (slot.path, str(slot.part)): key
         for key, slot in slots_of(config, skeleton.parameters).items()
     }
-    state, weights = model.state_dict(), find_weights(source)
+    state, joined, filled = model.state_dict(), {}, set()
+    weights = find_weights(source)
     named = name_weights(
         architecture, layout, skeleton.parameters, weights, read_headers(weights)
     )
@@ -149,8 +150,21 @@ def _load_transformers(
     for file in weights.files:
         with weights.open(file) as tensors:
             for key in set(tensors) & set(held):
-                path, layer, _, _ = held[key]
+                path, index, _, _ = held[key]
                 value = torch.from_numpy(np.asarray(tensors[key].read(), np.float32))
                 stored = getattr(torch, skeleton.parameters[path].dtype.name)
-                state[names[path, layer]].copy_(value.to(stored).float())
-    return model
+                # files may divide a parameter as they like, and then have these names
+                name = names.get((path, str(index)), key)
+                value = value.to(stored).float()
+                if name in state:
+                    state[name].copy_(value)
+                    filled.add(name)
+                else:
+                    joined[name] = value
+    if not joined:
+        return model
+    # theirs joins what files hold in parts, and has other names for some
+    joined |= {name: state[name] for name in filled}
+    return model_class.from_pretrained(
+        None, config=model.config, state_dict=joined, dtype=torch.float32
+    ).eval()

@@ -1,7 +1,7 @@
 """Filling a model's parameters from weight files, one tensor at a time."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jmamba.files.errors import CheckpointError, compress
-from jmamba.files.keys import Change, ParameterPath, Slot
+from jmamba.files.keys import Change, ParameterPath, Part, Slot
 from jmamba.files.tensors import FLOATS, StoredTensor
 from jmamba.files.weight_files import Weights
 
@@ -46,12 +46,10 @@ def fill(
             for key, tensor in tensors.items():
                 if key not in slots:
                     continue
-                path, layer, change, _ = slots[key]
+                path, index, change, _ = slots[key]
                 leaf = parameters[path]
                 target = host.setdefault(path, aligned_empty(leaf.shape, leaf.dtype))
-                bad += convert_into(
-                    target if layer is None else target[layer], key, tensor, change
-                )
+                bad += convert_into(target[index], key, tensor, change)
                 left[path] -= 1
                 if not left[path]:
                     arrays[path] = jax.device_put(host.pop(path), may_alias=True)
@@ -86,26 +84,23 @@ def fill_parts(
     """
     bad: set[str] = set()
     with ExitStack() as stack:
-        found: dict[ParameterPath, dict[int | None, tuple[str, StoredTensor]]] = {}
+        found: dict[ParameterPath, list[tuple[str, StoredTensor]]] = {}
         for file in weights.files:
             for key, tensor in stack.enter_context(weights.open(file)).items():
                 if key in slots:
-                    of_path = found.setdefault(slots[key].path, {})
-                    of_path[slots[key].layer] = key, tensor
+                    found.setdefault(slots[key].path, []).append((key, tensor))
 
         def read_part(path: ParameterPath, index: tuple[slice, ...]) -> np.ndarray:
             leaf = parameters[path]
-            bounds = [i.indices(n) for i, n in zip(index, leaf.shape, strict=True)]
-            rest = tuple(slice(*bound) for bound in bounds)
-            shape = tuple(stop - start for start, stop, _ in bounds)
+            bounds = [i.indices(n)[:2] for i, n in zip(index, leaf.shape, strict=True)]
+            shape = tuple(stop - start for start, stop in bounds)
             target = aligned_empty(shape, leaf.dtype)
-            for layer, (key, tensor) in found[path].items():
-                change = slots[key].change
-                if layer is None:
-                    bad.update(convert_into(target, key, tensor, change, rest))
-                elif layer in range(*bounds[0]):
-                    place = target[layer - bounds[0][0]]
-                    bad.update(convert_into(place, key, tensor, change, rest[1:]))
+            for key, tensor in found[path]:
+                _, own, change, _ = slots[key]
+                part = _overlap(own, bounds)
+                if part is not None:
+                    place, within = target[part[0]], part[1]
+                    bad.update(convert_into(place, key, tensor, change, within))
             return target
 
         arrays = {
@@ -116,6 +111,40 @@ def fill_parts(
         }
     _check_finite(sorted(bad), weights)
     return arrays
+
+
+def _overlap(
+    own: Part, bounds: Sequence[tuple[int, int]]
+) -> tuple[Part, tuple[slice, ...]] | None:
+    """Return where in a part of a parameter a tensor goes, and which part of it.
+
+    Args:
+      own: which part of the parameter the tensor is.
+      bounds: first and last of each axis of the part that is filled.
+
+    Returns:
+      None if the tensor is not in it.
+
+    Examples:
+      >>> _overlap((1, slice(2, 6)), [(0, 2), (4, 8), (0, 3)])
+      ((1, slice(0, 2, None)), (slice(2, 4, None), slice(0, 3, None)))
+      >>> _overlap((1, slice(2, 6)), [(0, 2), (6, 8), (0, 3)]) is None
+      True
+    """
+    place: list[int | slice] = []
+    within: list[slice] = []
+    for i, (start, stop) in zip(own, bounds, strict=False):
+        if isinstance(i, int):
+            if not start <= i < stop:
+                return None
+            place.append(i - start)
+            continue
+        first, last = max(start, i.start), min(stop, i.stop)
+        if first >= last:
+            return None
+        place.append(slice(first - start, last - start))
+        within.append(slice(first - i.start, last - i.start))
+    return tuple(place), (*within, *(slice(*bound) for bound in bounds[len(own) :]))
 
 
 def _once(read: Callable[[Any], np.ndarray]) -> Callable[[Any], np.ndarray]:

@@ -1,6 +1,6 @@
 """Parameters in a model's tree, and tables of which tensor is which parameter."""
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -31,6 +31,9 @@ class Change(NamedTuple):
 
 SAME = Change(lambda x: x, lambda x: x)
 TRANSPOSE = Change(np.transpose, np.transpose)  # torch keeps (out, in), we (in, out)
+TRANSPOSE_EACH = Change(  # the same of each expert
+    lambda w: w.transpose(0, 2, 1), lambda w: w.transpose(0, 2, 1)
+)
 DEPTHWISE = Change(lambda w: w[:, 0, :], lambda w: w[:, None, :])  # d 1 k <-> d k
 PATCHES = Change(  # out colours rows columns <-> rows columns colours out
     lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1)
@@ -43,23 +46,32 @@ class Row(NamedTuple):
     """One row of a table.
 
     Attributes:
-      key: the tensor's name; one with {} has a tensor per layer.
+      key: the tensor's name; one with {} has a tensor per layer, one with a second {}
+        for each expert of a layer, which are its parameter's next axis.
       path: the parameter.
       change: how the tensor changes.
       aliases: other names under which a checkpoint may hold it instead.
+      like: of a tensor that is only some rows of its parameter, behind those of the
+        rows before of the same parameter: the parameter beside it, named from its
+        mixer on, that has as many columns; () for one that is all of it.
     """
 
     key: str
     path: ParameterPath
     change: Change = SAME
     aliases: tuple[str, ...] = ()
+    like: ParameterPath = ()
+
+
+Part = tuple[int | slice, ...]
+"""Which part of a parameter: () for all, then the layer, then an expert or rows."""
 
 
 class Slot(NamedTuple):
-    """Where one tensor of a checkpoint goes: into a parameter, or a layer of it."""
+    """Where one tensor of a checkpoint goes: into a parameter, or a part of it."""
 
     path: ParameterPath
-    layer: int | None
+    part: Part
     change: Change
     shape: tuple[int, ...]
 
@@ -82,9 +94,9 @@ def plain_table(paths: Iterable[ParameterPath]) -> tuple[Row, ...]:
 
 
 def slots(
-    table: Iterable[Row],
+    table: Sequence[Row],
     shapes: Mapping[ParameterPath, tuple[int, ...]],
-    keys: Container[str] = (),
+    keys: Any = (),
     starts: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Slot]:
     """Return key -> slot for every tensor that a model with these parameters needs.
@@ -93,34 +105,71 @@ def slots(
       table: a layout's.
       shapes: shape of each parameter, layers stacked along the first axis.
       keys: those at hand; an alias among them takes the place of a row's key that is
-        not.
+        not. Of a mapping to what has a `shape`, tensors that make up one parameter may
+        divide it as they like.
       starts: what the parameters of each run of layers are under, below the first name
         of their path -> the first of its layers; () if all layers are stacked alike.
 
     Examples:
       >>> table = [Row("layers.{}.x_proj", ("layers", "x_proj", "kernel"), TRANSPOSE)]
       >>> for key, slot in slots(table, {table[0].path: (2, 32, 12)}).items():
-      ...     print(key, slot.layer, slot.shape)
-      layers.0.x_proj 0 (12, 32)
-      layers.1.x_proj 1 (12, 32)
+      ...     print(key, slot.part, slot.shape)
+      layers.0.x_proj (0,) (12, 32)
+      layers.1.x_proj (1,) (12, 32)
     """
-    found = {}
+    found: dict[str, Slot] = {}
     for row in table:
-        key, _, change, aliases = row
+        axes = row.key.count("{}")
         for path, first in _placed(row, starts):
             if path not in shapes:  # no bias, a tied head, another kind of layer
                 continue
             shape = shapes[path]
-            if "{}" not in key:
-                if key not in keys:
-                    key = next((alias for alias in aliases if alias in keys), key)
-                found[key] = Slot(path, None, change, _torch_shape(shape, change))
-                continue
-            torch_shape = _torch_shape(shape[1:], change)
-            for layer in range(shape[0]):
-                slot = Slot(path, layer, change, torch_shape)
-                found[key.format(first + layer)] = slot
+            for index in np.ndindex(shape[:axes]):
+                key = _stored_key(row, index, first, keys)
+                own = shape[axes:]
+                if row.like:
+                    peers = [one for one in table if one.path == row.path]
+                    part = _rows(row, peers, path, (index, first), shapes, keys)
+                    index, own = (*index, part), (part.stop - part.start, *own[1:])
+                change = row.change
+                found[key] = Slot(path, index, change, _torch_shape(own, change))
     return found
+
+
+def _stored_key(row: Row, index: tuple[int, ...], first: int, keys: Any) -> str:
+    """Return a tensor's name, or its alias if that is at hand and the name is not."""
+    numbers = (index[0] + first, *index[1:]) if index else ()
+    names = [name.format(*numbers) for name in (row.key, *row.aliases)]
+    return next((name for name in names if name in keys), names[0])
+
+
+def _rows(
+    row: Row,
+    peers: list[Row],
+    path: ParameterPath,
+    where: tuple[tuple[int, ...], int],
+    shapes: Mapping[ParameterPath, tuple[int, ...]],
+    keys: Any,
+) -> slice:
+    """Return which rows of its parameter a tensor is.
+
+    Args:
+      row: of the tensor.
+      peers: rows of all tensors that make up the parameter.
+      path: of the parameter.
+      where: layer in its run, and the first of the run.
+      shapes: of all parameters.
+      keys: those at hand; where they have shapes that make up the parameter, these say.
+    """
+    beside = path[: len(path) - len(row.path) + 2]
+    counts = [shapes[beside + one.like][-1] for one in peers]
+    stored = [_stored_key(one, *where, keys) for one in peers]
+    if isinstance(keys, Mapping) and all(name in keys for name in stored):
+        there = [tuple(keys[name].shape) for name in stored]
+        if all(there) and sum(x[0] for x in there) == shapes[path][len(where[0])]:
+            counts = [x[0] for x in there]
+    place = peers.index(row)
+    return slice(sum(counts[:place]), sum(counts[: place + 1]))
 
 
 def _placed(row: Row, starts: Mapping[str, int]) -> list[tuple[ParameterPath, int]]:

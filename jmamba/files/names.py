@@ -94,9 +94,9 @@ def _match(
         pattern = ".".join("{}" if part.isdigit() else part for part in ending)
         if pattern in patterns:
             row, is_bare = patterns[pattern]
-            number = next((part for part in ending if part.isdigit()), "")
+            numbers = [part for part in ending if part.isdigit()]
             prefix = "".join(f"{part}." for part in parts[:start])
-            return _Match(row.replace("{}", number), prefix, is_bare)
+            return _Match(row.format(*numbers), prefix, is_bare)
     return None
 
 

@@ -79,8 +79,8 @@ def torch_tensors(
       keys: which tensors, in their order.
     """
     for key in keys:
-        path, layer, change, _ = table[key]
+        path, index, change, _ = table[key]
         array = parameters[path]
         # one layer at a time: np.asarray of the stack would stay cached beside it
-        host = np.asarray(array if layer is None else array[layer])
+        host = np.asarray(array[index] if index else array)
         yield key, np.ascontiguousarray(change.to_torch(host))

@@ -17,7 +17,6 @@ from jmamba.layers.places import Place as Place
 from jmamba.layers.places import Watch as Watch
 from jmamba.layers.recurrence import directions_of as directions_of
 from jmamba.layers.recurrence import run_recurrence as run_recurrence
-from jmamba.layers.recurrence import states_after as states_after
 from jmamba.layers.runs import Run as Run
 from jmamba.layers.sizes import HeadSizes as HeadSizes
 from jmamba.layers.sizes import MixerSizes as MixerSizes
@@ -25,6 +24,7 @@ from jmamba.layers.stack import PLACES as PLACES
 from jmamba.layers.stack import Passed as Passed
 from jmamba.layers.stack import run_layers as run_layers
 from jmamba.layers.stack import walk as walk
+from jmamba.layers.states import states_after as states_after
 from jmamba.types import BidirectionalRecurrence as BidirectionalRecurrence
 from jmamba.types import ByRun as ByRun
 from jmamba.types import LayerCache as LayerCache

@@ -36,7 +36,7 @@ class SelfAttention(OpenMixer):
       Ainslie et al., "GQA", arXiv 2305.13245.
     """
 
-    cache_kind = AttentionCache
+    recurs_as, cache_kind = SoftmaxAttention, AttentionCache
     places: ClassVar[tuple[Place, ...]] = (
         Place("queries", "blhn", "queries, rotated and scaled", (), ("attn.hook_q",)),
         Place("keys", "blgn", "keys, rotated", (), ("attn.hook_k",)),

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from jmamba.layers.feed_forward import FeedForward
 from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.mixer import Mixer, Projection
-from jmamba.layers.norm import RMSNorm
+from jmamba.layers.norm import NoNorm, RMSNorm
 from jmamba.layers.places import PASS_BY, Place, Watch
 from jmamba.layers.recurrence import watch_parameters
 from jmamba.ops.sharding import hold
@@ -95,16 +95,17 @@ class Block(nnx.Module):
     Args:
       norm: in front of the mixer.
       mixer: of any kind.
-      feed_forward: reads what comes of that, and is added likewise; None for none.
+      feed_forward: reads what comes of that, and is added likewise: a `FeedForward`, or
+        a layer of experts; None for none.
       scale: what is multiplied with all that is added to the residual stream.
     """
 
     def __init__(
         self,
-        norm: RMSNorm,
+        norm: RMSNorm | NoNorm,
         mixer: Mixer,
         *,
-        feed_forward: FeedForward | None = None,
+        feed_forward: FeedForward | Any = None,
         scale: float = 1.0,
     ):
         self.norm = norm

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from jmamba.layers import freezing
 from jmamba.layers.freezing import NOTHING, Frozen, call_linear
 from jmamba.layers.linear import make_linear
-from jmamba.layers.norm import Precision, RMSNorm
+from jmamba.layers.norm import NoNorm, Precision, RMSNorm
 from jmamba.layers.places import PASS_BY, Place, Watch
 
 NAME = "feed_forward"
@@ -39,6 +39,7 @@ class FeedForward(nnx.Module):
     Args:
       width: numbers between the maps.
       norm: in front of them.
+      out_norm: behind them; None for none.
       d_model: width of the residual stream.
       use_bias: whether the maps have biases.
       is_fused: whether gate and up are one map, as in some checkpoints.
@@ -61,8 +62,9 @@ class FeedForward(nnx.Module):
     def __init__(
         self,
         width: int,
-        norm: RMSNorm,
+        norm: RMSNorm | NoNorm,
         *,
+        out_norm: RMSNorm | None = None,
         d_model: int,
         use_bias: bool = False,
         is_fused: bool = False,
@@ -73,7 +75,7 @@ class FeedForward(nnx.Module):
     ):
         parts: dict[str, Any] = {"precision": precision, "rngs": rngs}
         parts["use_bias"] = use_bias
-        self.norm, self.is_fused = norm, is_fused
+        self.norm, self.out_norm, self.is_fused = norm, out_norm, is_fused
         self.gate_scale, self.out_scale = gate_scale, out_scale
         if is_fused:
             self.gate_up = make_linear(d_model, 2 * width, **parts)
@@ -98,6 +100,22 @@ class FeedForward(nnx.Module):
         """
         at = at.under(NAME)
         n = self.norm(at("input", x), frozen=frozen.norm)
+        return at("output", self.transform(n, frozen=frozen, at=at))
+
+    def transform(
+        self,
+        n: Float[Array, "b l m"],
+        *,
+        frozen: Frozen = NOTHING,
+        at: Watch = PASS_BY,
+    ) -> Float[Array, "b l m"]:
+        """Return what its maps make of what its norm puts out.
+
+        Args:
+          n: what they read.
+          frozen: what derivatives take for constants.
+          at: who edits and reads what passes, below the layer's name.
+        """
         if self.is_fused:
             both = call_linear(self.gate_up, n, "in_proj", frozen)
             gate, up = jnp.split(both, 2, axis=-1)
@@ -107,7 +125,9 @@ class FeedForward(nnx.Module):
         gate = _times(gate, self.gate_scale)
         gated = at("gated", freezing.gate(at("up", up), gate, frozen, at=at))
         out = call_linear(self.down_proj, gated, "out_proj", frozen)
-        return at("output", _times(out, self.out_scale))
+        if self.out_norm is not None:
+            out = self.out_norm(out, frozen=frozen.norm)
+        return _times(out, self.out_scale)
 
 
 def _times(x, scale: float):

@@ -40,7 +40,7 @@ class Projection(NamedTuple):
     """What a mixer projects its input to.
 
     Attributes:
-      recurrence: of one direction or two, or `SoftmaxAttention`.
+      recurrence: of one direction or two, a `GatedRecurrence` or `SoftmaxAttention`.
       kept: what later tokens need besides the recurrence's state.
       convolutions: how u was made in each direction; () where u is a projection of its
         own token alone.
@@ -74,6 +74,9 @@ class Mixer(nnx.Module):
 
     is_open: ClassVar[bool] = False
     """Whether it is an `OpenMixer`."""
+
+    recurs_as: ClassVar[Any] = Recurrence
+    """What it projects to: a `Recurrence` of each direction, or something else."""
 
     cache_kind: ClassVar[Any] = LayerCache
     """Makes a cache of what `project` kept and the state that `run` returned."""

@@ -146,7 +146,7 @@ class LayeredModel(nnx.Module):
         return run.block(index)
 
     def check_recurrent(self, what: str) -> None:
-        """Raise unless all layers are recurrences, and no softmax attention.
+        """Raise unless all layers are recurrences whose steps only decay.
 
         Args:
           what: is of recurrences alone.
@@ -154,14 +154,23 @@ class LayeredModel(nnx.Module):
         Raises:
           ValueError: some are not.
         """
-        wrong = [run.layers for run in self.runs() if not run.is_recurrent]
-        if wrong:
-            layers = [i for part in wrong for i in range(part.start, part.stop)]
-            raise ValueError(
-                f"{what} is of recurrent layers, but layers {layers} of this "
-                f"{type(self).__name__} hold softmax attention, whose memory grows "
-                "with the text. Give a model without them."
-            )
+        reasons = {
+            "hold softmax attention, whose memory grows with the text": [
+                run for run in self.runs() if not run.is_recurrent
+            ],
+            "erase from their states, or make decays of another form": [
+                run for run in self.runs() if run.is_recurrent and not run.is_selective
+            ],
+        }
+        for reason, wrong in reasons.items():
+            layers = [
+                i for run in wrong for i in range(run.layers.start, run.layers.stop)
+            ]
+            if layers:
+                raise ValueError(
+                    f"{what} is of recurrent layers, but layers {layers} of this "
+                    f"{type(self).__name__} {reason}. Give a model without them."
+                )
 
     def run_layers(self, x: Float[Array, "b l m"], **options: Any) -> Passed:
         """Run the blocks, reading and editing what passes.

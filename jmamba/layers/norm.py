@@ -1,7 +1,7 @@
 """RMS norm, and the dtypes of a model."""
 
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,14 +55,23 @@ class RMSNorm(nnx.Module):
       size: numbers that are normalised.
       eps: keeps the division finite.
       groups: how many parts of neighbours have an RMS of their own.
+      offset: what is added to the scale, which is 1 at first altogether.
       precision: dtypes.
     """
 
     letters: ClassVar[Mapping[str, str]] = {"scale": "m"}
 
-    def __init__(self, size: int, *, eps: float, groups: int = 1, precision: Precision):
-        self.scale = nnx.Param(jnp.ones((size,), precision.param))
-        self.eps, self.groups = eps, groups
+    def __init__(
+        self,
+        size: int,
+        *,
+        eps: float,
+        groups: int = 1,
+        offset: float = 0.0,
+        precision: Precision,
+    ):
+        self.scale = nnx.Param(jnp.full((size,), 1 - offset, precision.param))
+        self.eps, self.groups, self.offset = eps, groups, offset
         self.compute = precision.compute
 
     def __call__(
@@ -72,12 +81,34 @@ class RMSNorm(nnx.Module):
         over: Float[Array, "... m"] | None = None,
         frozen: bool = False,
     ) -> Float[Array, "... m"]:
-        """Return x / rms(x) * scale in the compute dtype; see `rms_norm`."""
+        """Return x / rms(x) (offset + scale) in the compute dtype; see `rms_norm`."""
 
         def split(x):
             return x.reshape(*x.shape[:-1], self.groups, -1)
 
         over = None if over is None else split(over)
         y = rms_norm(split(x), self.eps, over=over, frozen=frozen).reshape(x.shape)
-        scale = jnp.broadcast_to(self.scale[...].astype(y.dtype), y.shape)
-        return (y * scale).astype(self.compute)
+        scale = self.scale[...].astype(y.dtype)
+        if self.offset:
+            scale = scale + jnp.asarray(self.offset, y.dtype)
+        return (y * jnp.broadcast_to(scale, y.shape)).astype(self.compute)
+
+
+class NoNorm(nnx.Module):
+    """Stands where blocks have a norm, and leaves what it reads as it is.
+
+    Args:
+      precision: dtypes.
+    """
+
+    def __init__(self, *, precision: Precision):
+        self.compute = precision.compute
+
+    def __call__(self, x: Float[Array, "... m"], **options: object) -> Any:
+        """Return x in the compute dtype.
+
+        Args:
+          x: what passes.
+          **options: of a norm.
+        """
+        return x.astype(self.compute)

@@ -39,7 +39,7 @@ class ParallelMixer(OpenMixer):
       Zuo et al., "Falcon-H1", arXiv 2507.22448, section 2.
     """
 
-    cache_kind = staticmethod(_join_caches)
+    recurs_as, cache_kind = SideBySide, staticmethod(_join_caches)
     letters: ClassVar[Mapping[str, str]] = {}
 
     def __init__(

@@ -131,59 +131,6 @@ def _run_heads(recurrence: Recurrence, state, segment_ids) -> RecurrenceOutput:
     return RecurrenceOutput(y.reshape(recurrence.u.shape), last_state)
 
 
-def states_after(
-    recurrence: Recurrence,
-    tokens: Int[Array, "q"],
-    *,
-    state: Float[Array, "b d n"] | None = None,
-) -> Float[Array, "b q d n"]:
-    """Return the states after chosen tokens.
-
-        h[t] = exp(delta[t] A) h[t-1] + delta[t] B[t] u[t]^T
-
-    Only they are kept; the others pass by.
-
-    Args:
-      recurrence: of one direction.
-      tokens: places from 0 on, in any order.
-      state: the state before the first token; None for zero.
-
-    Examples:
-      >>> ones, gates = jnp.ones((1, 3, 2)), jnp.ones((1, 3, 1, 1))
-      >>> log_half = jnp.log(jnp.full((1, 1), 0.5))
-      >>> recurrence = Recurrence(ones, ones[..., :1], log_half, gates, gates)
-      >>> states = states_after(recurrence, jnp.array([2, 0]))
-      >>> [round(float(h), 3) for h in states[0, :, 0, 0]]
-      [1.75, 1.0]
-    """
-    bare = by_channel(recurrence)._replace(D=None, z=None)
-    batch, _, d = bare.u.shape
-    if state is None:
-        state = jnp.zeros((batch, d, bare.A.shape[-1]), bare.delta.dtype)
-    # one slot per chosen token, and one that all the others overwrite
-    slots = (
-        jnp.full((bare.u.shape[1],), tokens.shape[0])
-        .at[tokens]
-        .set(jnp.arange(tokens.shape[0]))
-    )
-    shape = (tokens.shape[0] + 1, *state.shape)
-    rows = jax.tree.map(
-        lambda x: jnp.moveaxis(x, 1, 0), (bare.u, bare.delta, bare.B, bare.C)
-    )
-
-    def step(carry, token):
-        state, kept = carry
-        slot, (u, delta, B, C) = token
-        one = Recurrence(u[:, None], delta[:, None], bare.A, B[:, None], C[:, None])
-        state = run_recurrence(one, state=state).last_state
-        kept = jax.lax.dynamic_update_index_in_dim(kept, state, slot, axis=0)
-        return (state, kept), None
-
-    first = (state, jnp.zeros(shape, state.dtype))
-    (_, kept), _ = jax.lax.scan(step, first, (slots, rows))
-    return jnp.moveaxis(kept[slots[tokens]], 0, 1)  # the same token may come twice
-
-
 def by_channel(recurrence: Recurrence) -> Recurrence:
     """Return the recurrence with a head for every channel: delta (b l d), A (d n)."""
     u, delta, A, B = recurrence.u, recurrence.delta, recurrence.A, recurrence.B

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jmamba.types import ByRun, LayerCache
+from jmamba.types import ByRun, LayerCache, Recurrence
 
 
 def stack_layers(
@@ -61,6 +61,11 @@ class Run(NamedTuple):
     def is_recurrent(self) -> bool:
         """Whether what its mixers remember is the state of a recurrence."""
         return self.open(self.parameters).mixer.cache_kind is LayerCache
+
+    @property
+    def is_selective(self) -> bool:
+        """Whether its mixers project to a `Recurrence`, whose steps only decay."""
+        return self.open(self.parameters).mixer.recurs_as is Recurrence
 
     def block(self, index: int) -> Any:
         """Return one block, by its number in the model."""

@@ -68,7 +68,7 @@ def attend_values(
       attention: of the new tokens.
       past: of earlier ones, with room for the new ones; what has no room is lost.
     """
-    queries, keys, values, places, begins = attention
+    queries, keys, values, places, begins, _ = attention
     slots = places
     if past is not None:
         rows = jnp.arange(keys.shape[0])[:, None]

@@ -1,7 +1,6 @@
 """Models of texts: an embedding, stacked blocks that read in one direction, a norm."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -45,6 +44,8 @@ class TextModel(StackedModel):
 
     reads: ClassVar[str] = "tokens"
     letters: ClassVar[Mapping[str, str]] = {"embedding": "vm"}
+    norm_offset: ClassVar[float] = 0.0
+    """What is added to the scales of norms of the residual stream."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class TextModel(StackedModel):
         table = jax.random.normal(rngs.params(), table_shape, precision.param)
         self.embedding = nnx.Param(table * jnp.asarray(0.02, table.dtype))
         self.layers = self.make_layers(config, precision, rngs)
-        self.norm_f = RMSNorm(config.d_model, eps=config.norm_eps, precision=precision)
+        self.norm_f = self.make_norm(config, precision)
 
     @classmethod
     def make_layers(cls, config: Any, precision: Precision, rngs: nnx.Rngs) -> Any:
@@ -72,14 +73,29 @@ class TextModel(StackedModel):
           precision: its dtypes.
           rngs: source of the initial weights.
         """
-        norm = partial(
-            RMSNorm, config.d_model, eps=config.norm_eps, precision=precision
-        )
 
         def block(rngs):
-            return Block(norm(), cls.make_mixer(config, precision, rngs))
+            return Block(
+                cls.make_norm(config, precision),
+                cls.make_mixer(config, precision, rngs),
+            )
 
         return stack_layers(block, config.num_layers, rngs)
+
+    @classmethod
+    def make_norm(cls, config: Any, precision: Precision) -> RMSNorm:
+        """Return a norm of the residual stream.
+
+        Args:
+          config: of the model.
+          precision: its dtypes.
+        """
+        return RMSNorm(
+            config.d_model,
+            eps=config.norm_eps,
+            offset=cls.norm_offset,
+            precision=precision,
+        )
 
     @classmethod
     def make_mixer(cls, config: Any, precision: Precision, rngs: nnx.Rngs) -> Mixer:

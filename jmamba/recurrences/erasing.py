@@ -80,14 +80,12 @@ def kimi_delta_attention(
     References:
       Kimi Team, "Kimi Linear", arXiv 2510.26692, section 3.
     """
-    keys = _unit(keys)
-    written = beta[..., None] * keys
+    keys = unit(keys)
     return GatedRecurrence(
-        _unit(queries) * keys.shape[-1] ** -0.5,
-        written,
+        unit(queries) * keys.shape[-1] ** -0.5,
+        beta[..., None] * keys,
         values,
         log_decay,
-        erase_writes=written,
         erase_reads=keys,
     )
 
@@ -121,7 +119,7 @@ def rwkv7(
     References:
       Peng et al., "RWKV-7 Goose", arXiv 2503.14456, section 4.
     """
-    kappa = _unit(removal)
+    kappa = unit(removal)
     return GatedRecurrence(
         receptance,
         keys,
@@ -132,6 +130,11 @@ def rwkv7(
     )
 
 
-def _unit(x: Keys) -> Keys:
-    """Return x / sqrt(|x|^2 + 1e-6), as the layers' code has it."""
+def unit(x: Float[Array, "*x n"]) -> Float[Array, "*x n"]:
+    """Return x / sqrt(|x|^2 + 1e-6) over the last axis, as the layers' code has it.
+
+    Examples:
+      >>> [round(float(x), 3) for x in unit(jnp.array([3.0, 4.0]))]
+      [0.6, 0.8]
+    """
     return x / jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-6)

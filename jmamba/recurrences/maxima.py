@@ -34,7 +34,7 @@ def running_maxima(recurrence: GatedRecurrence) -> Maxima:
     if log_weights is None:
         zeros = jnp.zeros(log_decay.shape[:-1], log_decay.dtype)
         return Maxima(zeros, zeros, zeros)
-    if log_decay.shape[-1] != 1 or recurrence.erase_writes is not None:
+    if log_decay.shape[-1] != 1 or recurrence.erase_reads is not None:
         raise ValueError(
             f"log_weights need one decay per head, and no erasure, but log_decay is "
             f"{log_decay.shape}: give log_decay of shape (b, l, h, 1), or weigh keys."

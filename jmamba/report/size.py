@@ -9,7 +9,7 @@ import numpy as np
 
 from jmamba.layers.model import LayeredModel
 from jmamba.layers.recurrence import directions_of
-from jmamba.types import SideBySide, SoftmaxAttention
+from jmamba.types import GatedRecurrence, SideBySide, SoftmaxAttention
 
 
 class Size(NamedTuple):
@@ -61,6 +61,11 @@ def size_of(model: LayeredModel) -> Size:
             made, softmax = made.recurrent, _channels(made.attention)
         if isinstance(made, SoftmaxAttention):
             channels = max(channels, _channels(made))
+            continue
+        if isinstance(made, GatedRecurrence):
+            width = math.prod(made.values.shape[-2:])
+            channels = max(channels, width)
+            states += count * width * made.keys.shape[-1]
             continue
         sides = directions_of(made)
         channels = max(channels, softmax + sum(side.u.shape[-1] for side in sides))

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jmamba.layers.model import LayeredModel
-from jmamba.layers.recurrence import states_after
+from jmamba.layers.states import states_after
 from jmamba.ops.meshes import on_any_mesh
 from jmamba.requests import choose_layers, choose_positions
 from jmamba.types import (

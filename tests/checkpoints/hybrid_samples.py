@@ -1,5 +1,6 @@
 """Tiny random hybrids, made by transformers itself, and what they are compared in."""
 
+import re
 from functools import cache
 
 import jax
@@ -18,6 +19,8 @@ CLASSES = {
     "bamba": ("BambaConfig", "BambaForCausalLM"),
     "falcon_h1": ("FalconH1Config", "FalconH1ForCausalLM"),
     "jamba": ("JambaConfig", "JambaForCausalLM"),
+    "olmo_hybrid": ("OlmoHybridConfig", "OlmoHybridForCausalLM"),
+    "qwen3_next": ("Qwen3NextConfig", "Qwen3NextForCausalLM"),
 }
 SHARED = {
     "vocab_size": 24,
@@ -30,6 +33,7 @@ SHARED = {
     "mamba_n_groups": 2,
     "pad_token_id": None,  # theirs leave its embedding without a gradient
 }
+OF_MAMBA = ("granite", "bamba", "falcon_h1", "jamba")
 GRANITE = {
     "num_local_experts": 0,
     "shared_intermediate_size": 12,
@@ -102,20 +106,103 @@ KNOBS["jamba"] = {
         "tie_word_embeddings": True,
     },
 }
+KNOBS["granite"]["experts"] = {
+    "num_local_experts": 5,
+    "num_experts_per_tok": 3,
+    "intermediate_size": 8,  # theirs needs whole 16 bytes
+    "residual_multiplier": 0.6,
+}
+KNOBS["jamba"]["experts"] = {
+    "attn_layer_period": 2,
+    "attn_layer_offset": 1,
+    "expert_layer_period": 2,
+    "expert_layer_offset": 0,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+}
+KNOBS["olmo_hybrid"] = {
+    "turning": {"rms_norm_eps": 1e-3, "tie_word_embeddings": True},
+    "rotated": {
+        "linear_allow_neg_eigval": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+        "attention_bias": True,
+        "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+    },
+}
+QWEN = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,  # theirs needs whole 16 bytes
+    "shared_expert_intermediate_size": 5,
+    "head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 4,
+    "linear_value_head_dim": 6,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+}
+KNOBS["qwen3_next"] = {
+    "experts": {"rms_norm_eps": 1e-3},
+    "mixed": {
+        "mlp_only_layers": [0],
+        "norm_topk_prob": False,
+        "tie_word_embeddings": True,
+        "attention_bias": True,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 100.0,
+            "partial_rotary_factor": 0.5,
+        },
+    },
+}
+OLMO = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 4,
+    "linear_value_head_dim": 6,
+    "linear_conv_kernel_dim": 3,
+    "rope_parameters": {"rope_type": "default", "rope_theta": None},
+    "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+}
 FEED_FORWARD = {"intermediate_size": 12}
 OWN = {
     "granite": GRANITE,
     "bamba": FEED_FORWARD,
     "falcon_h1": FEED_FORWARD | {"num_hidden_layers": 2},
     "jamba": FEED_FORWARD | {"num_experts": 1, "num_experts_per_tok": 1},
+    "olmo_hybrid": FEED_FORWARD | OLMO,
+    "qwen3_next": FEED_FORWARD | QWEN,
 }
+JOINED: dict[str, dict[str, str]] = {}
+JOINED["olmo_hybrid"] = {
+    "attention_layer_norm": "input_layernorm",
+    "feedforward_layer_norm": "post_attention_layernorm",
+}
+"""Part of a name in files -> in the memory of transformers."""
+
+PARTS = {
+    r"[qkv]_conv1d": "conv1d",
+    r"experts\.\d+\.(gate|up)_proj\.weight": "experts.gate_up_proj",
+    r"experts\.\d+\.down_proj\.weight": "experts.down_proj",
+    r"block_sparse_moe\.input_linear\.weight": (
+        "block_sparse_moe.experts.gate_up_proj"
+    ),
+    r"block_sparse_moe\.output_linear\.weight": "block_sparse_moe.experts.down_proj",
+    r"block_sparse_moe\.router\.layer": "block_sparse_moe.router",
+}
+"""The same of tensors that are one in memory."""
 
 
 @cache
 def torch_hybrid(kind: str, knobs: str, **changes):
     """Return a transformers model whose every parameter is random."""
     config_class, model_class = (getattr(transformers, name) for name in CLASSES[kind])
-    config = config_class(**SHARED | OWN[kind] | KNOBS[kind][knobs] | changes)
+    shared = {
+        name: value
+        for name, value in SHARED.items()
+        if kind in OF_MAMBA or not name.startswith("mamba")
+    }
+    config = config_class(**shared | OWN[kind] | KNOBS[kind][knobs] | changes)
     torch.manual_seed(0)
     model = model_class(config).eval()
     with torch.no_grad():
@@ -139,10 +226,32 @@ def compare_with_theirs(made, model) -> None:
         assert relative_error(mine, other) < LOGITS
     parameters = parameters_of(model)
     table = slots_of(model.config, parameters)
+    gradients = as_in_files(made.config.model_type, gradients, table)
     assert set(table) == set(gradients)
     found = {path: np.full(a.shape, np.nan) for path, a in parameters.items()}
-    for key, (path, layer, change, _) in table.items():
-        place = found[path] if layer is None else found[path][layer]
+    for key, (path, index, change, _) in table.items():
+        place = found[path][index]
         place[:] = change.from_torch(gradients[key])
     errors = jax.tree.map(relative_error, nnx.to_pure_dict(our_gradients), nest(found))
     assert max(jax.tree.leaves(errors)) < GRADIENTS, errors
+
+
+def as_in_files(kind: str, gradients: dict, table: dict) -> dict:
+    """Return gradients by the names of files, which hold some tensors in parts."""
+    found = {}
+    for key, slot in table.items():
+        name = key
+        for part, memory in JOINED.get(kind, {}).items():
+            name = name.replace(part, memory)
+        for pattern, joined in PARTS.items():
+            name = re.sub(pattern, joined, name)
+        whole = gradients[name]
+        if ".experts." in key:  # gate and up of all experts are one
+            whole = whole[slot.part[-1]]
+            half = len(whole) // 2
+            halves = {"gate_proj": whole[:half], "up_proj": whole[half:]}
+            whole = halves.get(key.split(".")[-2], whole)
+        elif "conv1d" in key and name != key:
+            whole = whole[slot.part[-1]]
+        found[key] = whole
+    return found

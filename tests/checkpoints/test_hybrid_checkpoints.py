@@ -28,6 +28,8 @@ from jmamba import (
     LanguageModel,
     Mamba2Config,
     Mamba2LM,
+    OlmoHybridLM,
+    Qwen3NextLM,
     generate,
 )
 from jmamba.checkpoints import CheckpointError, convert
@@ -38,12 +40,21 @@ MODELS = {
     "bamba": BambaLM,
     "falcon_h1": FalconH1LM,
     "jamba": JambaLM,
+    "olmo_hybrid": OlmoHybridLM,
+    "qwen3_next": Qwen3NextLM,
 }
 CASES = [(kind, knobs) for kind in MODELS for knobs in KNOBS[kind]]
 CASES.remove(("jamba", "dense"))  # which generates below
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: " ".join(case))
+LONG = [("olmo_hybrid", "rotated"), ("qwen3_next", "mixed")]
+PAIRS = [
+    pytest.param(case, marks=[pytest.mark.exhaustive] * (case in LONG))
+    for case in CASES
+]
+
+
+@pytest.fixture(scope="module", params=PAIRS, ids=lambda case: " ".join(case))
 def pair(request, tmp_path_factory):
     made = torch_hybrid(*request.param)
     folder = write_hf(tmp_path_factory.mktemp("theirs") / "model", made)
@@ -109,7 +120,7 @@ def test_generation_goes_on_from_caches_side_by_side():
     np.testing.assert_array_equal(both, whole.tokens)
 
 
-@pytest.mark.parametrize("one", ["falcon_h1"], indirect=True)
+@pytest.mark.parametrize("one", ["falcon_h1", "olmo_hybrid"], indirect=True)
 def test_chunked_and_packed_passes_are_the_whole(one):
     _, model, _ = one
     tokens = jnp.asarray(random_tokens(), jnp.int32)
@@ -123,7 +134,23 @@ def test_chunked_and_packed_passes_are_the_whole(one):
     assert relative_error(packed[:, :4], whole[:, :4]) < LOGITS
 
 
-@pytest.mark.parametrize("one", ["granite", "falcon_h1"], indirect=True)
+def test_a_missing_expert_is_named(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder = write_hf(tmp_path / "model", torch_hybrid("jamba", "experts"))
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.2.feed_forward.experts.3.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"missing: model.layers.2.feed_forward.experts.3.up_proj"
+    ):
+        LanguageModel.from_pretrained(folder)
+
+
+QWEN = pytest.param("qwen3_next", marks=pytest.mark.exhaustive)
+
+
+@pytest.mark.parametrize("one", ["granite", "olmo_hybrid", QWEN], indirect=True)
 def test_conversion_is_verified_there_and_back(one, tmp_path):
     _, model, folder = one
     found = convert(folder, tmp_path / "orbax", verify=True)
@@ -133,7 +160,7 @@ def test_conversion_is_verified_there_and_back(one, tmp_path):
     np.testing.assert_array_equal(jax_logits(back), jax_logits(model))
 
 
-@pytest.mark.parametrize("kind", ["granite", "jamba"])
+@pytest.mark.parametrize("kind", ["granite", "jamba", "olmo_hybrid"])
 def test_float64_model_matches_transformers(kind, tmp_path, monkeypatch):
     """Of the others transformers keeps tables of rotations in float32."""
     made = torch_hybrid(kind, next(iter(KNOBS[kind])), rms_norm_eps=2e-5).double()
@@ -153,7 +180,8 @@ GRANITE_MISTAKES = [
         "layer_types holds .*conv.*; jmamba knows",
     ),
     ({"layer_types": ["mamba"]}, "layer_kinds names 1 layers, but num_layers is 3"),
-    ({"num_local_experts": 8}, "num_local_experts = 8: layers of experts are not"),
+    ({"num_local_experts": 8}, r"missing: .*block_sparse_moe.input_linear.weight"),
+    ({"num_local_experts": 2, "num_experts_per_tok": 3}, "up to their number"),
     ({"quantization_config": {"bits": 4}}, "does not compute: quantization_config"),
     ({"num_key_value_heads": 3}, "num_kv_heads=3 must divide the 4 heads"),
     ({"num_attention_heads": 3}, "num_query_heads=3 must divide the width 16"),
@@ -192,7 +220,7 @@ def test_other_mistakes_are_said(tmp_path):
 
 
 JAMBA_MISTAKES = [
-    ({"num_experts": 4, "expert_layer_offset": 0}, "num_experts = 4: layers of exper"),
+    ({"num_experts": 4, "expert_layer_offset": 0}, r"feed_forward\.experts"),
     (
         {"attn_layer_offset": 2},
         "attn_layer_offset must be a layer below",

@@ -63,8 +63,8 @@ def test_model_matches_transformers(name, tmp_path):
     table = slots_of(model.config, parameters)
     assert set(table) == set(gradients)
     found = {path: np.full(a.shape, np.nan) for path, a in parameters.items()}
-    for key, (path, layer, change, _) in table.items():
-        place = found[path] if layer is None else found[path][layer]
+    for key, (path, index, change, _) in table.items():
+        place = found[path][index]
         place[:] = change.from_torch(gradients[key])
     errors = jax.tree.map(relative_error, nnx.to_pure_dict(our_gradients), nest(found))
     assert max(jax.tree.leaves(errors)) < GRADIENTS, errors

@@ -86,9 +86,9 @@ def through_key_table(model: MambaLM, gradients):
     table = slots_of(model.config, parameters, layout=layout)
     found = {path: np.full(a.shape, np.nan) for path, a in parameters.items()}
     assert set(table) == set(gradients)
-    for key, (path, layer, change, shape) in table.items():
+    for key, (path, index, change, shape) in table.items():
         assert gradients[key].shape == shape
-        place = found[path] if layer is None else found[path][layer]
+        place = found[path][index]
         place[:] = change.from_torch(gradients[key])
     return nest(found)
 

@@ -84,9 +84,9 @@ def by_loops(recurrence) -> np.ndarray:
         last = i if r.bonus is None else i - 1
         for t in range(j + 1, last + 1):
             key = np.exp(r.log_decay[at][t]) * key
-            if r.erase_writes is not None:
-                held = r.erase_reads[at][t] @ key
-                key = key - r.erase_writes[at][t] * held
+            if r.erasure is not None:
+                writes, reads = (x[at] for x in r.erasure)
+                key = key - writes[t] * (reads[t] @ key)
         alpha[s, head, i, j] = weight * (r.queries[at][i] @ key)
     if r.floor is not None:
         sums = np.abs(alpha.sum(-1, keepdims=True))

@@ -17,7 +17,7 @@ from jmamba.layers.mixer import Convolution, Mixer
 from jmamba.layers.recurrence import directions_of, run_recurrence
 from jmamba.ops import causal_conv1d
 from jmamba.ops.meshes import on_any_mesh
-from jmamba.types import BidirectionalRecurrence, Recurrence, SideBySide
+from jmamba.types import BidirectionalRecurrence, OfHeads, Recurrence, SideBySide
 
 
 @on_any_mesh
@@ -32,7 +32,8 @@ def factorise(block: Block, x: Float[Array, "b l m"]) -> Any:
       x: the residual stream entering it, `trace(...).residual_in[s]`.
 
     Raises:
-      ValueError: the block sorts its tokens.
+      ValueError: the block sorts its tokens, or is of softmax attention or a gated
+        recurrence.
 
     Examples:
       >>> import jmamba
@@ -51,6 +52,11 @@ def factorise(block: Block, x: Float[Array, "b l m"]) -> Any:
             mixer.recurrent, recurrence.recurrent, *convolutions or (None,)
         )
         return SideBySide(own, recurrence.attention)
+    if isinstance(recurrence, OfHeads):
+        raise ValueError(
+            f"This block projects to {type(recurrence).__name__}, which has no "
+            "factors: give block.project(x).recurrence as it is, and fold nothing in."
+        )
     directions = directions_of(recurrence)
     orders = getattr(recurrence, "orders", None)
     if orders is not None and not convolutions:

@@ -143,7 +143,7 @@ def check_fold(inputs: AnyInputs | OfHeads | SideBySide, fold: Collection[str]) 
         return check_fold(inputs.recurrent, fold)
     if isinstance(inputs, OfHeads):
         if fold:
-            around = "what is around a recurrence made of parameters is not known"
+            around = "what is around a gated recurrence is no part of its matrices"
             if isinstance(inputs, SoftmaxAttention):
                 around = "softmax attention has nothing around it that could be part"
             raise ValueError(f"fold={tuple(fold)}: {around}; give fold=().")

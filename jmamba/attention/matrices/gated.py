@@ -75,7 +75,7 @@ def _go_back(recurrence, rows, queries, read, emit):
     its logarithm cannot overflow beside the weights'.
     """
     has_one_decay = recurrence.log_decay.shape[-1] == 1
-    each = recurrence._replace(bonus=None, floor=None)
+    each = recurrence.bare._replace(bonus=None, floor=None)
     tokens = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), each)
     places = jnp.arange(recurrence.keys.shape[1])
 
@@ -94,9 +94,10 @@ def _go_back(recurrence, rows, queries, read, emit):
         goes_on = is_seen if recurrence.bonus is None else is_seen & ~is_own
         log_a = each.log_decay[..., None, :]
         gone = x
-        if each.erase_writes is not None:
-            held = jnp.einsum("bhn,bhqn->bhq", each.erase_writes, x)
-            gone = x - held[..., None] * each.erase_reads[..., None, :]
+        if each.erasure is not None:
+            writes, reads = each.erasure
+            held = jnp.einsum("bhn,bhqn->bhq", writes, x)
+            gone = x - held[..., None] * reads[..., None, :]
         if has_one_decay:
             log_x = log_x + jnp.where(goes_on, log_a[..., 0], 0.0)
         else:

@@ -120,7 +120,7 @@ def _attention_of_heads(recurrence, heads, rows):
         return attend_heads(recurrence, rows)[:, heads]
     chosen = {
         name: x[heads] if name in OF_HEADS else x[:, :, heads]
-        for name, x in recurrence._asdict().items()
+        for name, x in recurrence.bare._asdict().items()
         if x is not None
     }
     return attend_heads(recurrence._replace(**chosen), rows)

@@ -14,14 +14,14 @@ from jmamba.attention.matrices.channels import (
 )
 from jmamba.attention.matrices.factors import AnyInputs
 from jmamba.attention.matrices.gated import attend_heads
-from jmamba.types import SideBySide, SoftmaxAttention
+from jmamba.types import OF_HEADS, OfHeads, SideBySide
 
 CHANNELS_AT_ONCE = 8
 """Channels whose whole matrices are in memory together."""
 
 
 def query_rows(
-    recurrence: AnyInputs | SoftmaxAttention | SideBySide,
+    recurrence: AnyInputs | OfHeads | SideBySide,
     query: Int[Array, "b"] | None,
     *,
     fold: Collection[str] = (),
@@ -32,16 +32,17 @@ def query_rows(
     Args:
       recurrence: of a layer, or its `factorise`.
       query: a token of each sample, counted from 0.
-      fold: what else is part of the matrices; of softmax attention nothing is.
-      exact: whether the row is the definition's, or that of `released_row`; that of
-        softmax attention is always the definition's.
+      fold: what else is part of the matrices; of softmax attention and of gated
+        recurrences nothing is.
+      exact: whether the row is the definition's, or that of `released_row`; theirs is
+        always the definition's.
     """
     if isinstance(recurrence, SideBySide):
         own = query_rows(recurrence.recurrent, query, fold=fold, exact=exact)
-        other = _softmax_rows(recurrence.attention, query)
+        other = _rows_of_heads(recurrence.attention, query)
         return jnp.concatenate([own, other.astype(own.dtype)], axis=1)
-    if isinstance(recurrence, SoftmaxAttention):
-        return _softmax_rows(recurrence, query)
+    if isinstance(recurrence, OfHeads):
+        return _rows_of_heads(recurrence, query)
     directions = open_directions(recurrence, fold)
     if query is None:
         mean = map_channels(
@@ -55,16 +56,19 @@ def query_rows(
     return jnp.swapaxes(released_row(directions, query), 0, 1)
 
 
-def _softmax_rows(attention: SoftmaxAttention, query):
+def _rows_of_heads(recurrence: OfHeads, query):
     if query is None:
-        every = jnp.arange(attention.queries.shape[1])
-        return jnp.mean(attend_heads(attention, every), axis=2)
+        every = jnp.arange(recurrence.queries.shape[1])
+        return jnp.mean(attend_heads(recurrence, every), axis=2)
+    kind, parts = type(recurrence), recurrence._asdict()
+    shared = {name: x for name, x in parts.items() if name in OF_HEADS}
+    each = {name: x for name, x in parts.items() if name not in OF_HEADS}
 
-    def one(attention, query):
-        alone = jax.tree.map(lambda x: x[None], attention)
-        return attend_heads(alone, query[None])[0, :, 0]
+    def one(each, query):
+        alone = jax.tree.map(lambda x: x[None], each)
+        return attend_heads(kind(**alone, **shared), query[None])[0, :, 0]
 
-    return jax.vmap(one)(attention, query)
+    return jax.vmap(one)(each, query)
 
 
 def released_row(

@@ -38,7 +38,7 @@ def attend_softmax(
 
 
 def _rows(attention, rows):
-    queries, keys, _, places, begins = attention
+    queries, keys, _, places, begins, _ = attention
     return softmax_weights(
         queries[:, rows], keys, places[:, rows], begins[:, rows], places,
         precision="highest",

@@ -16,7 +16,7 @@ from jmamba.attention.matrices.rows import query_rows
 from jmamba.attention.question import Inputs, PerSample, ask
 from jmamba.layers.model import LayeredModel
 from jmamba.ops.meshes import on_any_mesh
-from jmamba.types import SideBySide, SoftmaxAttention
+from jmamba.types import OfHeads, SideBySide
 from jmamba_kernels import accumulation_dtype
 
 CHANNELS_AT_ONCE = 64
@@ -194,7 +194,7 @@ def _measure_layers(graphdef, state, inputs, query, reduction):
 
 def _query_rows(recurrence, query):
     """Return the query's row of every channel, a few at a time, or head."""
-    if isinstance(recurrence, SoftmaxAttention | SideBySide):
+    if isinstance(recurrence, OfHeads | SideBySide):
         return jnp.swapaxes(query_rows(recurrence, query), 0, 1)
     return map_channels(
         open_directions(recurrence, ()),

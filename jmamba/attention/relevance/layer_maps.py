@@ -12,7 +12,7 @@ from jmamba.attention.matrices.reduction import reduced_attention
 from jmamba.attention.matrices.rows import query_rows
 from jmamba.attention.relevance.scaling import discard_lowest, min_max
 from jmamba.attention.relevance.settings import AttentionSettings
-from jmamba.types import SideBySide, SoftmaxAttention
+from jmamba.types import OfHeads, SideBySide
 
 LayerMap = Float[Array, "b l l"] | Float[Array, "b l"]
 
@@ -37,9 +37,10 @@ def measure_layer(
 ) -> LayerMap:
     """Return a layer's attention, reduced over channels as the settings say.
 
-    That of a layer with a softmax is reduced over its heads, with nothing folded in; of
-    a recurrence and attention side by side over the channels or heads of both.
-    Feed-forward layers, which move nothing between tokens, have none.
+    That of a layer with a softmax, or of a gated recurrence such as the delta rule, is
+    reduced over its heads, with nothing folded in; of a recurrence and attention side
+    by side over the channels or heads of both. Feed-forward layers, which move nothing
+    between tokens, have none.
 
     Args:
       block: the layer.
@@ -51,8 +52,8 @@ def measure_layer(
       positive: whether attention is cut off below 0 before it is reduced.
       scale: whether `channel_norm` is heeded.
     """
-    recurrence: AnyInputs | SoftmaxAttention | SideBySide = out.recurrence
-    if isinstance(recurrence, SoftmaxAttention):  # there is nothing to fold in
+    recurrence: AnyInputs | OfHeads | SideBySide = out.recurrence
+    if isinstance(recurrence, OfHeads):  # nothing can be folded in
         settings = dataclasses.replace(settings, fold=())
     elif needs_factors(settings.fold):
         recurrence = factorise(block, x)
@@ -66,8 +67,8 @@ def measure_layer(
     if not settings.discard:
         return found
     seen = jnp.ones(found.shape, bool)
-    is_softmax = isinstance(recurrence, SoftmaxAttention | SideBySide)
-    if is_softmax or len(split_directions(recurrence)) == 1:
+    is_of_text = isinstance(recurrence, OfHeads | SideBySide)
+    if is_of_text or len(split_directions(recurrence)) == 1:
         # a text's queries see nothing ahead
         keys = jnp.arange(found.shape[-1])
         last = keys[None, :, None]
@@ -79,7 +80,7 @@ def measure_layer(
 
 
 def _reduce_matrices(
-    recurrence: AnyInputs | SoftmaxAttention | SideBySide,
+    recurrence: AnyInputs | OfHeads | SideBySide,
     settings: AttentionSettings,
     positive: bool,
 ):

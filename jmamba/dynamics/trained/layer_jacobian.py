@@ -42,7 +42,7 @@ def has_structure(run: Run) -> bool:
     """Return whether layers of a run are recurrences in the order of the text alone."""
     block = run.block(run.layers.start)
     is_causal = block.mixer.empty_cache(1, jnp.float32) is not None
-    return run.is_recurrent and is_causal and block.is_bare
+    return run.is_recurrent and run.is_selective and is_causal and block.is_bare
 
 
 @partial(jax.jit, static_argnames=("open_block", "at_once"))

@@ -1,13 +1,21 @@
 """Sizes and choices of a Granite 4 H language model."""
 
 import dataclasses
+from typing import ClassVar
 
-from jmamba.models.hybrid.config import HybridConfig
+from jmamba.models.hybrid.config import (
+    ATTENTION,
+    MAMBA,
+    HybridConfig,
+    with_experts,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GraniteConfig(HybridConfig):
-    """Describe a Granite 4 H language model without experts; see `HybridConfig`.
+    """Describe a Granite 4 H language model; see `HybridConfig`.
+
+    Layers are of kind "mamba" or "attention", or of these with "_experts" behind.
 
     Examples:
       >>> config = GraniteConfig(
@@ -17,3 +25,5 @@ class GraniteConfig(HybridConfig):
       >>> config.layer_kinds, config.num_heads
       (('mamba', 'attention'), 4)
     """
+
+    known_kinds: ClassVar[tuple[str, ...]] = with_experts((MAMBA, ATTENTION))

@@ -7,9 +7,10 @@ from typing import Any
 from jmamba.files.errors import CheckpointError
 from jmamba.models.dialects import read_entry, read_size
 from jmamba.models.granite.config import GraniteConfig
+from jmamba.models.hybrid.config import EXPERTS, mixer_kind
 from jmamba.models.hybrid.layout import (
-    KINDS,
     read_heads,
+    read_kinds,
     read_kv_heads,
     read_shared,
     read_theta,
@@ -21,9 +22,9 @@ from jmamba.models.hybrid.layout import (
 _OWN = (
     "layer_types layers_block_type num_local_experts shared_intermediate_size"
     " position_embedding_type embedding_multiplier residual_multiplier logits_scaling"
-    " attention_multiplier"
-    # of experts, which there are none of
-    " intermediate_size num_experts_per_tok output_router_logits router_aux_loss_coef"
+    " attention_multiplier intermediate_size num_experts_per_tok"
+    # how it is trained
+    " output_router_logits router_aux_loss_coef"
 ).split()
 _IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
 
@@ -32,16 +33,11 @@ def read_granite(raw: Mapping[str, Any]) -> tuple[GraniteConfig, str]:
     """Return the configuration and the layout of a config.json.
 
     Raises:
-      CheckpointError: it is of a model with experts, or says something that is not
-        computed.
+      CheckpointError: it says something that is not computed.
     """
     fields = read_shared(GraniteConfig, raw, _OWN, ids=_IDS, norm_eps=1e-6)
-    experts = raw.get("num_local_experts", 8)
-    if experts:
-        raise CheckpointError(
-            f"num_local_experts = {reprlib.repr(experts)}: layers of experts are not "
-            "computed by jmamba, only the dense models (granite-4.0-h-350m and -1b)."
-        )
+    experts = read_entry(GraniteConfig, raw, "num_experts", "num_local_experts", 8)
+    kinds = read_kinds(raw, ["mamba"] * fields["num_layers"])
     rope = raw.get("position_embedding_type")
     if rope not in (None, "nope", "rope"):
         raise CheckpointError(
@@ -61,7 +57,11 @@ def read_granite(raw: Mapping[str, Any]) -> tuple[GraniteConfig, str]:
         num_kv_heads=read_kv_heads(GraniteConfig, raw, heads),
         rope_width=width if rope == "rope" else 0,
         rope_theta=read_theta(raw),
-        layer_kinds=_read_kinds(raw, fields["num_layers"]),
+        layer_kinds=tuple(kind + EXPERTS * bool(experts) for kind in kinds),
+        num_experts=experts,
+        share_experts=bool(experts),
+        renormalise_experts=bool(experts),
+        **(_read_experts(raw) if experts else {}),
         d_feed_forward=read_size(
             GraniteConfig,
             raw,
@@ -81,15 +81,14 @@ _NUMBERS = {
 """Field -> entry of a number that something is scaled by."""
 
 
-def _read_kinds(raw: Mapping, count: int) -> tuple[str, ...]:
-    found = raw.get("layer_types") or raw.get("layers_block_type") or ["mamba"] * count
-    unknown = [kind for kind in found if kind not in KINDS]
-    if unknown or isinstance(found, str):
-        raise CheckpointError(
-            f"layer_types holds {reprlib.repr(unknown or found)}; jmamba knows "
-            f"{', '.join(map(repr, KINDS))}."
-        )
-    return tuple(KINDS[kind] for kind in found)
+def _read_experts(raw: Mapping) -> dict[str, Any]:
+    kind = GraniteConfig
+    return {
+        "experts_per_token": read_size(
+            kind, raw, "experts_per_token", "num_experts_per_tok", default=2
+        ),
+        "d_expert": read_size(kind, raw, "d_expert", "intermediate_size", default=1024),
+    }
 
 
 def write_granite(config: GraniteConfig, *, dtype: str) -> dict[str, Any]:
@@ -104,9 +103,10 @@ def write_granite(config: GraniteConfig, *, dtype: str) -> dict[str, Any]:
         **write_around(config, kind="GraniteMoeHybridForCausalLM", dtype=dtype),
         **write_heads(config),
         "model_type": "granitemoehybrid",
-        "layer_types": list(config.layer_kinds),
-        "num_local_experts": 0,
-        "num_experts_per_tok": 0,
+        "layer_types": [mixer_kind(kind) for kind in config.layer_kinds],
+        "num_local_experts": config.num_experts,
+        "num_experts_per_tok": config.experts_per_token if config.num_experts else 0,
+        **({"intermediate_size": config.d_expert} if config.num_experts else {}),
         "shared_intermediate_size": config.d_feed_forward,
         "position_embedding_type": "rope" if config.rope_width else "nope",
         **{name: getattr(config, field) for field, name in _NUMBERS.items()},
@@ -122,4 +122,11 @@ def why_no_granite(config: GraniteConfig | None) -> str | None:
         return "has other feed-forward layers"
     if config.rope_width not in (0, config.query_width):
         return "rotates a part of its heads"
+    has_experts = {kind.endswith(EXPERTS) for kind in config.layer_kinds}
+    if len(has_experts) > 1:
+        return "has experts in some layers"
+    if True in has_experts and not (
+        config.renormalise_experts and config.share_experts
+    ):
+        return "has experts without a layer beside them, or weights of another sum"
     return why_not_theirs(config)

@@ -27,17 +27,22 @@ KINDS = {
 }
 """What files call kinds of layers -> what they are called here."""
 
-SHARED = frozenset(
+AROUND = frozenset(
     "model_type vocab_size hidden_size num_hidden_layers rms_norm_eps hidden_act"
     " tie_word_embeddings num_attention_heads num_key_value_heads attention_bias"
-    " mamba_n_heads mamba_d_head mamba_n_groups mamba_d_state mamba_d_conv mamba_expand"
-    " mamba_conv_bias mamba_proj_bias time_step_limit rope_parameters rope_theta"
+    " rope_parameters rope_theta"
     " rope_scaling partial_rotary_factor unpadded_vocab_size residual_in_fp32"
     # what only trains, limits or speeds up
-    " mamba_chunk_size max_position_embeddings attention_dropout num_logits_to_keep"
+    " max_position_embeddings attention_dropout num_logits_to_keep"
     " z_loss_coefficient".split()
 ) | {*IDS}
-"""Entries that are read here, or do not matter."""
+"""Entries of any hybrid that are read here, or do not matter."""
+
+SHARED = AROUND | frozenset(
+    "mamba_n_heads mamba_d_head mamba_n_groups mamba_d_state mamba_d_conv mamba_expand"
+    " mamba_conv_bias mamba_proj_bias time_step_limit mamba_chunk_size".split()
+)
+"""Those, and entries of hybrids of Mamba."""
 
 
 def read_shared(
@@ -47,8 +52,9 @@ def read_shared(
     *,
     ids: Mapping[str, int | None],
     norm_eps: float = 1e-5,
+    known: frozenset[str] = SHARED,
 ) -> dict[str, Any]:
-    """Return the fields of a configuration that hybrids of Mamba-2 share.
+    """Return the fields of a configuration that hybrids share.
 
     Args:
       kind: class of the configuration.
@@ -56,11 +62,12 @@ def read_shared(
       own: further entries that the kind of model has.
       ids: defaults of the ids of texts.
       norm_eps: default of the norms' epsilon.
+      known: entries that it may have beside its own.
 
     Raises:
       CheckpointError: an entry is unknown, or sizes do not fit each other.
     """
-    check_entries(raw, HARMLESS | SHARED | {*own})
+    check_entries(raw, HARMLESS | known | {*own})
 
     def size(field, name, default=None):
         return read_size(kind, raw, field, name, default=default)
@@ -151,6 +158,59 @@ def read_theta(raw: Mapping) -> float:
             "'default' are computed by jmamba."
         )
     return float(found.get("rope_theta", raw.get("rope_theta", 10000.0)))
+
+
+def read_kinds(
+    raw: Mapping, default: Sequence[str], names: Mapping[str, str] = KINDS
+) -> tuple[str, ...]:
+    """Return the kinds of all layers.
+
+    Args:
+      raw: what the file says.
+      default: names of the kinds where it says nothing.
+      names: what files call kinds -> what they are called here.
+
+    Raises:
+      CheckpointError: one is unknown.
+    """
+    found = raw.get("layer_types") or raw.get("layers_block_type") or default
+    is_list = isinstance(found, list | tuple)
+    unknown = [kind for kind in found if kind not in names] if is_list else found
+    if unknown:
+        raise CheckpointError(
+            f"layer_types holds {reprlib.repr(unknown)}; jmamba knows "
+            f"{', '.join(map(repr, names))}."
+        )
+    return tuple(names[kind] for kind in found)
+
+
+_DELTA = {
+    "num_value_heads": "linear_num_value_heads",
+    "num_key_heads": "linear_num_key_heads",
+    "key_width": "linear_key_head_dim",
+    "value_width": "linear_value_head_dim",
+    "d_conv": "linear_conv_kernel_dim",
+}
+"""Field -> entry of the sizes of gated delta nets."""
+
+
+def read_delta_heads(kind: type, raw: Mapping, **defaults: int) -> dict[str, Any]:
+    """Return the fields of gated delta nets.
+
+    Args:
+      kind: class of the configuration.
+      raw: what the file says.
+      **defaults: of the fields, where the file says nothing.
+    """
+    return {
+        field: read_size(kind, raw, field, name, default=defaults.get(field, 0))
+        for field, name in _DELTA.items()
+    }
+
+
+def write_delta_heads(config: Any) -> dict[str, Any]:
+    """Return the entries of gated delta nets."""
+    return {name: getattr(config, field) for field, name in _DELTA.items()}
 
 
 def write_around(config: Any, *, kind: str, dtype: str) -> dict[str, Any]:

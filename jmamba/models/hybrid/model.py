@@ -9,13 +9,14 @@ from jaxtyping import Array, Float
 
 from jmamba.layers.attention import SelfAttention
 from jmamba.layers.block import Block
+from jmamba.layers.experts import ExpertLayer
 from jmamba.layers.feed_forward import FeedForward
 from jmamba.layers.mamba2 import Mamba2Mixer
 from jmamba.layers.mixed import MixedStack
 from jmamba.layers.mixer import Mixer
-from jmamba.layers.norm import Precision, RMSNorm
+from jmamba.layers.norm import NoNorm, Precision
 from jmamba.layers.runs import Run
-from jmamba.models.hybrid.config import ATTENTION
+from jmamba.models.hybrid.config import ATTENTION, EXPERTS, mixer_kind
 from jmamba.models.language_model import LanguageModel
 
 
@@ -50,31 +51,66 @@ class HybridLM(LanguageModel):
           kind: of the layer.
           rngs: source of the initial weights.
         """
-        norm = partial(
-            RMSNorm, config.d_model, eps=config.norm_eps, precision=precision
-        )
-        mixer = cls.make_mixer(config, precision, rngs, kind)
+        norm = partial(cls.make_norm, config, precision)
+        mixer = cls.make_mixer(config, precision, rngs, mixer_kind(kind))
+        make = cls.make_experts if kind.endswith(EXPERTS) else cls.make_feed_forward
         return Block(
             norm(),
             mixer,
-            feed_forward=cls.make_feed_forward(config, norm, precision, rngs),
+            feed_forward=make(config, norm, precision, rngs),
             scale=config.residual_multiplier,
         )
 
     @classmethod
     def make_feed_forward(
-        cls, config: Any, norm: Any, precision: Precision, rngs: nnx.Rngs
+        cls,
+        config: Any,
+        norm: Any,
+        precision: Precision,
+        rngs: nnx.Rngs,
+        width: int = 0,
     ) -> FeedForward | None:
-        """Return the feed-forward layer of one block; None if it has none."""
-        if not config.d_feed_forward:
+        """Return the feed-forward layer of one block; None if it has none.
+
+        Args:
+          config: of the model.
+          norm: makes what is in front of it.
+          precision: its dtypes.
+          rngs: source of the initial weights.
+          width: of the layer; 0 for the configuration's.
+        """
+        width = width or config.d_feed_forward
+        if not width:
             return None
         return FeedForward(
-            config.d_feed_forward,
+            width,
             norm(),
             d_model=config.d_model,
             use_bias=config.use_feed_forward_bias,
             is_fused=cls.is_fused,
             **cls.feed_forward_options(config),
+            precision=precision,
+            rngs=rngs,
+        )
+
+    @classmethod
+    def make_experts(
+        cls, config: Any, norm: Any, precision: Precision, rngs: nnx.Rngs
+    ) -> ExpertLayer:
+        """Return the layer of experts of one block."""
+        shared = None
+        if config.share_experts:
+            beside = partial(NoNorm, precision=precision)
+            shared = cls.make_feed_forward(
+                config, beside, precision, rngs, config.d_shared
+            )
+        return ExpertLayer(
+            config.expert_sizes,
+            norm(),
+            d_model=config.d_model,
+            shared=shared,
+            is_shared_gated=config.gate_shared,
+            is_fused=cls.is_fused,
             precision=precision,
             rngs=rngs,
         )

@@ -20,7 +20,7 @@ from jmamba.models.hybrid.gguf import (
     read_layer_kinds,
 )
 from jmamba.models.jamba.config import JambaConfig
-from jmamba.models.jamba.layout import attention_period
+from jmamba.models.jamba.layout import is_attention, period_of
 from jmamba.models.mamba.gguf import mamba_pairs
 
 _NORMS = {
@@ -40,7 +40,7 @@ def _pairs(config: JambaConfig) -> list[Pair]:
 
 
 def _read(header: Header) -> dict[str, Any]:
-    period, offset = attention_period(read_layer_kinds(header))
+    period, offset = period_of(read_layer_kinds(header), is_attention)
     return {
         **read_hybrid(header),
         "model_type": "jamba",

@@ -4,6 +4,7 @@ from jmamba.files.keys import SAME
 from jmamba.models.hybrid.keys import (
     ATTENTION_KEYS,
     SWIGLU,
+    expert_keys,
     hybrid_table,
     linear_keys,
     under,
@@ -23,6 +24,7 @@ JAMBA_TABLES = {
             **under("self_attn", ATTENTION_KEYS),
             "pre_ff_layernorm.weight": ("feed_forward.norm.scale", SAME),
             **linear_keys("feed_forward", SWIGLU),
+            **expert_keys("feed_forward", router="router"),
         },
         "model.final_layernorm",
     )

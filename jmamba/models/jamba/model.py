@@ -13,10 +13,10 @@ from jmamba.models.jamba.config import JambaConfig
 
 
 class JambaLM(HybridLM):
-    """A Jamba language model without experts; its arguments are `LanguageModel`'s.
+    """A Jamba language model; its arguments are `LanguageModel`'s.
 
     Blocks of Mamba-1, with norms in its selection, or of attention without rotations,
-    each with a feed-forward layer.
+    each with a feed-forward layer or one of experts.
 
     Examples:
       >>> import jax.numpy as jnp
