@@ -72,7 +72,9 @@ def generate_command(
     prompt = read_text(prompt, file)
     with stages() as show:
         show("loading the model", 0, 1)
-        language_model, tokenizer, _ = load_text_model(model, revision, dtype, weights)
+        language_model, tokenizer, _ = load_text_model(
+            model, revision, dtype, weights=weights
+        )
     speed = print_continuation(
         language_model,
         tokenizer,

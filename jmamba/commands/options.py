@@ -66,7 +66,7 @@ def load_text_model(
 
     check_dtype(dtype)
     check_weights(weights)
-    options = {"dtype": dtype, "weights": weights}
+    options = {"dtype": dtype, **({"weights": weights} if weights else {})}
     if model is None:
         check_revision(revision)
         from jmamba.embedded.text import load_embedded

@@ -192,6 +192,9 @@ def run_layers(
     see, carry = visit or (lambda carry, x, out: carry, None)
     owns = cut_by_runs((cache, edits), [run.layers for run in runs])
     caches, readings = [], []
+    is_ordinary = options.get("frozen", NOTHING).linear is None
+    is_single = x.shape[0] * x.shape[1] == 1
+    in_place = is_single and is_ordinary and not is_spread((x, runs[0].parameters))
     for run, own in zip(runs, owns, strict=True):
         chosen = None if only is None else [i for i in only if i in run]
         if chosen and len(chosen) == run.layers.stop - run.layers.start:
@@ -202,7 +205,7 @@ def run_layers(
             numbers = np.arange(run.layers.start, run.layers.stop)
             look, own = partial(_look_from, first, look), (numbers, own)
         (x, carry), (made, found) = _pass_run(
-            run, look, see, (x, carry), own, chosen, remat
+            *(run, look, see, (x, carry), own, chosen), remat=remat, in_place=in_place
         )
         caches.append(made)
         if chosen != []:
@@ -254,7 +257,7 @@ def _look_from(first: Any, look: _Look, block: Any, x: Any, own: Any):
     return _Left(x), found
 
 
-def _pass_run(run: Run, look: Callable, see: Callable, carry, own, chosen, remat):
+def _pass_run(run: Run, look: Callable, see: Callable, carry, own, chosen, **how):
     """Run the blocks of one run; return the carry, their caches, and what is read."""
     x, seen = carry
     kept = keeping = None
@@ -275,12 +278,7 @@ def _pass_run(run: Run, look: Callable, see: Callable, carry, own, chosen, remat
             kept, found = keeping.put(kept, found), None
         return (out.x, see(seen, x, out), kept), (out.cache, found)
 
-    is_ordinary = look.options.get("frozen", NOTHING).linear is None
-    is_single = x.shape[0] * x.shape[1] == 1
-    in_place = is_single and is_ordinary and not is_spread((x, run.parameters))
-    (x, seen, kept), found = walk(
-        [run], step, (x, seen, kept), own, remat=remat, in_place=in_place
-    )
+    (x, seen, kept), found = walk([run], step, (x, seen, kept), own, **how)
     if keeping is not None:
         found = found[0], keeping.take(kept)
     return (x, seen), found

@@ -28,7 +28,7 @@ def test_a_notebook_gets_the_view_of_a_text():
     """No pictures, and no frame: it takes the notebook's width and theme."""
     cell = FOUND._repr_html_()
     assert cell.startswith('<div class="jmamba jmamba-cell">') and "<img" not in cell
-    assert "After this text the model expects" in cell and 'class="controls"' in cell
+    assert "After this text the next token is" in cell and 'class="controls"' in cell
 
 
 def test_a_notebook_gets_other_reports_in_a_frame():
@@ -52,4 +52,4 @@ def test_show_writes_the_report_and_opens_it(tmp_path, monkeypatch):
 def test_a_report_is_one_line_in_a_terminal():
     text = repr(FOUND)
     assert "\n" not in text and len(text) < 300
-    assert "'a <b>\\n'" in text and "$ next (90.0 %)" in text and "bits" in text
+    assert "'a <b>\\n'" in text and "next token $ (90.0 %)" in text and "bits" in text

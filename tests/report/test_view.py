@@ -13,7 +13,7 @@ from test_page import Reader
 
 from jmamba.report.text.shown import maps_of, view_of
 from jmamba.report.view.maps import PairMap, Series, name_layers
-from jmamba.report.view.packing import STEPS, WHOLE, pack_maps, quantise, restore
+from jmamba.report.view.packing import STEPS, WHOLE, encode_rows, pack_maps, restore
 from jmamba.report.view.view import TokenView, render_fragment, render_view
 
 TEXT = "né\tש 👩\u200d🚀\n"
@@ -58,7 +58,7 @@ def test_what_is_stored_is_what_was_measured(whole):
 @given(st.integers(0, 99), st.sampled_from(STEPS))
 def test_codes_are_as_exact_as_they_say(seed, steps):
     one = random_map(1, 6, seed=seed)
-    back = restore(one, *quantise(one, steps), steps)
+    back = restore(one, *encode_rows(one, steps), steps)
     largest = np.repeat(one.shares.max(axis=-1), np.arange(1, 7), axis=1)
     off = np.abs(back - one.rows)
     assert (off <= largest / steps + 2 / WHOLE).all()

@@ -48,7 +48,7 @@ def pack_maps(maps: Sequence[PairMap], limit: int = VIEW_BYTES) -> Packed:
     for one in maps:
         entry, off = _fit(one, limit)
         if entry is None:
-            smallest = len(_deflate(*quantise(one, STEPS[-1])))
+            smallest = len(_deflate(*encode_rows(one, STEPS[-1])))
             left_out[one.title] = _what_it_takes(smallest, limit)
             entry, off = (None, 0.0) if packed else _fit(one.of_last(), limit)
         if entry is not None:
@@ -57,7 +57,7 @@ def pack_maps(maps: Sequence[PairMap], limit: int = VIEW_BYTES) -> Packed:
     return Packed(packed, error, left_out)
 
 
-def quantise(
+def encode_rows(
     one: PairMap, steps: int
 ) -> tuple[UInt16[np.ndarray, "s q"], UInt8[np.ndarray, "s n"]]:
     """Return the scale of each row, and a code for each share of `one.rows`.
@@ -69,7 +69,7 @@ def quantise(
 
     Examples:
       >>> one = PairMap("attention", np.array([[[0.25, 0.75, 0.0]]], np.float32))
-      >>> restore(one, *quantise(one, 255), 255).round(2).tolist()
+      >>> restore(one, *encode_rows(one, 255), 255).round(2).tolist()
       [[0.25, 0.75, 0.0]]
     """
     largest = one.shares.max(axis=-1, initial=0)
@@ -80,7 +80,7 @@ def quantise(
 
 
 def restore(one: PairMap, scales, codes, steps: int) -> Float[np.ndarray, "s n"]:
-    """Return what the codes of `one.rows` stand for; see `quantise`."""
+    """Return what the codes of `one.rows` stand for; see `encode_rows`."""
     return _spread(one, scales) * (codes / np.float32(steps)) ** 2
 
 
@@ -95,7 +95,7 @@ def _spread(one, scales):
 def _fit(one, limit):
     """Return a map with as many steps as fit, and its error; None if it does not."""
     for steps in STEPS:
-        coded = quantise(one, steps)
+        coded = encode_rows(one, steps)
         data = _deflate(*coded)
         if len(data) <= limit:
             break
