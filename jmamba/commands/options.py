@@ -66,7 +66,9 @@ def load_text_model(
 
     check_dtype(dtype)
     check_weights(weights)
-    options = {"dtype": dtype, **({"weights": weights} if weights else {})}
+    options: dict[str, Any] = {"dtype": dtype}
+    if weights is not None:
+        options["weights"] = weights
     if model is None:
         check_revision(revision)
         from jmamba.embedded.text import load_embedded
