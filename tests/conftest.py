@@ -15,7 +15,8 @@ makes the list.
 
 Exhaustive tests: what takes minutes and shows in large what others hold in small
 (notebooks, processes that are killed, recipes at length, kernels for every chip) is
-left out unless it is asked for, by `-m exhaustive`.
+left out unless it is asked for, by `-m exhaustive`. exhaustive.txt lists those that
+show once more, of another model, method or option, what a test beside them holds.
 
 Devices: tests run on the CPU unless JAX_PLATFORMS says otherwise. The CPU counts as 8
 devices, so that sharding is tested without hardware.
@@ -65,8 +66,12 @@ hypothesis.settings.load_profile("quick")
 
 def pytest_collection_modifyitems(items):
     """Mark the tests that slow.txt lists, and those that are exhaustive."""
-    slow = set((Path(__file__).parent / "slow.txt").read_text().split())
+    here = Path(__file__).parent
+    slow = set((here / "slow.txt").read_text().split())
+    again = set((here / "exhaustive.txt").read_text().splitlines())
     for item in items:
+        if item.nodeid in again or item.nodeid.split("[")[0] in again:
+            item.add_marker(pytest.mark.exhaustive)
         is_long = item.get_closest_marker("exhaustive") is not None
         if is_long or item.nodeid.split("[")[0] in slow:
             item.add_marker(pytest.mark.slow)

@@ -83,6 +83,7 @@ def analyse(
     Examples:
       >>> import tempfile
       >>> import jmamba
+      >>> from flax import nnx
       >>> config = jmamba.MambaConfig(vocab_size=256, d_model=8, num_layers=2)
       >>> model = jmamba.MambaLM(config, rngs=nnx.Rngs(0))
       >>> folder = tempfile.mkdtemp()

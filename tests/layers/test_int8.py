@@ -92,13 +92,12 @@ def test_weights_in_8_bits_are_loaded_and_not_saved(tmp_path):
 
 
 def test_explanations_go_through_weights_in_8_bits():
-    from jmamba.attention import integrated_gradients, mamba_lrp
+    from jmamba.attention import mamba_lrp
 
     small = quantise(make_model())
-    for explain in (mamba_lrp, integrated_gradients):
-        found, expected = (explain(one, TOKENS) for one in (small, as_float(small)))
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5),
-            found,
-            expected,
-        )
+    found, expected = (mamba_lrp(one, TOKENS) for one in (small, as_float(small)))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5),
+        found,
+        expected,
+    )

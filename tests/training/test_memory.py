@@ -16,7 +16,8 @@ class Chip:
 
 
 def test_devices_of_a_mesh_add_up_and_parts_of_a_batch_do_not(monkeypatch):
-    monkeypatch.setattr(memory.jax, "devices", lambda: [Chip()])
+    for name in ("devices", "local_devices"):
+        monkeypatch.setattr(memory.jax, name, lambda: [Chip()])
     settings = TrainConfig(3, 4, 64, warmup=1)
     assert memory.mamba_training_bytes(CONFIG, 4, 64) == 460_800
     with pytest.raises(ValueError, match=r"needs.*1 x TPU v5 lite.*jmamba plan"):
