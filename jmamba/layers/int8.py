@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float
 
 from jmamba_kernels import accumulation_dtype
@@ -67,6 +68,16 @@ def round_weights(W: Float[Array, "..."], *, inputs: int) -> Int8Weights:
     steps = jnp.where(steps == 0, 1, steps).astype(dtype)
     values = jnp.round(W.astype(dtype) / steps)
     return Int8Weights(values.astype(jnp.int8), steps)
+
+
+def value_of(parameter: Any) -> Any:
+    """Return what a parameter holds: an array, or what stands for one.
+
+    Flax has `get_value` from 0.12.1 on.
+    """
+    if hasattr(nnx.Variable, "get_value"):
+        return parameter.get_value()
+    return parameter.value
 
 
 def split_steps(weights: Any, *, inputs: int) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from jax.nn import initializers
 from jaxtyping import Array
 
 from jmamba.layers.in_place import LayerWeights, multiply, multiply_row
-from jmamba.layers.int8 import split_steps, stretch
+from jmamba.layers.int8 import split_steps, stretch, value_of
 from jmamba.layers.norm import Precision
 
 torch_uniform = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -17,13 +17,13 @@ torch_uniform = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 class Linear(nnx.Linear):
     """A linear map x W + b, of weights in 8 bits, too, and of those of all layers."""
 
-    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+    def __call__(self, inputs: Array, **options: Any) -> Array:  # pyright: ignore
         """Return x W + b."""
-        weights = self.kernel.get_value()
+        weights = value_of(self.kernel)
         values, steps = split_steps(weights, inputs=-2)
         is_row = isinstance(values, LayerWeights) and inputs.size == inputs.shape[-1]
         if steps is None and not is_row:
-            return super().__call__(inputs, out_sharding=out_sharding)
+            return super().__call__(inputs, **options)
         bias = [] if self.bias is None else [self.bias[...]]
         x, *bias = self.promote_dtype((inputs, *bias), dtype=self.dtype)
         if is_row:

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jmamba.layers.freezing import NOTHING, Frozen
-from jmamba.layers.int8 import split_steps, stretch
+from jmamba.layers.int8 import split_steps, stretch, value_of
 from jmamba.layers.letters import shared_letters
 from jmamba.layers.linear import torch_uniform
 from jmamba.layers.places import PASS_BY, Watch
@@ -151,10 +151,10 @@ class LanguageModel(TextModel):
         """Return float32 logits of a residual stream after the last block."""
         x = at("final_norm", self.norm_f(x, frozen=frozen.norm))
         if self.lm_head is None:
-            head, steps = split_steps(self.embedding.get_value(), inputs=-1)
+            head, steps = split_steps(value_of(self.embedding), inputs=-1)
             head = head.T
         else:
-            head, steps = split_steps(self.lm_head.get_value(), inputs=-2)
+            head, steps = split_steps(value_of(self.lm_head), inputs=-2)
         head = hold(head, "mv")
         dtype = accumulation_dtype(x.dtype)
         logits = stretch(matmul_into(x, head.astype(x.dtype), dtype), steps)

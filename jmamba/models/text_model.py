@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.layers.block import Block
 from jmamba.layers.freezing import NOTHING, Frozen
-from jmamba.layers.int8 import Int8Weights
+from jmamba.layers.int8 import Int8Weights, value_of
 from jmamba.layers.mixer import Mixer
 from jmamba.layers.norm import Precision, RMSNorm
 from jmamba.layers.runs import stack_layers
@@ -116,7 +116,7 @@ class TextModel(StackedModel):
         self, inputs: Tokens, *, frozen: Frozen = NOTHING
     ) -> Float[Array, "b l m"]:
         """Return the residual stream before the first block."""
-        table = self.embedding.get_value()
+        table = value_of(self.embedding)
         if isinstance(table, Int8Weights):
             return self.as_residual(table.look_up(inputs))
         table = hold(table, "vm")  # parts of m are gathered, not of v

@@ -11,7 +11,7 @@ from flax import nnx
 import jmamba
 from jmamba.embedded.text import FOLDER, load_embedded
 from jmamba.files.errors import CheckpointError
-from jmamba.layers.int8 import Int8Weights, round_weights
+from jmamba.layers.int8 import Int8Weights, round_weights, value_of
 from jmamba.models.quantisation import is_quantised
 from jmamba.surgery import quantise
 
@@ -79,7 +79,7 @@ def test_derivatives_are_those_of_the_rounded_weights():
 def test_weights_in_8_bits_are_loaded_and_not_saved(tmp_path):
     model, _ = load_embedded(weights="int8")
     assert is_quantised(model)
-    assert isinstance(model.layers.mixer.in_proj.kernel.get_value(), Int8Weights)
+    assert isinstance(value_of(model.layers.mixer.in_proj.kernel), Int8Weights)
     with pytest.raises(CheckpointError, match="in 8 bits"):
         model.save_pretrained(tmp_path / "new", tokenizer="bytes")
     assert not (tmp_path / "new").exists()
