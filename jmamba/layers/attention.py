@@ -81,14 +81,20 @@ class SelfAttention(OpenMixer):
           frozen: what derivatives take for constants.
           at: who edits and reads what passes.
         """
+        return self.make_heads(
+            *self.project_in(x, frozen), kept, lengths=lengths,
+            segment_ids=segment_ids, frozen=frozen, at=at,
+        )  # fmt: skip
+
+    def project_in(
+        self, x: Float[Array, "b l m"], frozen: Frozen
+    ) -> tuple[Float[Array, "b l _q"], Float[Array, "b l _k"], Float[Array, "b l _v"]]:
+        """Return what the maps make of the normalised input: queries, keys, values."""
         q, k, v = (
             call_linear(layer, x, "in_proj", frozen)
             for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.make_heads(
-            q, k, v, kept, lengths=lengths, segment_ids=segment_ids, frozen=frozen,
-            at=at,
-        )  # fmt: skip
+        return q, k, v
 
     def make_heads(
         self,

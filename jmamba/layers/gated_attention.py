@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jmamba.layers.attention import SelfAttention
 from jmamba.layers.attention_sizes import AttentionSizes
-from jmamba.layers.freezing import NOTHING, Frozen, call_linear, stop_gradient
+from jmamba.layers.freezing import NOTHING, Frozen, stop_gradient
 from jmamba.layers.linear import make_linear
 from jmamba.layers.mamba import HALVES
 from jmamba.layers.mixer import GATE, Projection
@@ -76,10 +76,7 @@ class GatedAttention(SelfAttention):
     ) -> Projection:
         """Make queries, keys, values and gates; see `SelfAttention.project`."""
         context: dict[str, Any] = {"lengths": lengths, "segment_ids": segment_ids}
-        q, k, v = (
-            call_linear(layer, x, "in_proj", frozen)
-            for layer in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q, k, v = self.project_in(x, frozen)
         shape, width = (*x.shape[:2], -1), self.sizes.query_width
         q, z = jnp.split(q.reshape(*shape, 2 * width), 2, axis=-1)
         q, k = self.q_norm(q), self.k_norm(k.reshape(*shape, width))

@@ -1,18 +1,15 @@
 """Softmax attention with norms of queries and keys."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jmamba.layers.attention import SelfAttention
 from jmamba.layers.attention_sizes import AttentionSizes
-from jmamba.layers.freezing import NOTHING, Frozen, call_linear
-from jmamba.layers.mixer import Projection
+from jmamba.layers.freezing import NOTHING, Frozen
 from jmamba.layers.norm import Precision, RMSNorm
-from jmamba.layers.places import PASS_BY, Watch
-from jmamba.types import SeenTokens
 
 
 class NormedAttention(SelfAttention):
@@ -48,24 +45,12 @@ class NormedAttention(SelfAttention):
         self.k_norm = RMSNorm(sizes.num_kv_heads * width, **norm)
         self.out_norm = RMSNorm(sizes.d_model, **norm)
 
-    def project(
-        self,
-        x: Float[Array, "b l m"],
-        *,
-        kept: SeenTokens | None = None,
-        lengths: Int[Array, "b"] | None = None,
-        segment_ids: Int[Array, "b l"] | None = None,
-        frozen: Frozen = NOTHING,
-        at: Watch = PASS_BY,
-    ) -> Projection:
-        """Make queries, keys and values of all heads; see `SelfAttention.project`."""
-        context: dict[str, Any] = {"lengths": lengths, "segment_ids": segment_ids}
-        q, k, v = (
-            call_linear(layer, x, "in_proj", frozen)
-            for layer in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        q, k = self.q_norm(q), self.k_norm(k)
-        return self.make_heads(q, k, v, kept, frozen=frozen, at=at, **context)
+    def project_in(
+        self, x: Float[Array, "b l m"], frozen: Frozen
+    ) -> tuple[Float[Array, "b l _q"], Float[Array, "b l _k"], Float[Array, "b l _v"]]:
+        """Return normalised queries and keys, and values, of all heads together."""
+        q, k, v = super().project_in(x, frozen)
+        return self.q_norm(q), self.k_norm(k), v
 
     def project_out(
         self, y: Float[Array, "b l d"], *, frozen: Frozen = NOTHING

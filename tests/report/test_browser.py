@@ -37,7 +37,10 @@ def found_pairs():
             "groups": {k: attention * rng.random(attention.shape) for k in ("a", "b")},
             "folded": attention * rng.random(attention.shape),
             "rollout": attention.sum(axis=0),
-            "settings": {"skipped": {"jacobian": "It would take a <b>week</b>."}},
+            "settings": {
+                "top": 2,
+                "skipped": {"jacobian": "It would take a <b>week</b>."},
+            },
         }
     )
 

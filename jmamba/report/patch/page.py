@@ -169,7 +169,7 @@ def _patch_table(report: PatchReport) -> str:
 def _predictions(which: str, best) -> str:
     return f"""<section><h2>Likeliest after the {which} text</h2>
 <table><thead><tr><th>{best.kind.one}</th><th class=number>number</th>
-<th class=number>probability</th><th></th></tr></thead>
+<th class=number>probability</th><td></td></tr></thead>
 <tbody>{prediction_rows(best)}</tbody></table></section>"""
 
 
